@@ -1,0 +1,157 @@
+"""What is registered and served: recipe, model, class names and temperature in one piece.
+
+On disk it is two files, `classifier.json` and `model.safetensors`. Neither can run code when it is
+loaded.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from imgrec.config import ModelConfig
+from imgrec.data.decode import ImageShape, Resize, decode
+from imgrec.errors import ClassifierError, ConfigError
+from imgrec.models import build_model
+from imgrec.preprocess.augment import PRESETS
+from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.training.precision import lay_out
+
+FORMAT = 1
+CARD = "classifier.json"
+WEIGHTS = "model.safetensors"
+BATCH = 256
+
+
+class Card(BaseModel):
+    """All of a classifier but its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    model: ModelConfig
+    image_shape: ImageShape
+    resize: Resize
+    max_pixels: int
+    statistics: ChannelStatistics
+    class_names: tuple[str, ...]
+    temperature: float = 1.0
+    """Logits are divided by it before they become probabilities."""
+    made_by: dict[str, Any] = {}
+    """For people: settings, data fingerprint and scores of the run that made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a classifier says of one picture."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """Encoded pictures in, class names and probabilities out; always in fp32."""
+
+    def __init__(self, card: Card, weights: dict[str, Tensor]) -> None:
+        """Put a classifier together.
+
+        Raises:
+            ClassifierError: the weights are not those of the model that the card describes.
+        """
+        self.card = card
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            # Its published weights would only be overwritten by ours.
+            config = card.model.model_copy(update={"pretrained": False} if _pretrained(card) else {})
+            model = build_model(config, card.image_shape, len(card.class_names))
+            model.load_state_dict(weights)
+        except (RuntimeError, ConfigError) as error:
+            reason = str(error).splitlines()[0]
+            msg = f"the weights do not fit the {card.model.arch} on the card: {reason}"
+            raise ClassifierError(msg) from error
+        self.model = lay_out(model, card.model.arch).to(self.device).eval()
+        self.recipe = Recipe(card.statistics, PRESETS["none"]).to(self.device).eval()
+
+    def predict(self, contents: Sequence[bytes]) -> list[Prediction]:
+        """Classify encoded pictures (PNG, JPEG, ...).
+
+        Raises:
+            DecodeError: one of them is not a picture that we can read.
+        """
+        card = self.card
+        predictions: list[Prediction] = []
+        for start in range(0, len(contents), BATCH):
+            pixels = np.stack(
+                [
+                    decode(
+                        content, card.image_shape, resize=card.resize, max_pixels=card.max_pixels
+                    )
+                    for content in contents[start : start + BATCH]
+                ]
+            )
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, C, H, W)
+            predictions += self._predictions(self.probabilities(images))
+        return predictions
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) uint8 to probabilities (B, K) float32 on the CPU."""
+        return torch.softmax(self.logits(images) / self.card.temperature, dim=1)
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) uint8 to logits (B, K) float32 on the CPU, before the temperature."""
+        return self.model(self.recipe(images.to(self.device))).float().cpu()
+
+    def with_temperature(self, temperature: float) -> "Classifier":
+        """The same classifier, differently sure of itself."""
+        card = self.card.model_copy(update={"temperature": temperature})
+        return Classifier(card, self.model.state_dict())
+
+    def save(self, folder: Path) -> None:
+        """Write both files into a folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: weight.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, weight in self.model.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS)
+        text = json.dumps(self.card.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (folder / CARD).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Classifier":
+        """Read what `save` wrote.
+
+        Raises:
+            ClassifierError: a file is missing or broken, or from another format.
+        """
+        try:
+            raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            if raw.get("format") != FORMAT:
+                msg = f"{folder}: format {raw.get('format')}, and this imgrec reads {FORMAT}"
+                raise ClassifierError(msg)
+            return cls(Card.model_validate(raw), load_file(folder / WEIGHTS))
+        except FileNotFoundError as error:
+            msg = f"{folder}: no classifier there ({Path(error.filename or '').name} is missing)"
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, SafetensorError) as error:
+            msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
+        raise ClassifierError(msg)
+
+    def _predictions(self, probabilities: Tensor) -> Iterator[Prediction]:
+        names = self.card.class_names
+        for row in probabilities.tolist():
+            best = max(range(len(names)), key=row.__getitem__)
+            yield Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+
+
+def _pretrained(card: Card) -> bool:
+    return bool(getattr(card.model, "pretrained", False))

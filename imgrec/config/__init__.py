@@ -1,0 +1,57 @@
+"""The settings of a run: typed, checked once, then frozen.
+
+A run is written as TOML, with `--set key=value` on top. What every architecture shares stands in
+`[train]` and `[preprocess]`; what one architecture wants otherwise stands under its own name:
+
+    [train]
+    epochs = 20
+    [cnn.model]
+    widths = [32, 64, 64]
+    [cnn.train]
+    learning_rate = 0.005
+
+Precedence, weakest first: the default of the field, the default of the architecture
+(`TRAIN_DEFAULTS`), the shared section, the architecture's own section. The result is one `Config`
+with a `Branch` for each architecture; nothing is looked up or written back after that.
+
+`0` and `None` stand for "choose from the data"; the choice is made once the data are known
+(`TrainConfig.resolved`, `preprocess.augment.choose_augmentation`) and is printed and logged.
+"""
+
+from imgrec.config.architectures import (
+    ARCHS,
+    AnnConfig,
+    Arch,
+    CnnConfig,
+    ModelConfig,
+    RnnConfig,
+    TransformerConfig,
+)
+from imgrec.config.load import load_config
+from imgrec.config.sections import (
+    Branch,
+    ClusterConfig,
+    Config,
+    DataConfig,
+    PreprocessConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ARCHS",
+    "AnnConfig",
+    "Arch",
+    "Branch",
+    "ClusterConfig",
+    "CnnConfig",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "PreprocessConfig",
+    "RnnConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "load_config",
+]

@@ -1,0 +1,224 @@
+"""The sections of a run's settings, each with its keys, their units and their ranges."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from imgrec.config.architectures import ARCHS, Arch, ModelConfig
+from imgrec.config.section import Fraction, NonNegative, Positive, Section
+
+
+class DataConfig(Section):
+    """Where the pictures come from and how they become arrays of one shape."""
+
+    source: str = "digits"
+    """`digits` (1,797 pictures bundled with scikit-learn) or a folder of class folders, with or
+    without train/, val/ and test/ above them. A relative path counts from the current folder."""
+    image_size: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """Height and width in pixels, at most 1024, or one number for both. Default: the size that all
+    pictures share, or their median shorter side, at most 128."""
+    channels: Literal[1, 3] | None = None
+    """1 (grey) or 3 (RGB). Default: 1 where every picture is grey, otherwise 3."""
+    resize: Literal["fill", "fit", "stretch"] = "fill"
+    """How a picture of another size is brought to image_size: `fill` crops what stands out in the
+    middle, `fit` pads with black, `stretch` changes its proportions."""
+    val_fraction: Fraction = 0.1
+    """Share of all pictures that chooses the best epoch, where the source has no split val."""
+    test_fraction: Fraction = 0.2
+    """Share of all pictures held out for the final score, where the source has no split test."""
+    max_pixels: Annotated[int, Field(ge=1, le=500_000_000)] = 50_000_000
+    """A picture with more pixels than this is not decoded but quarantined."""
+    decode_workers: NonNegative = 0
+    """Processes that read and decode files; 0 means one a core."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("image_size")
+    @classmethod
+    def _not_huge(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value and max(value) > 1024:
+            msg = "at most 1024 pixels a side"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 0.9:
+            msg = "val_fraction and test_fraction together must leave a tenth for training"
+            raise ValueError(msg)
+        if not self.val_fraction or not self.test_fraction:
+            msg = "val_fraction and test_fraction must be above 0: scores need their own pictures"
+            raise ValueError(msg)
+        return self
+
+
+class PreprocessConfig(Section):
+    """What happens to a picture between the store and the model."""
+
+    augment: Literal["auto", "photos", "digits", "none"] = "auto"
+    """The preset of changes made to training pictures: `photos` (flip, shift, erase), `digits`
+    (shift only: a mirrored 2 is no digit), `none`. `auto` takes `photos` for colour pictures and
+    `digits` for grey ones."""
+    flip: bool | None = None
+    """Mirror half of the pictures left to right. Default: as the preset says."""
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] | None = None
+    """Largest shift along each axis, as a share of the side. Default: as the preset says."""
+    erase: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
+    """Side of the erased rectangle as a share of the picture's side; 0 erases nothing. Default: as
+    the preset says."""
+
+
+class TrainConfig(Section):
+    """How a model is trained. The defaults of learning rate and optimizer differ by architecture."""
+
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
+    passes."""
+    batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
+    split, a power of two between 64 and 256."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """`adamw`, `sgd` (with Nesterov momentum), or `muon` (for the matrices inside the network;
+    AdamW trains the rest)."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-3
+    """Peak learning rate, reached after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """Decoupled weight decay (coupled with `sgd`), on matrices only: never on biases or norms."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Momentum of `sgd` (default 0.9) or `muon` (default 0.95)."""
+    warmup: Fraction = 0.1
+    """Share of all steps in which the learning rate rises from 0 to its peak."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls from its peak to 0 in the remaining steps."""
+    label_smoothing: Fraction = 0.1
+    """Share of the target probability that is spread over all classes."""
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Gradients longer than this are scaled down to it; 0 switches clipping off."""
+    ema_decay: Fraction = 0.99
+    """Decay a step of the moving average of the weights that is evaluated and kept; 0 keeps the
+    weights themselves."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the training step; `auto` takes bf16 where the device computes it faster."""
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> Self:
+        if self.optimizer == "adamw" and self.momentum is not None:
+            msg = "momentum has no effect with optimizer = 'adamw'"
+            raise ValueError(msg)
+        return self
+
+    def resolved(self, num_train: int) -> "TrainConfig":
+        """These settings with epochs and batch_size chosen for num_train training pictures."""
+        batch_size = self.batch_size or min(256, max(64, 1 << (num_train // 50).bit_length()))
+        epochs = self.epochs or min(40, max(8, round(500_000 / num_train)))
+        return self.model_copy(
+            update={"batch_size": min(batch_size, num_train), "epochs": epochs}
+        )
+
+
+# What each architecture trains best with, measured on the digits and CIFAR-10 (docs/results.md).
+TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
+    "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
+    "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
+    "rnn": {"optimizer": "adamw", "learning_rate": 3e-3},
+    "transformer": {"optimizer": "adamw", "learning_rate": 2e-3},
+}
+# Where an architecture is given another optimizer than its own.
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 1e-3},
+    "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
+    "muon": {"learning_rate": 0.01, "weight_decay": 0.02},
+}
+
+
+class ClusterConfig(Section):
+    """The workers that train, and the Ray cluster they run on."""
+
+    address: str = ""
+    """Address of a running Ray cluster; empty means RAY_ADDRESS, and without it a local Ray that
+    is started for the run and stopped after it."""
+    workers: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Training processes. The batch is divided among them; it does not grow with them."""
+    cpus_per_worker: NonNegative = 0
+    """Cores that a worker computes with; 0 divides the cores of the cluster among the workers."""
+    use_gpu: bool | Literal["auto"] = "auto"
+    """One GPU for each worker; `auto` means if the cluster has that many."""
+    max_failures: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often a model is taken up again from its last checkpoint after a worker died."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 10.0
+    """Least time between two checkpoints, which is what a crash can cost at most, plus one epoch.
+    Each costs about 0.1 s, more than an epoch of the digits."""
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps the record of runs and models."""
+
+    uri: str = ""
+    """Tracking server (`http://...`) or SQLite file (`sqlite:////...`). Empty means
+    MLFLOW_TRACKING_URI, and without it `mlflow.db` in the folder `storage`."""
+    experiment: str = ""
+    """Name of the MLflow experiment; empty means the name of the run."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=600)] = 10
+    """How long a tracking server may take to answer before the run is refused."""
+
+
+class Branch(Section):
+    """Everything that one architecture is trained with."""
+
+    model: ModelConfig
+    train: TrainConfig
+    preprocess: PreprocessConfig
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture's short name."""
+        return self.model.arch
+
+
+class General(Section):
+    """The keys that stand above all sections."""
+
+    name: str = "digits"
+    """Name of the run and first part of the names of its models: letters, digits, `-`, `_`, `.`."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of splits, initial weights, order and augmentation."""
+    archs: Annotated[tuple[Arch, ...], Field(min_length=1, strict=False)] = ARCHS
+    """The architectures to train, in this order."""
+    storage: str = "mlruns"
+    """Folder for everything a run writes; on a cluster, one that every node sees. A relative path
+    counts from the current folder."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", value):
+            msg = "a name is 1 to 100 letters, digits, '-', '_' or '.', and starts with a letter"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("archs")
+    @classmethod
+    def _each_once(cls, value: tuple[Arch, ...]) -> tuple[Arch, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        # Ray workers change directory, so a relative path would point elsewhere there.
+        return os.path.abspath(Path(value).expanduser())
+
+
+class Config(General):
+    """One whole run, checked and complete."""
+
+    data: DataConfig = DataConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    branches: tuple[Branch, ...]
+    """One for each of archs, in the same order."""

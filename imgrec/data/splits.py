@@ -1,0 +1,79 @@
+"""Which pictures train, which choose, and which are held out."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imgrec.config import DataConfig
+from imgrec.data.store import NO_SPLIT, SPLITS, Store
+from imgrec.errors import DataError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Rows of the store, each in exactly one split, ascending."""
+
+    train: Indices
+    val: Indices
+    test: Indices
+
+    @property
+    def digest(self) -> str:
+        """A short hash of who is in which split: equal means that scores can be compared."""
+        hashed = hashlib.sha256()
+        for rows in (self.train, self.val, self.test):
+            hashed.update(rows.tobytes() + b"|")
+        return hashed.hexdigest()[:16]
+
+
+def make_splits(store: Store, config: DataConfig, seed: int) -> Splits:
+    """The splits that the source brings; what it lacks is cut from train, stratified by class.
+
+    Fractions count from all pictures of the source, so val_fraction = 0.1 of 60,000 pictures is
+    6,000 whether test was given or not. Pure in (store, fractions, seed). scikit-learn's splitter
+    refuses classes of one picture; here such a class goes to train alone.
+
+    Raises:
+        DataError: a split ends up empty.
+    """
+    given = store.given_splits
+    train = np.flatnonzero((given == SPLITS.index("train")) | (given == NO_SPLIT))
+    rows = {"train": train}
+    cuts = {"test": config.test_fraction, "val": config.val_fraction}
+    rng = np.random.default_rng([seed, 0x51])
+    for name, fraction in cuts.items():
+        brought = np.flatnonzero(given == ("train", "val", "test").index(name))
+        if len(brought):
+            rows[name] = brought
+            continue
+        share = fraction * len(store.labels) / len(rows["train"])
+        rows["train"], rows[name] = _cut(rows["train"], store.labels, share, rng)
+    for name, chosen in rows.items():
+        if not len(chosen):
+            msg = f"{len(store.labels)} pictures leave none for {name}: add pictures"
+            raise DataError(msg)
+    return Splits(rows["train"], rows["val"], rows["test"])
+
+
+def _cut(
+    rows: Indices, labels: npt.NDArray[np.int64], share: float, rng: np.random.Generator
+) -> tuple[Indices, Indices]:
+    """Cut a share of every class off: what remains, and what was cut, both ascending.
+
+    Sizes are rounded class by class so that their sum is right to one picture (largest remainder),
+    and every class keeps at least one.
+    """
+    classes = [rng.permutation(rows[labels[rows] == label]) for label in np.unique(labels[rows])]
+    sizes = np.array([len(members) for members in classes])
+    wanted = sizes * min(share, 0.9)
+    counts = np.floor(wanted).astype(int)
+    missing = round(wanted.sum()) - counts.sum()
+    counts[np.argsort(counts - wanted, kind="stable")[:missing]] += 1
+    counts = np.minimum(counts, sizes - 1)
+    cut = [members[:count] for members, count in zip(classes, counts, strict=True)]
+    kept = [members[count:] for members, count in zip(classes, counts, strict=True)]
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(cut))

@@ -1,0 +1,21 @@
+"""Training on Ray. The only package, with serving, that imports it.
+
+Ray reads these when it is imported, so they are set here, before any module of the package does.
+What the user has set stays.
+"""
+
+import os
+
+for _name, _value in {
+    # Ray Train's controller polls its workers this often; `report` waits for it (default 2 s).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Neither is read by us; each is a process or a thread more at every start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own progress tables would write over ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Under `uv run` Ray would build the environment anew for every local session.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,122 @@
+"""Ray for the length of a run: a local one that is started and stopped, or a cluster that is joined."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from imgrec.config import ClusterConfig
+from imgrec.errors import ClusterError
+
+# Ray's default would reserve a third of the memory; the pictures come from the store's own map.
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A Ray that is up.
+
+    Attributes:
+        cpus: Cores of the whole cluster.
+        gpus: GPUs of the whole cluster.
+        mailbox: Where workers put what the driver is to know.
+    """
+
+    cpus: int
+    gpus: int
+    mailbox: ActorHandle
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Events from workers to the driver, by the name of the fit that they belong to.
+
+    Ray Train has no channel from a worker to the driver: `report` ends in the controller.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[Any]] = {}
+        self._fatal: set[str] = set()
+
+    def put(self, name: str, event: object) -> None:
+        """Add an event for the driver."""
+        self._events.setdefault(name, []).append(event)
+
+    def drain(self, name: str) -> list[Any]:
+        """All events since the last call, in the order in which they came."""
+        return self._events.pop(name, [])
+
+    def condemn(self, name: str) -> None:
+        """Remember that to try this fit again would only fail again."""
+        self._fatal.add(name)
+
+    def is_condemned(self, name: str) -> bool:
+        """Whether `condemn` was called."""
+        return name in self._fatal
+
+
+@contextmanager
+def ray_session(config: ClusterConfig, log_file: Path) -> Iterator[Session]:
+    """Ray is up inside, and down (or left alone, if it was joined) after.
+
+    Args:
+        config: Names the cluster; without an address and RAY_ADDRESS a local Ray is started.
+        log_file: The logs of a local Ray's workers are appended to it at the end.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # A short path: the names of Unix sockets below it end at 107 characters.
+    temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))  # noqa: S108
+    try:
+        if temporary is None:
+            _join(address, quiet)
+        else:
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(temporary),
+                **quiet,
+            )
+        resources = ray.cluster_resources()
+        yield Session(
+            cpus=int(resources.get("CPU", 0)),
+            gpus=int(resources.get("GPU", 0)),
+            mailbox=Mailbox.remote(),  # type: ignore[attr-defined]
+        )
+    finally:
+        ray.shutdown()
+        if temporary is not None:
+            _keep_logs(temporary, log_file)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        msg = f"cluster.address = {address!r}: no Ray cluster answers there ({reason})"
+        raise ClusterError(msg) from error
+
+
+def _keep_logs(session_folder: Path, log_file: Path) -> None:
+    """Append what workers printed, before Ray's session folder goes."""
+    with log_file.open("a", encoding="utf-8") as log:
+        for path in sorted(session_folder.glob("session_2*/logs/worker-*.*")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            # Ray's own first lines are marked with colons; without more there is nothing to keep.
+            lines = [line for line in text.splitlines() if line and not line.startswith(":")]
+            if lines:
+                log.write(f"---- {path.name}\n" + "\n".join(lines) + "\n")

@@ -1,0 +1,58 @@
+"""What can go wrong, as a tree.
+
+    ImgrecError                the user can cure it: one line, no traceback
+    ├── ConfigError            a setting is unknown, of the wrong type or out of range
+    ├── DataError              the pictures cannot be used as they are
+    │   └── DecodeError        one file is not a picture that we can read
+    ├── ClusterError           Ray cannot give what the settings ask for
+    ├── TrackingError          MLflow does not answer, or does not know the model asked for
+    ├── ClassifierError        a saved classifier is broken or of another version
+    └── TrainingError          training ended without the model that was asked for
+        └── DivergedError      the loss is no longer a number
+
+Each error carries nothing but its message, so that it can be pickled across process borders.
+`exit_status` is what the command line ends with: 2 where the input must change, 3 where the run
+ended without what was asked. Anything that is not an ImgrecError is our bug and keeps its traceback.
+"""
+
+from typing import ClassVar
+
+
+class ImgrecError(Exception):
+    """An error for people: `what: what is wrong, or the cure`, in one line."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class ConfigError(ImgrecError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(ImgrecError):
+    """The pictures cannot be used as they are."""
+
+
+class DecodeError(DataError):
+    """One file is not a picture that we can read; the message is the reason."""
+
+
+class ClusterError(ImgrecError):
+    """Ray cannot give what the settings ask for."""
+
+
+class TrackingError(ImgrecError):
+    """MLflow does not answer, or does not know what it was asked for."""
+
+
+class ClassifierError(ImgrecError):
+    """A saved classifier is broken, or was written by another version."""
+
+
+class TrainingError(ImgrecError):
+    """Training ended without the model that was asked for."""
+
+    exit_status = 3
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""

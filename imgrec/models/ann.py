@@ -1,0 +1,35 @@
+"""A multi-layer perceptron: the plain artificial neural network.
+
+Hidden layers of Linear, BatchNorm, ReLU and Dropout, then a linear layer to the logits. The batch
+normalization (Ioffe & Szegedy 2015, arXiv:1502.03167) is what today's perceptrons add to
+Rumelhart, Hinton & Williams 1986; it lets them train at ten times the learning rate.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from imgrec.config import AnnConfig
+from imgrec.data.decode import ImageShape
+
+
+class Ann(nn.Module):
+    """Every pixel an input of its own; knows nothing of neighbourhood."""
+
+    def __init__(self, config: AnnConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__()
+        height, width, channels = image_shape
+        sizes = [height * width * channels, *config.hidden]
+        self.hidden = nn.Sequential()
+        for wide, narrow in pairwise(sizes):
+            self.hidden += nn.Sequential(
+                nn.Linear(wide, narrow, bias=False),
+                nn.BatchNorm1d(narrow),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+            )
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, K)."""
+        return self.head(self.hidden(images.flatten(1)))

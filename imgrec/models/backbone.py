@@ -1,0 +1,96 @@
+"""Any classifier of torchvision, by name, with or without its published weights.
+
+The network is torchvision's own; the differences are the last layer, which gets K outputs, and that
+grey pictures are repeated to the three channels that every torchvision network expects.
+"""
+
+import inspect
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from imgrec.config import CnnConfig
+from imgrec.data.decode import ImageShape
+from imgrec.errors import ConfigError
+
+
+class Backbone(nn.Module):
+    """A torchvision network with a new last layer."""
+
+    def __init__(self, config: CnnConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__()
+        self.network = _network(config, image_shape)
+        _replace_last_layer(self.network, num_classes)
+        self._refuse_wrong_size(config.backbone, image_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, K)."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        return self.network(images)
+
+    @torch.no_grad()
+    def _refuse_wrong_size(self, name: str, image_shape: ImageShape) -> None:
+        height, width, channels = image_shape
+        try:
+            self.eval()(torch.zeros(2, channels, height, width))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            msg = (
+                f"cnn.model.backbone = {name!r}: does not take pictures of {height} x {width} "
+                f"pixels; set data.image_size to what it was made for, such as 224"
+            )
+            raise ConfigError(msg) from error
+        self.train()
+
+
+def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
+    # torchvision takes three seconds to import, so only where it is asked for.
+    from torchvision import models  # noqa: PLC0415
+
+    names = models.list_models(module=models)
+    if config.backbone not in names:
+        msg = (
+            f"cnn.model.backbone = {config.backbone!r}: no such classifier; "
+            f"'compact' or one of torchvision's: {', '.join(names)}"
+        )
+        raise ConfigError(msg)
+    builder = models.get_model_builder(config.backbone)
+    options: dict[str, Any] = {}
+    if config.backbone in {"googlenet", "inception_v3"}:
+        options["aux_logits"] = False  # a second output, which only their own training uses
+        if not config.pretrained:
+            options["init_weights"] = True
+    if not config.pretrained and image_shape[0] == image_shape[1]:
+        # Networks that are built for one size: ViT by option, MaxViT by argument.
+        if config.backbone.startswith("vit_"):
+            options["image_size"] = image_shape[0]
+        elif "input_size" in inspect.signature(builder).parameters:
+            options["input_size"] = image_shape[:2]
+    try:
+        return builder(weights="DEFAULT" if config.pretrained else None, **options)
+    except ValueError as error:
+        msg = f"cnn.model.backbone = {config.backbone!r}: {error}; set data.image_size"
+        raise ConfigError(msg) from error
+    except URLError as error:
+        msg = (
+            f"cnn.model.pretrained = true: the weights of {config.backbone} cannot be downloaded "
+            f"({error.reason}); fetch them once where there is a network, or set it to false"
+        )
+        raise ConfigError(msg) from error
+
+
+def _replace_last_layer(network: nn.Module, num_classes: int) -> None:
+    """Give the layer that makes the logits K outputs: the last Linear or, in SqueezeNet, Conv2d."""
+    name, layer = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ][-1]
+    new: nn.Module
+    if isinstance(layer, nn.Linear):
+        new = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+    else:
+        new = nn.Conv2d(layer.in_channels, num_classes, kernel_size=1)
+    network.set_submodule(name, new)

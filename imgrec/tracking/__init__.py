@@ -1,0 +1,18 @@
+"""The record of runs and models in MLflow. The only package that imports it.
+
+MLflow reads these when it is imported, so they are set here, before any module of the package
+does. What the user has set stays.
+"""
+
+import os
+
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Its messages go to our log file rather than to its own handler on the screen.
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # A server that went away is an error after half a minute, not after ten.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,123 @@
+"""To MLflow: an SQLite file that needs no service, or a tracking server."""
+
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from imgrec.config import TrackingConfig
+from imgrec.errors import TrackingError
+
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """An MLflow that answers.
+
+    Attributes:
+        uri: `sqlite:////...` or `http://...`.
+        client: Talks to it.
+        artifacts: Where the artifacts of new experiments go; empty where the server decides.
+    """
+
+    uri: str
+    client: MlflowClient
+    artifacts: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a file of this machine."""
+        return self.uri.startswith(SQLITE)
+
+
+def tracking_uri(config: TrackingConfig, storage: Path) -> str:
+    """The address that the settings, the environment, or the folder of the run give."""
+    if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI", ""):
+        return uri
+    return f"{SQLITE}{storage / 'mlflow.db'}"
+
+
+def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
+    """Connect to MLflow and make sure that it answers.
+
+    Args:
+        config: Where it is.
+        storage: Folder of the run, for the default SQLite file and its artifacts.
+        create: Make a missing SQLite file; False for those who only read.
+
+    Raises:
+        TrackingError: no answer, or no such file.
+    """
+    uri = tracking_uri(config, storage)
+    if uri.startswith(("http://", "https://")):
+        _refuse_silence(uri, config.timeout_seconds)
+    elif uri.startswith(SQLITE):
+        file = Path(uri.removeprefix(SQLITE))
+        if not file.exists() and not create:
+            msg = f"{file}: nothing has been recorded there yet; start with imgrec run"
+            raise TrackingError(msg)
+        file.parent.mkdir(parents=True, exist_ok=True)
+    elif "://" not in uri:
+        msg = (
+            f"tracking.uri = {uri!r}: neither a server (http://...) nor a database "
+            f"(sqlite:////path/mlflow.db)"
+        )
+        raise TrackingError(msg)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    client = MlflowClient(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        msg = f"tracking.uri = {uri!r}: MLflow cannot use it: {_first_line(error)}"
+        raise TrackingError(msg) from error
+    local = uri.startswith(SQLITE)
+    return Tracking(uri, client, (storage / "artifacts").as_uri() if local else "")
+
+
+def experiment_id(tracking: Tracking, name: str) -> str:
+    """The experiment of that name, made if need be.
+
+    Raises:
+        TrackingError: it was deleted, and MLflow keeps the name.
+    """
+    found = tracking.client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return tracking.client.create_experiment(name, tracking.artifacts or None)
+        except MlflowException:
+            # Another run may have made it in between.
+            found = tracking.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        msg = f"tracking.experiment = {name!r}: was deleted; restore it, or choose another name"
+        raise TrackingError(msg)
+    return str(found.experiment_id)
+
+
+def _refuse_silence(uri: str, timeout_seconds: int) -> None:
+    """Ask the server for its health: MLflow's own calls would try again for minutes."""
+    try:
+        # The scheme was checked by the caller.
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_seconds):  # noqa: S310
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403, 404}:
+            return  # it answers; MLflow's own call says what is wrong
+        reason = f"HTTP {error.code}"
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    msg = f"tracking.uri = {uri!r}: no MLflow server answers there ({reason}); start it or unset it"
+    raise TrackingError(msg)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,150 @@
+"""Registered models: how they get there, which one is champion, and how to fetch one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, DataType, Map, Schema
+
+import imgrec
+from imgrec.errors import TrackingError
+from imgrec.tracking import served_model
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.runs import Run
+
+CHAMPION = "champion"
+SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch")
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "image")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        name: Such as `digits-cnn`.
+        version: From 1.
+        champion: Whether the alias `champion` points to it.
+        run_id: The run that made it.
+        tags: Data fingerprint, code version and scores, as text.
+    """
+
+    name: str
+    version: int
+    champion: bool
+    run_id: str
+    tags: dict[str, str]
+
+
+def register(
+    run: Run,
+    name: str,
+    classifier_folder: Path,
+    example: bytes,
+    tags: Mapping[str, Any],
+) -> RegisteredVersion:
+    """Log a classifier to its run, register it, and make it champion unless a better one is.
+
+    Better is decided by `val/macro_f1`, never by the test score, and only among models of the same
+    data: a champion that was chosen on other data is replaced.
+
+    Args:
+        run: The run that made it.
+        name: Of the registered model.
+        classifier_folder: What `Classifier.save` wrote.
+        example: An encoded picture, kept as the input example.
+        tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`.
+    """
+    client = run.tracking.client
+    with mlflow.start_run(run_id=run.id):
+        logged = mlflow.pyfunc.log_model(
+            name="classifier",
+            python_model=served_model.__file__,
+            artifacts={"classifier": str(classifier_folder)},
+            # The code that made the model travels with it, so it serves the same for ever.
+            code_paths=[str(Path(imgrec.__file__).parent)],
+            signature=SIGNATURE,
+            input_example=pd.DataFrame({"image": [example]}),
+            pip_requirements=[f"{package}=={version(package)}" for package in SERVING_NEEDS],
+        )
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    text = {key: str(value) for key, value in tags.items()}
+    made = client.create_model_version(name, logged.model_uri, run.id, tags=text)
+    champion = _champion(run.tracking, name)
+    wins = champion is None or _is_better(text, champion.tags)
+    if wins:
+        client.set_registered_model_alias(name, CHAMPION, made.version)
+    return RegisteredVersion(name, int(made.version), wins, run.id, text)
+
+
+def list_versions(tracking: Tracking) -> list[RegisteredVersion]:
+    """Every version of every model that imgrec registered, newest first within a model."""
+    versions = []
+    for model in tracking.client.search_registered_models(max_results=1000):
+        found = tracking.client.search_model_versions(f"name = '{model.name}'", max_results=1000)
+        champion = model.aliases.get(CHAMPION)
+        versions += [
+            RegisteredVersion(v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags)
+            for v in found
+            if "imgrec.arch" in v.tags
+        ]
+    return sorted(versions, key=lambda v: (v.name, -v.version))
+
+
+def fetch_classifier(tracking: Tracking, model: str) -> Path:
+    """The classifier of a registered model as a folder of this machine.
+
+    Args:
+        tracking: Where it is registered.
+        model: `digits-cnn` (its champion), `digits-cnn@alias` or `digits-cnn/3`.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+    """
+    name, at, alias = model.partition("@")
+    name, slash, number = name.partition("/")
+    try:
+        if slash and not at:
+            found: ModelVersion = tracking.client.get_model_version(name, number)
+        else:
+            found = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
+    except MlflowException as error:
+        known = sorted({v.name for v in list_versions(tracking)})
+        hint = f"there are {', '.join(known)}" if known else "none is registered yet"
+        msg = f"{model}: no such model ({hint}); imgrec models lists them"
+        raise TrackingError(msg) from error
+    source = f"models:/{name}/{found.version}"
+    folder = mlflow.artifacts.download_artifacts(source, tracking_uri=tracking.uri)
+    return Path(folder) / "artifacts" / "classifier"
+
+
+def _champion(tracking: Tracking, name: str) -> ModelVersion | None:
+    try:
+        return tracking.client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+
+
+def _is_better(new: Mapping[str, str], old: Mapping[str, str]) -> bool:
+    same_data = all(new[key] == old.get(key) for key in ("data.fingerprint", "data.splits"))
+    return not same_data or float(new["val/macro_f1"]) >= float(old.get("val/macro_f1", "-1"))

@@ -1,0 +1,200 @@
+"""Everything that changes while a model is trained, and how to save and restore it."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from imgrec.config import DataConfig, ModelConfig, TrainConfig
+from imgrec.data.decode import ImageShape
+from imgrec.data.loader import Shard
+from imgrec.models import build_model
+from imgrec.preprocess.augment import Augmentation
+from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.training.checkpoint import load_state, save_state
+from imgrec.training.ema import MovingAverage
+from imgrec.training.metrics import Scores
+from imgrec.training.optim import build_optimizers, build_schedules
+from imgrec.training.precision import Precision, choose_precision, lay_out
+
+
+@dataclass(frozen=True, slots=True)
+class FitJob:
+    """What a worker needs to know to train one model; small, and sent to every worker.
+
+    Attributes:
+        store: Folder of the store.
+        data: For the splits.
+        seed: Of splits, weights, order and augmentation.
+        image_shape: Height, width, channels.
+        num_classes: K.
+        num_train: Pictures in the training split.
+        model: The architecture.
+        train: With epochs and batch_size chosen.
+        statistics: Of the training split.
+        augmentation: Of training pictures.
+    """
+
+    store: Path
+    data: DataConfig
+    seed: int
+    image_shape: ImageShape
+    num_classes: int
+    num_train: int
+    model: ModelConfig
+    train: TrainConfig
+    statistics: ChannelStatistics
+    augmentation: Augmentation
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training split."""
+        return self.num_train // self.train.batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best epoch so far: its scores, and the weights that had them."""
+
+    epoch: int
+    val: Scores
+    weights: dict[str, Tensor]
+
+
+@dataclass
+class Learner:
+    """A model in training. Built by `build_learner`, moved by `loop.fit`."""
+
+    job: FitJob
+    shard: Shard
+    device: torch.device
+    precision: Precision
+    model: nn.Module
+    parallel: nn.Module  # the model itself, or DDP around it when there are several workers
+    recipe: Recipe
+    loss_fn: nn.Module
+    optimizers: list[Optimizer]
+    schedules: list[LambdaLR]
+    average: MovingAverage | None
+    epochs_done: int = 0
+    best: Best | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose scores count: the moving average if there is one."""
+        return self.average.model if self.average else self.model
+
+    def share_buffers(self) -> None:
+        """Give all workers the mean of their BatchNorm statistics; each saw other pictures."""
+        if not dist.is_initialized():
+            return
+        for module in {self.model, self.evaluated}:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.shard.world_size
+
+    def keep_if_best(self, val: Scores) -> bool:
+        """Remember the evaluated weights if no epoch before had a better macro-F1.
+
+        Of two epochs alike the one with the lower loss is better: small splits tie often.
+        """
+        better = self.best is None or (val.macro_f1, -val.loss) > (
+            self.best.val.macro_f1,
+            -self.best.val.loss,
+        )
+        if better:
+            weights = {k: v.detach().clone() for k, v in self.evaluated.state_dict().items()}
+            self.best = Best(self.epochs_done, val, weights)
+        return better
+
+    def save(self, folder: Path) -> None:
+        """Write all that training needs to go on, and the best weights with their scores.
+
+        The random numbers need no state: every epoch seeds its own streams from
+        (seed, epoch, rank), which also holds when the number of workers changes.
+        """
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
+            "average": self.average and self.average.model.state_dict(),
+            "average_steps": self.average and self.average.steps,
+            "seed": self.job.seed,
+            "epochs_done": self.epochs_done,
+            "history": self.history,
+            "best": self.best
+            and {
+                "epoch": self.best.epoch,
+                "val": asdict(self.best.val),
+                "weights": self.best.weights,
+            },
+        }
+        save_state(folder, state)
+
+    def restore(self, folder: Path) -> None:
+        """Continue from what `save` wrote, as if nothing had happened."""
+        state = load_state(folder)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        if self.average:
+            self.average.model.load_state_dict(state["average"])
+            self.average.steps = state["average_steps"]
+        self.epochs_done = state["epochs_done"]
+        self.history = state["history"]
+        self.best = best_of(state)
+
+
+def best_of(state: dict[str, Any]) -> Best | None:
+    """The best epoch in a state that `load_state` read."""
+    best = state["best"]
+    return best and Best(best["epoch"], Scores(**best["val"]), best["weights"])
+
+
+def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
+    """A learner with fresh weights, the same on every worker.
+
+    Raises:
+        ConfigError: the architecture cannot be built as asked.
+    """
+    torch.manual_seed(job.seed)
+    arch = job.model.arch
+    model = lay_out(build_model(job.model, job.image_shape, job.num_classes), arch).to(device)
+    parallel: nn.Module = model
+    if shard.world_size > 1:
+        parallel = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # share_buffers does it once an epoch, and with the mean
+            gradient_as_bucket_view=True,
+        )
+    optimizers = build_optimizers(model, job.train)
+    total_steps = job.train.epochs * job.steps_per_epoch
+    return Learner(
+        job=job,
+        shard=shard,
+        device=device,
+        precision=choose_precision(job.train.precision, arch, device),
+        model=model,
+        parallel=parallel,
+        recipe=Recipe(job.statistics, job.augmentation).to(device),
+        loss_fn=nn.CrossEntropyLoss(label_smoothing=job.train.label_smoothing),
+        optimizers=optimizers,
+        schedules=build_schedules(optimizers, job.train, total_steps),
+        average=MovingAverage(model, job.train.ema_decay) if job.train.ema_decay else None,
+    )
+
+
+def _plain(schedule_state: dict[str, Any]) -> dict[str, Any]:
+    # The function of the steps is made anew from the settings; only its place is saved.
+    return schedule_state | {"lr_lambdas": [None] * len(schedule_state["lr_lambdas"])}

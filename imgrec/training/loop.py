@@ -1,0 +1,168 @@
+"""The one training loop, for every architecture, with or without Ray.
+
+No file, Ray or MLflow in it, and no `.item()` in a step: each would wait for the device.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from imgrec.data.loader import Batch, Shard, evaluation_batches, training_batches
+from imgrec.data.splits import make_splits
+from imgrec.data.store import open_store
+from imgrec.errors import DivergedError
+from imgrec.preprocess.recipe import Recipe
+from imgrec.training.learner import FitJob, Learner
+from imgrec.training.metrics import Meter, Scores
+from imgrec.training.precision import Precision
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: From 1.
+        epochs: How many there will be.
+        metrics: `train/loss`, `val/macro_f1`, ... and `learning_rate`, `images_per_second`.
+        seconds: Of training and evaluation together.
+        best: Whether no epoch before was better.
+    """
+
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float
+    best: bool
+
+
+def ignore_step(epoch: int, step: int) -> None:
+    """The step callback of those who do not watch."""
+
+
+def fit(
+    learner: Learner,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    on_step: Callable[[int, int], None] = ignore_step,
+) -> None:
+    """Train from where the learner stands to the last epoch; `learner.best` is the result.
+
+    Args:
+        learner: Fresh, or restored from a checkpoint.
+        on_epoch: Called after every epoch, when `learner.save` would be consistent.
+        on_step: Called after every step with the epoch (from 1) and the step in it (from 1).
+
+    Raises:
+        DivergedError: the loss of an epoch is not a number.
+    """
+    job = learner.job
+    store = open_store(job.store)
+    splits = make_splits(store, job.data, job.seed)
+    where = {"shard": learner.shard, "device": learner.device}
+    for epoch in range(learner.epochs_done, job.train.epochs):
+        started = time.perf_counter()
+        _seed_epoch(job.seed, epoch, learner.shard)
+        train = train_epoch(
+            learner,
+            training_batches(
+                store,
+                splits.train,
+                batch_size=job.train.batch_size,
+                seed=job.seed,
+                epoch=epoch,
+                **where,
+            ),
+            lambda step, epoch=epoch: on_step(epoch + 1, step),
+        )
+        trained = time.perf_counter()
+        _refuse_divergence(job, train, epoch + 1)
+        learner.share_buffers()
+        val = evaluate(
+            learner.evaluated,
+            learner.recipe,
+            learner.precision,
+            evaluation_batches(store, splits.val, batch_size=EVALUATION_BATCH, **where),
+            job.num_classes,
+        )
+        learner.epochs_done = epoch + 1
+        best = learner.keep_if_best(val)
+        images = job.steps_per_epoch * job.train.batch_size
+        metrics = train.as_metrics("train") | val.as_metrics("val")
+        metrics["learning_rate"] = learner.schedules[0].get_last_lr()[0]
+        metrics["images_per_second"] = images / (trained - started)
+        learner.history.append(metrics)
+        seconds = time.perf_counter() - started
+        on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, seconds, best))
+
+
+def train_epoch(
+    learner: Learner, batches: Iterable[Batch], on_step: Callable[[int], None]
+) -> Scores:
+    """One pass over the batches; scores are those of the moving model, augmentation included."""
+    learner.model.train()
+    learner.recipe.train()
+    meter = Meter(learner.job.num_classes, learner.device)
+    max_norm = learner.job.train.max_grad_norm
+    share_of_one = learner.shard.world_size / learner.job.train.batch_size
+    for step, (images, labels) in enumerate(batches, start=1):
+        with learner.precision.autocast():
+            logits = learner.parallel(learner.recipe(images))  # (B, K)
+        loss = learner.loss_fn(logits.float(), labels)
+        # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
+        (loss * (len(labels) * share_of_one)).backward()
+        if max_norm:
+            nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
+        for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        if learner.average:
+            learner.average.update()
+        meter.update(logits, labels, loss)
+        on_step(step)
+    meter.reduce()
+    return meter.scores()
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    recipe: Recipe,
+    precision: Precision,
+    batches: Iterable[Batch],
+    num_classes: int,
+) -> Scores:
+    """Scores over batches that are divided among the workers, every picture counted once."""
+    model.eval()
+    recipe.eval()
+    meter = Meter(num_classes, precision.device)
+    for images, labels in batches:
+        with precision.autocast():
+            logits = model(recipe(images))
+        meter.update(logits, labels)
+    meter.reduce()
+    return meter.scores()
+
+
+def _seed_epoch(seed: int, epoch: int, shard: Shard) -> None:
+    """Make all randomness of an epoch a function of (seed, epoch, rank), so that it can resume."""
+    mixed = np.random.SeedSequence([seed, epoch, shard.rank]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(mixed))
+
+
+def _refuse_divergence(job: FitJob, train: Scores, epoch: int) -> None:
+    if math.isfinite(train.loss):
+        return
+    cure = f"lower {job.model.arch}.train.learning_rate (now {job.train.learning_rate:g})"
+    if not job.train.max_grad_norm:
+        cure += " or set train.max_grad_norm"
+    msg = f"loss is {train.loss} in epoch {epoch}: {cure}"
+    raise DivergedError(msg)

@@ -1,0 +1,88 @@
+"""Scores from a confusion matrix that is counted where the logits are.
+
+Nothing is copied from the device until `scores` is asked for, and several workers add their
+counts up, so every picture counts exactly once.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How well a split was recognized.
+
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        accuracy: Share of pictures recognized.
+        macro_f1: Mean over classes of the harmonic mean of precision and recall; classes that
+            neither occur nor are predicted do not count.
+        balanced_accuracy: Mean over the occurring classes of their recall.
+    """
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+    balanced_accuracy: float
+
+    def as_metrics(self, split: str) -> dict[str, float]:
+        """`{"val/loss": ..., "val/accuracy": ..., ...}`."""
+        return {f"{split}/{name}": value for name, value in asdict(self).items()}
+
+
+class Meter:
+    """Counts predictions and sums losses over batches, and over workers at the end."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self._confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            logits: (B, K).
+            labels: (B,) in [0, K).
+            loss: Mean loss of the batch where it is known already; else the cross-entropy.
+        """
+        if loss is None:
+            loss = F.cross_entropy(logits.float(), labels)
+        self._loss += loss.detach() * len(labels)
+        cells = labels * self.num_classes + logits.argmax(dim=1)
+        self._confusion.scatter_add_(0, cells, torch.ones_like(cells))
+
+    def reduce(self) -> None:
+        """Add up what all workers counted; call it once, on all of them."""
+        if dist.is_initialized():
+            dist.all_reduce(self._confusion)
+            dist.all_reduce(self._loss)
+
+    @property
+    def confusion(self) -> Tensor:
+        """(K, K) int64 on the CPU: rows are the true classes, columns the predicted ones."""
+        return self._confusion.view(self.num_classes, -1).cpu()
+
+    def scores(self) -> Scores:
+        """The scores of everything counted so far."""
+        return confusion_scores(self.confusion, float(self._loss))
+
+
+def confusion_scores(confusion: Tensor, loss_sum: float) -> Scores:
+    """Scores of a confusion matrix (K, K) of true by predicted, as scikit-learn defines them."""
+    counts = confusion.double()
+    hits, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    total = true.sum().clamp(min=1)
+    seen = true > 0
+    f1 = 2 * hits / (true + predicted).clamp(min=1)
+    return Scores(
+        loss=loss_sum / float(total),
+        accuracy=float(hits.sum() / total),
+        macro_f1=float(f1[seen | (predicted > 0)].mean()),
+        balanced_accuracy=float((hits / true.clamp(min=1))[seen].mean()),
+    )

@@ -1,0 +1,128 @@
+"""Optimizers and the learning rate of every step."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from imgrec.config import TrainConfig
+
+Parameters = list[nn.Parameter]
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """One optimizer, or for `muon` two: Muon for the matrices inside, AdamW for the rest.
+
+    Weight decay acts on matrices only; on biases and norms it would only pull towards zero what
+    has no reason to be small.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    rate, decay = config.learning_rate, config.weight_decay
+    match config.optimizer:
+        case "adamw":
+            return [_adamw(matrices, vectors, config)]
+        case "sgd":
+            groups = [
+                {"params": matrices, "weight_decay": decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ]
+            momentum = 0.9 if config.momentum is None else config.momentum
+            return [SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)]
+        case "muon":
+            inside = _inner_matrices(model)
+            chosen = {id(p) for p in inside}
+            outside = [p for p in matrices if id(p) not in chosen]
+            momentum = 0.95 if config.momentum is None else config.momentum
+            muon = FlatMuon(inside, lr=rate, weight_decay=decay, momentum=momentum)
+            return [muon, _adamw(outside, vectors, config)]
+
+
+def _adamw(matrices: Parameters, vectors: Parameters, config: TrainConfig) -> AdamW:
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def _inner_matrices(model: nn.Module) -> Parameters:
+    """Weights of the layers between the first and the last: what Muon is meant for.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    """
+    weights = [
+        parameter
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase)
+        for parameter in layer.parameters(recurse=False)
+        if parameter.ndim >= 2
+    ]
+    return weights[1:-1]
+
+
+class FlatMuon(torch.optim.Muon):
+    """torch's Muon, which takes matrices only, for convolutions too.
+
+    A kernel (out, in, h, w) is given to it as the matrix (out, in*h*w): a second view of the same
+    memory, as is its gradient. The update is scaled to the size of AdamW's, so that learning rates
+    carry over.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float
+    ) -> None:
+        self._sources = list(parameters)
+        self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._sources]
+        super().__init__(
+            self._matrices,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the parameters from their gradients."""
+        for source, matrix in zip(self._sources, self._matrices, strict=True):
+            matrix.grad = None if source.grad is None else _as_matrix(source.grad)
+        super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, also of the parameters that the matrices are views of."""
+        super().zero_grad(set_to_none)
+        for source in self._sources:
+            source.grad = None
+
+
+def _as_matrix(tensor: Tensor) -> Tensor:
+    """(out, ...) as (out, rest), without a copy in either memory format.
+
+    In channels_last the rest is ordered (h, w, in); Muon does not mind the order of columns.
+    """
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.view(tensor.shape[0], -1)
+
+
+def build_schedules(
+    optimizers: Iterable[Optimizer], config: TrainConfig, total_steps: int
+) -> list[LambdaLR]:
+    """The learning rate as a share of its peak, for each step."""
+    warmup_steps = round(config.warmup * total_steps)
+
+    def share_of_peak(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        match config.decay:
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * progress))
+            case "linear":
+                return 1 - progress
+
+    return [LambdaLR(optimizer, share_of_peak) for optimizer in optimizers]

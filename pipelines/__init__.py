@@ -1,0 +1,1 @@
+"""The workflows, one a file, and the command line that starts them."""

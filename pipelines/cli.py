@@ -1,0 +1,196 @@
+"""The command line.
+
+Nothing heavy is imported here: torch, ray and mlflow cost seconds, and `--help` should not.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from imgrec import __version__
+from imgrec.errors import ConfigError, ImgrecError, TrainingError
+
+if TYPE_CHECKING:
+    from imgrec.config import Config
+
+DIGITS = Path(__file__).parent / "configs" / "digits.toml"
+app = typer.Typer(
+    help="Train, compare, register and serve image recognizers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(help="Settings as TOML. Default: the bundled digits.")
+]
+Data = Annotated[
+    str | None, typer.Option(help="A folder of class folders, with or without train/, val/, test/.")
+]
+Name = Annotated[str | None, typer.Option(help="First part of the names of the models.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: train.epochs=20. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    data: Data = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architectures, comma-separated: ann,cnn,rnn,transformer.")
+    ] = None,
+    name: Name = None,
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and register every architecture, and rank them."""
+    archs = arch.split(",") if arch else None
+    _run(_load(config, data, archs, name, settings), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def train(
+    arch: Annotated[str, typer.Option(help="ann, cnn, rnn or transformer.")],
+    config: ConfigFile = None,
+    data: Data = None,
+    name: Name = None,
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and register one architecture."""
+    _run(_load(config, data, [arch], name, settings), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def models(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
+    """List the registered models, newest version first."""
+    from pipelines.models import show_models  # noqa: PLC0415
+
+    show_models(_load(config, None, None, None, settings), as_json=as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3 or a folder."),
+    ],
+    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in pictures, with a registered model."""
+    from pipelines.predict import show_predictions  # noqa: PLC0415
+
+    show_predictions(_load(config, None, None, None, settings), model, files, as_json=as_json)
+
+
+@app.command()
+def ui(
+    config: ConfigFile = None,
+    settings: Set = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the record of this folder."""
+    from pipelines.ui import serve_ui  # noqa: PLC0415
+
+    serve_ui(_load(config, None, None, None, settings), port)
+
+
+def main() -> NoReturn:
+    """Run the command line; the exit status is 0, 1 our bug, 2 the user's mistake, 3 no model."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except ImgrecError as error:
+        _leave(str(error), error.exit_status)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except typer.Abort:
+        _leave("interrupted", 130)
+    except Exception as error:
+        # typer's own errors over the arguments have a status and a message for people.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            message = error.format_message()
+            if message:
+                _leave(f"{message} See imgrec --help.", error.exit_code)
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(0)
+
+
+def _run(config: "Config", *, as_json: bool, quiet: bool) -> None:
+    from pipelines.display import Display  # noqa: PLC0415
+    from pipelines.logs import log_to_file  # noqa: PLC0415
+    from pipelines.report import print_report  # noqa: PLC0415
+    from pipelines.run import run  # noqa: PLC0415
+
+    log_file = log_to_file(Path(config.storage))
+    with Display(quiet=quiet) as display:
+        summary = run(config, display, log_file)
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_report(summary, log_file)
+    if summary.failures:
+        failed = "; ".join(f"{arch}: {reason}" for arch, reason in summary.failures.items())
+        msg = f"no model of {failed}"
+        raise TrainingError(msg)
+
+
+def _load(
+    path: Path | None,
+    data: str | None,
+    archs: list[str] | None,
+    name: str | None,
+    settings: list[str] | None,
+) -> "Config":
+    from imgrec.config import load_config  # noqa: PLC0415
+
+    changes = []
+    if data is not None and data != "digits":
+        changes.append(f"data.source={json.dumps(os.path.abspath(Path(data).expanduser()))}")
+        if path is None:
+            changes.append(f"name={json.dumps(_name_of(Path(data)))}")
+    elif path is None:
+        path = DIGITS
+    if name is not None:
+        changes.append(f"name={json.dumps(name)}")
+    if archs is not None:
+        changes.append(f"archs={json.dumps(archs)}")
+    return load_config(path, [*changes, *(settings or [])])
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's own name, without what the name of a model must not hold."""
+    name = re.sub(r"[^\w.-]+", "-", folder.expanduser().absolute().name).strip("-.")
+    return name[:100] or "pictures"
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"imgrec: {' '.join(message.split())}\n")
+    sys.exit(status)

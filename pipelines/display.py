@@ -1,0 +1,203 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from imgrec.config import Arch
+from imgrec.distributed.fit import Event, Started, Step
+from imgrec.training.learner import FitJob
+from imgrec.training.loop import EpochReport
+from pipelines.prepare import Prepared
+from pipelines.summary import TrainedModel
+
+SECONDS_BETWEEN_LINES = 5.0
+STAGES = {
+    "tracking": "opening the record of runs",
+    "data": "looking at the pictures",
+    "ray": "starting Ray",
+    "train": "starting the first workers",
+}
+
+
+@dataclass
+class _Row:
+    """One architecture on the screen."""
+
+    job: FitJob
+    state: str = "waiting"
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float = 0.0
+    epoch_seconds: float = 0.0
+    printed: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, 0 to 1."""
+        return min(1.0, (self.epoch + self.step / self.job.steps_per_epoch) / self.job.train.epochs)
+
+    @property
+    def left(self) -> str:
+        """Time left, from what the last epoch took."""
+        if self.state != "training" or not self.epoch_seconds:
+            return ""
+        return _duration((1 - self.share) * self.job.train.epochs * self.epoch_seconds)
+
+
+class Display:
+    """Shows a run on standard error, so that standard output stays for the result."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._rows: dict[Arch, _Row] = {}
+        self._status = ""
+        self._started = time.monotonic()
+        self._printed = 0.0
+        self._live = (
+            Live(get_renderable=self._render, console=self.console, refresh_per_second=8)
+            if self.console.is_terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._status = ""
+            self._live.stop()
+
+    def stage(self, name: str) -> None:
+        """A part of the run begins."""
+        self._say(STAGES[name])
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far reading or decoding is."""
+        now = time.monotonic()
+        if self._live or done == total or now - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._say(f"{what} {done:,} of {total:,} pictures")
+
+    def prepared(self, prepared: Prepared) -> None:
+        """The data are known: say what was found, and what was chosen for the user."""
+        store, splits = prepared.store, prepared.splits
+        height, width, channels = store.image_shape
+        counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.test):,} test"
+        self._line(
+            f"data: {len(store.labels):,} pictures, {len(store.class_names)} classes "
+            f"({counts}); data.image_size {height} x {width}, {'RGB' if channels == 3 else 'grey'}"
+        )
+        if store.quarantined:
+            self._line(f"data: {store.quarantined:,} left out, listed in {store.quarantine_file}")
+        for arch, job in prepared.jobs.items():
+            self._rows[arch] = _Row(job)
+            self._line(
+                f"{arch}: {job.train.epochs} epochs, batch {job.train.batch_size}, "
+                f"{job.train.optimizer}, augmentation: {job.augmentation}"
+            )
+
+    def event(self, arch: Arch, event: Event) -> None:
+        """Something came from the workers."""
+        row = self._rows[arch]
+        self._status = ""
+        match event:
+            case Started(epochs_done=done):
+                if row.state == "training":
+                    self._line(f"{arch}: a worker died; going on from epoch {done}")
+                row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
+                workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
+                self._line(f"{arch}: training on {workers}, {event.device}, {event.precision}")
+            case Step(epoch=epoch, step=step):
+                if epoch == row.epoch + 1:
+                    row.step = step
+            case EpochReport():
+                row.epoch, row.step = event.epoch, 0
+                row.metrics, row.epoch_seconds = event.metrics, event.seconds
+                row.best = max(row.best, event.metrics["val/macro_f1"])
+        self._print_progress(arch, row)
+
+    def evaluating(self, arch: Arch) -> None:
+        """Training has ended; the test split is next."""
+        self._rows[arch].state = "evaluating"
+
+    def registered(self, model: TrainedModel) -> None:
+        """An architecture is done."""
+        self._rows[model.arch].state = "registered"
+        kept = "" if model.champion else "; the champion was better on the same data and stays"
+        self._line(
+            f"{model.arch}: test accuracy {model.test.accuracy:.4f}, registered as "
+            f"{model.registered_model} version {model.version}{kept}"
+        )
+
+    def failed(self, arch: Arch, error: Exception) -> None:
+        """An architecture ended without a model."""
+        self._rows[arch].state = "failed"
+        self._line(f"{arch}: failed: {error}")
+
+    def _say(self, status: str) -> None:
+        """What is going on right now: replaced on a terminal, a line elsewhere."""
+        if self._live:
+            self._status = status
+        else:
+            self._line(status)
+
+    def _line(self, text: str) -> None:
+        clock = f"{time.monotonic() - self._started:6.1f} s  "
+        self.console.print(Text(clock, style="dim") + Text(text, style="not dim"), soft_wrap=True)
+
+    def _print_progress(self, arch: Arch, row: _Row) -> None:
+        now = time.monotonic()
+        if self._live or not row.metrics or now - row.printed < SECONDS_BETWEEN_LINES:
+            return
+        row.printed = now
+        self._line(
+            f"{arch}: epoch {row.epoch}/{row.job.train.epochs}, "
+            f"train loss {row.metrics['train/loss']:.3f}, "
+            f"val macro-F1 {row.metrics['val/macro_f1']:.4f}, {row.left} left"
+        )
+
+    def _render(self) -> Table:
+        grid = Table.grid()
+        if any(row.state != "waiting" for row in self._rows.values()):
+            grid.add_row(self._table())
+        if self._status:
+            grid.add_row(Text(f"         {self._status} ...", style="cyan"))
+        return grid
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for name in ("", "stage", "epoch", "", "train loss", "val macro-F1", "best", "time left"):
+            table.add_column(name, justify="left" if name in {"", "stage"} else "right")
+        for arch, row in self._rows.items():
+            metrics = row.metrics
+            table.add_row(
+                Text(arch, style="bold"),
+                Text(row.state, style={"registered": "green", "failed": "red"}.get(row.state, "")),
+                f"{row.epoch}/{row.job.train.epochs}",
+                ProgressBar(total=1.0, completed=row.share, width=24),
+                f"{metrics['train/loss']:.3f}" if metrics else "",
+                f"{metrics['val/macro_f1']:.4f}" if metrics else "",
+                f"{row.best:.4f}" if metrics else "",
+                row.left,
+            )
+        return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

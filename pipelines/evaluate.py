@@ -1,0 +1,41 @@
+"""The best epoch of a fit as a calibrated classifier, and its scores."""
+
+from imgrec.classifier import Card, Classifier
+from imgrec.config import Arch, Config
+from imgrec.distributed.fit import Fitted
+from imgrec.evaluation.calibration import fit_temperature
+from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
+from imgrec.version import code_version
+from pipelines.prepare import Prepared
+
+
+def build_classifier(
+    config: Config, prepared: Prepared, arch: Arch, fitted: Fitted
+) -> Classifier:
+    """The weights of the best epoch, with a temperature fitted on the validation split."""
+    job, store = prepared.jobs[arch], prepared.store
+    card = Card(
+        model=job.model,
+        image_shape=job.image_shape,
+        resize=config.data.resize,
+        max_pixels=config.data.max_pixels,
+        statistics=job.statistics,
+        class_names=store.class_names,
+        made_by={
+            "name": config.name,
+            "seed": config.seed,
+            "train": job.train.model_dump(mode="json"),
+            "epoch": fitted.best.epoch,
+            "val": fitted.best.val.as_metrics("val"),
+            "data_fingerprint": store.fingerprint,
+            "code_version": code_version(),
+        },
+    )
+    classifier = Classifier(card, fitted.best.weights)
+    logits, labels = split_logits(classifier, store, prepared.splits.val)
+    return classifier.with_temperature(fit_temperature(logits, labels))
+
+
+def evaluate(classifier: Classifier, prepared: Prepared) -> Evaluation:
+    """The scores on the test split, which has chosen nothing until now."""
+    return evaluate_classifier(classifier, prepared.store, prepared.splits.test)

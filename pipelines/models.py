@@ -1,0 +1,51 @@
+"""What is registered."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from imgrec.config import Config
+from imgrec.tracking.connection import connect
+from imgrec.tracking.registry import RegisteredVersion, list_versions
+from pipelines.cli import print_json
+
+SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
+
+
+def show_models(config: Config, *, as_json: bool) -> None:
+    """Print every version of every registered model, newest first."""
+    tracking = connect(config.tracking, Path(config.storage), create=False)
+    versions = list_versions(tracking)
+    if as_json:
+        rows = [_as_json(version) for version in versions]
+        print_json({"tracking_uri": tracking.uri, "models": rows})
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("model", "version", "", "test accuracy", "macro-F1", "data", "run"):
+        table.add_column(column, no_wrap=True)
+    for version in versions:
+        table.add_row(
+            version.name,
+            str(version.version),
+            "champion" if version.champion else "",
+            f"{float(version.tags['test/accuracy']):.4f}",
+            f"{float(version.tags['test/macro_f1']):.4f}",
+            version.tags["data.fingerprint"][:12],
+            version.run_id[:12],
+        )
+    Console(highlight=False).print(table if versions else "no model is registered yet: imgrec run")
+
+
+def _as_json(version: RegisteredVersion) -> dict[str, object]:
+    tags = {**version.tags, "test/log_loss": version.tags["test/loss"]}
+    return {
+        "registered_model": version.name,
+        "version": version.version,
+        "champion": version.champion,
+        "run_id": version.run_id,
+        "arch": version.tags["imgrec.arch"],
+        "data_fingerprint": version.tags["data.fingerprint"],
+        "code_version": version.tags["code.version"],
+        "test": {score: float(tags[f"test/{score}"]) for score in SCORES},
+    }

@@ -1,0 +1,56 @@
+"""Pictures to a store, splits and one job for each architecture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgrec.config import Arch, Branch, Config
+from imgrec.data.scan import Progress
+from imgrec.data.splits import Splits, make_splits
+from imgrec.data.store import Store, prepare_store
+from imgrec.preprocess.augment import choose_augmentation
+from imgrec.preprocess.recipe import ChannelStatistics, channel_statistics
+from imgrec.training.learner import FitJob
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is decided before training.
+
+    Attributes:
+        store: The decoded pictures.
+        splits: Which of them train, choose and test.
+        jobs: What each architecture will be trained with.
+    """
+
+    store: Store
+    splits: Splits
+    jobs: dict[Arch, FitJob]
+
+
+def prepare(config: Config, progress: Progress) -> Prepared:
+    """Decode once, split, and settle whatever the settings leave to the data."""
+    store = prepare_store(config.data, Path(config.storage), progress=progress)
+    splits = make_splits(store, config.data, config.seed)
+    statistics = channel_statistics(store, splits.train)
+    jobs = {
+        branch.arch: _job(config, branch, store, len(splits.train), statistics)
+        for branch in config.branches
+    }
+    return Prepared(store, splits, jobs)
+
+
+def _job(
+    config: Config, branch: Branch, store: Store, num_train: int, statistics: ChannelStatistics
+) -> FitJob:
+    return FitJob(
+        store=store.folder,
+        data=config.data,
+        seed=config.seed,
+        image_shape=store.image_shape,
+        num_classes=len(store.class_names),
+        num_train=num_train,
+        model=branch.model,
+        train=branch.train.resolved(num_train),
+        statistics=statistics,
+        augmentation=choose_augmentation(branch.preprocess, store.image_shape[2]),
+    )

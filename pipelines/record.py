@@ -1,0 +1,112 @@
+"""What a run leaves in MLflow."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from imgrec.classifier import Classifier
+from imgrec.config import Config
+from imgrec.data.decode import encode_png
+from imgrec.distributed.fit import Fitted
+from imgrec.evaluation.pictures import confusion_picture, learning_curves
+from imgrec.evaluation.scores import Evaluation
+from imgrec.tracking.registry import RegisteredVersion, register
+from imgrec.tracking.runs import Run
+from imgrec.training.learner import FitJob
+from imgrec.version import code_version
+from pipelines.prepare import Prepared
+
+
+def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
+    """What went in: settings, data and code."""
+    store, splits = prepared.store, prepared.splits
+    settings = config.model_dump(mode="json", exclude={"branches"})
+    workflow.log_params(settings)
+    branches = {branch.arch: branch.model_dump(mode="json") for branch in config.branches}
+    workflow.log_dict(settings | branches, "config.json")
+    data = {
+        "fingerprint": store.fingerprint,
+        "image_shape": store.image_shape,
+        "class_names": store.class_names,
+        "train": len(splits.train),
+        "val": len(splits.val),
+        "test": len(splits.test),
+        "quarantined": store.quarantined,
+    }
+    workflow.log_dict(data, "data.json")
+    workflow.log_file(store.quarantine_file)
+    workflow.set_tags(
+        {
+            "data.fingerprint": store.fingerprint,
+            "data.splits": splits.digest,
+            "data.quarantined": store.quarantined,
+            "code.version": code_version(),
+        }
+    )
+
+
+def record_branch(workflow: Run, config: Config, job: FitJob) -> Run:
+    """The run of one architecture, with everything that it is trained with."""
+    arch = job.model.arch
+    tags = {"imgrec.kind": "fit", "imgrec.arch": arch}
+    branch = workflow.start_child(f"{config.name}-{arch}", tags)
+    branch.log_params(
+        {
+            "model": job.model.model_dump(mode="json"),
+            "train": job.train.model_dump(mode="json"),
+            "augmentation": dataclasses.asdict(job.augmentation),
+            "data": config.data.model_dump(mode="json") | {"image_shape": job.image_shape},
+            "seed": config.seed,
+            "workers": config.cluster.workers,
+        }
+    )
+    return branch
+
+
+def record_evaluation(run: Run, fitted: Fitted, evaluation: Evaluation) -> None:
+    """Scores as numbers, pictures and a table for each class."""
+    name = f"epoch {fitted.best.epoch} of {len(fitted.history)}"
+    title = f"Test: {evaluation.scores.accuracy:.1%} of {int(evaluation.confusion.sum()):,} right"
+    run.log_metrics(
+        evaluation.scores.as_metrics("test")
+        | fitted.best.val.as_metrics("best_val")
+        | {
+            "best_epoch": fitted.best.epoch,
+            "fit_seconds": fitted.seconds,
+            "median_images_per_second": fitted.images_per_second,
+            "restarts": fitted.restarts,
+        },
+        step=len(fitted.history),
+    )
+    run.log_figure(learning_curves(fitted.history, fitted.best.epoch, name), "learning_curves.png")
+    run.log_figure(
+        confusion_picture(evaluation.confusion, evaluation.class_names, title), "confusion.png"
+    )
+    columns = ("class", "images", "precision", "recall", "f1")
+    run.log_table(columns, evaluation.per_class(), "per_class.json")
+
+
+def register_classifier(
+    run: Run,
+    config: Config,
+    prepared: Prepared,
+    fitted: Fitted,
+    classifier: Classifier,
+    evaluation: Evaluation,
+) -> RegisteredVersion:
+    """The classifier as a version of `<name>-<arch>`, tagged with what it is and how good."""
+    store, arch = prepared.store, classifier.card.model.arch
+    tags = {
+        "imgrec.arch": arch,
+        "data.fingerprint": store.fingerprint,
+        "data.splits": prepared.splits.digest,
+        "data.quarantined": store.quarantined,
+        "code.version": code_version(),
+        "precision": fitted.precision,
+        **fitted.best.val.as_metrics("val"),
+        **evaluation.scores.as_metrics("test"),
+    }
+    example = encode_png(store.images[prepared.splits.test[0]])
+    with tempfile.TemporaryDirectory(prefix="imgrec-classifier-") as folder:
+        classifier.save(Path(folder))
+        return register(run, f"{config.name}-{arch}", Path(folder), example, tags)

@@ -1,0 +1,55 @@
+"""The end of a run, for people: the leaderboard and how to go on."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from imgrec.tracking.connection import SQLITE
+from pipelines.summary import Summary
+
+
+def print_report(summary: Summary, log_file: Path) -> None:
+    """The leaderboard, the next commands, and where the log is."""
+    console = Console(highlight=False)
+    console.print()
+    console.print(_leaderboard(summary))
+    console.print()
+    for purpose, command in _next_commands(summary):
+        console.print(f"[dim]{purpose}[/]  {command}", soft_wrap=True)
+    console.print(f"[dim]log    [/]  {log_file}", soft_wrap=True)
+
+
+def _leaderboard(summary: Summary) -> Table:
+    title = f"[bold]{summary.name}[/]: {len(summary.models)} models in {summary.seconds:.0f} s"
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    for column in ("model", "test accuracy", "macro-F1", "log loss", "parameters", "fit", "images/s"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for model in summary.models:
+        table.add_row(
+            f"{model.registered_model} v{model.version}{' @champion' if model.champion else ''}",
+            f"{model.test.accuracy:.4f}",
+            f"{model.test.macro_f1:.4f}",
+            f"{model.test.loss:.4f}",
+            f"{model.parameters:,}",
+            f"{model.fit_seconds:.1f} s",
+            f"{model.images_per_second:,.0f}",
+        )
+    return table
+
+
+def _next_commands(summary: Summary) -> list[tuple[str, str]]:
+    if not summary.models:
+        return [("look   ", "uv run imgrec ui")]
+    best = summary.models[0].registered_model
+    local = Path("mlruns/mlflow.db").absolute()
+    where = "" if summary.tracking_uri == f"{SQLITE}{local}" else f" --set tracking.uri={summary.tracking_uri}"
+    return [
+        ("look   ", f"uv run imgrec ui{where}"),
+        ("predict", f"uv run imgrec predict {best} FILE...{where}"),
+        (
+            "serve  ",
+            f"MLFLOW_TRACKING_URI={summary.tracking_uri} uv run mlflow models serve "
+            f"-m models:/{best}@champion --env-manager local --port 5001",
+        ),
+    ]

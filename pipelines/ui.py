@@ -1,0 +1,20 @@
+"""The MLflow UI on the right store."""
+
+import os
+import sys
+from pathlib import Path
+
+from imgrec.config import Config
+from imgrec.tracking.connection import connect
+
+
+def serve_ui(config: Config, port: int) -> None:
+    """Become the UI's server, for this machine alone; ends with Ctrl-C."""
+    tracking = connect(config.tracking, Path(config.storage), create=False)
+    if not tracking.is_local:
+        sys.stdout.write(f"{tracking.uri}\n")
+        return
+    sys.stderr.write(f"MLflow on http://127.0.0.1:{port}, Ctrl-C ends it\n")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter, and no shell
