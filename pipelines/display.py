@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgrec.config import Arch
-from imgrec.distributed.fit import Event, Started, Step
+from imgrec.distributed.events import Progress, Started, Step
 from imgrec.training.learner import FitJob
 from imgrec.training.loop import EpochReport
 from pipelines.prepare import Prepared
@@ -111,7 +111,7 @@ class Display:
                 f"{job.train.optimizer}, augmentation: {job.augmentation}"
             )
 
-    def event(self, arch: Arch, event: Event) -> None:
+    def event(self, arch: Arch, event: Progress) -> None:
         """Something came from the workers."""
         row = self._rows[arch]
         self._status = ""

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 from imgrec.config import Arch, Config
-from imgrec.distributed.fit import Event, fit_on_workers
+from imgrec.distributed.events import Progress
+from imgrec.distributed.fit import fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import TrainingError
 from imgrec.tracking.connection import connect
@@ -60,7 +61,7 @@ def _train_all(
     arch_of = {f"{config.name}-{arch}-{workflow.id}": arch for arch in prepared.jobs}
     runs: dict[Arch, Run] = {}
 
-    def on_event(name: str, event: Event) -> None:
+    def on_event(name: str, event: Progress) -> None:
         arch = arch_of[name]
         if arch not in runs:
             runs[arch] = record_branch(workflow, config, prepared.jobs[arch])

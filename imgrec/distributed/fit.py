@@ -1,65 +1,41 @@
-"""The training loop on the workers of a Ray cluster, through Ray Train."""
+"""Models trained on the workers of a Ray cluster, through Ray Train.
+
+A lane is one TorchTrainer whose workers train one model after the other. To start one costs 9 s
+and 15 s of a core (docs/results.md), more than to train a small model, so it is paid once a lane
+and not once a model. There are as many lanes as the cluster has room for.
+"""
 
 import shutil
-import tempfile
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
-import torch
-import torch.distributed as dist
-from ray.actor import ActorHandle
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
-from imgrec.data.loader import Shard
+from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
-from imgrec.errors import ClusterError, ImgrecError, TrainingError
+from imgrec.distributed.worker import Errand, work
+from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
-from imgrec.training.learner import Best, FitJob, best_of, build_learner
-from imgrec.training.loop import EpochReport, fit
+from imgrec.training.learner import Best, FitJob, best_of
+from imgrec.training.loop import EpochReport
 
 POLL_SECONDS = 0.1
-HEARTBEAT_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The workers stand ready, for the first time or again after one of them died."""
-
-    epochs_done: int
-    workers: int
-    device: str
-    precision: str
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far the epoch is; sent every half second at most."""
-
-    epoch: int
-    step: int
-
-
-Event = Started | Step | EpochReport
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a fit came to.
+    """What the training of one model came to.
 
     Attributes:
         best: The best epoch, with its weights.
         history: The metrics of every epoch.
-        seconds: From the call to the end, start of the workers included.
+        seconds: From its first step's preparation to its last checkpoint.
         restarts: How often workers died and were replaced.
         images_per_second: Median over epochs, of training alone.
         device: `cpu` or `cuda`.
@@ -75,15 +51,7 @@ class Fitted:
     precision: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """What travels to every worker."""
-
-    name: str
-    job: FitJob
-    threads: int
-    checkpoint_seconds: float
-    mailbox: ActorHandle
+Outcome = tuple[str, Fitted | TrainingError]
 
 
 def fit_on_workers(
@@ -92,8 +60,8 @@ def fit_on_workers(
     cluster: ClusterConfig,
     *,
     storage: Path,
-    on_event: Callable[[str, Event], None],
-) -> Iterator[tuple[str, Fitted | TrainingError]]:
+    on_event: Callable[[str, Progress], None],
+) -> Iterator[Outcome]:
     """Train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
     A model whose workers die is taken up again from its last checkpoint. One that fails does not
@@ -101,69 +69,56 @@ def fit_on_workers(
 
     Args:
         session: A Ray that is up.
-        jobs: What to train, by names unique to each job: Ray continues a fit of the same name,
+        jobs: What to train, by names unique to each job: Ray continues what has the same name,
             whatever its settings.
         cluster: How many workers, and with what.
-        storage: Folder for checkpoints, seen by every node; what a fit wrote there is removed when
-            it ends.
-        on_event: Told in this process, by name, how the fits go; every epoch once.
+        storage: Folder for checkpoints, seen by every node; what is written there is removed.
+        on_event: Told in this process how each model goes; every epoch once.
 
     Yields:
-        The name and the result of each fit as it ends: TrainingError if the loss diverged or
-        workers died more often than max_failures.
+        The name and the result of each model as it ends: TrainingError if its loss diverged or
+        its workers died more often than max_failures.
 
     Raises:
         ClusterError: the cluster can never give what is asked for; nothing was started.
         ConfigError: an architecture cannot be built as asked.
     """
     scaling = _scaling(session, jobs.values(), cluster)
-    room = max(1, session.cpus // (scaling.resources_per_worker["CPU"] * cluster.workers))  # type: ignore[index]
+    cpus = int(scaling.resources_per_worker["CPU"])  # type: ignore[index]
+    room = session.cpus // (cpus * cluster.workers)
     if scaling.use_gpu:
         room = min(room, session.gpus // cluster.workers)
-    waiting = dict(jobs)
-    running: dict[str, _RunningFit] = {}
-    while waiting or running:
-        while waiting and len(running) < room:
-            name = next(iter(waiting))
-            trainer = _trainer(name, waiting.pop(name), session, cluster, scaling, storage)
-            running[name] = _RunningFit(name, trainer, session, partial(on_event, name))
-        ended = [name for name, fit in running.items() if fit.poll()]
-        for name in ended:
-            try:
-                outcome: Fitted | TrainingError = running.pop(name).result()
-            except TrainingError as error:
-                outcome = error
-            finally:
-                shutil.rmtree(storage / name, ignore_errors=True)
-            yield name, outcome
-        time.sleep(0 if ended else POLL_SECONDS)
+    names = list(jobs)
+
+    def start(chosen: list[str]) -> _Lane:
+        lane = f"lane-{chosen[0]}"
+        errand = Errand(
+            lane=lane,
+            jobs={name: jobs[name] for name in chosen},
+            threads=cpus,
+            checkpoint_seconds=cluster.checkpoint_seconds,
+            results=storage / lane / "results",
+            mailbox=session.mailbox,
+        )
+        return _Lane(errand, _trainer(errand, scaling, cluster, storage), on_event)
+
+    lanes = [start(names[first::room]) for first in range(min(room, len(names)))]
+    while lanes:
+        for lane in list(lanes):
+            lane.thread.join(POLL_SECONDS / len(lanes))
+            ended = not lane.thread.is_alive()
+            yield from lane.outcomes()
+            if ended:
+                lanes.remove(lane)
+                yield from lane.end()
+                shutil.rmtree(storage / lane.errand.lane, ignore_errors=True)
+                if lane.waiting:
+                    lanes.append(start(lane.waiting))
 
 
-def _trainer(
-    name: str,
-    job: FitJob,
-    session: Session,
-    cluster: ClusterConfig,
-    scaling: ScalingConfig,
-    storage: Path,
-) -> TorchTrainer:
-    threads = int(scaling.resources_per_worker["CPU"])  # type: ignore[index]
-    errand = _Errand(name, job, threads, cluster.checkpoint_seconds, session.mailbox)
-    return TorchTrainer(
-        _train,
-        train_loop_config={"errand": errand},
-        scaling_config=scaling,
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-            # One checkpoint is enough: each holds the best weights beside the last.
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
-
-
-def _scaling(session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig) -> ScalingConfig:
+def _scaling(
+    session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig
+) -> ScalingConfig:
     """Resources for every worker, refused at once if the cluster can never give them."""
     workers = cluster.workers
     use_gpu = session.gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
@@ -184,158 +139,98 @@ def _scaling(session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig) -
             f"2 pictures; raise train.batch_size"
         )
         raise ClusterError(msg)
-    return ScalingConfig(
-        num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus})
+
+
+def _trainer(
+    errand: Errand, scaling: ScalingConfig, cluster: ClusterConfig, storage: Path
+) -> TorchTrainer:
+    return TorchTrainer(
+        work,
+        train_loop_config={"errand": errand},
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=errand.lane,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            # One checkpoint is enough: each holds the best weights beside the last.
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
     )
 
 
-class _RunningFit:
+class _Lane:
     """A trainer in a thread of its own, so that the caller can watch, and answer Ctrl-C at once."""
 
     def __init__(
-        self,
-        name: str,
-        trainer: TorchTrainer,
-        session: Session,
-        on_event: Callable[[Event], None],
+        self, errand: Errand, trainer: TorchTrainer, on_event: Callable[[str, Progress], None]
     ) -> None:
-        self._name = name
-        self._mailbox = session.mailbox
+        self.errand = errand
+        self.waiting = list(errand.jobs)  # the names that have not ended yet
+        self._mailbox: Mailbox = errand.mailbox
         self._on_event = on_event
-        self._starts: list[Started] = []
-        self._failure: Exception | None = None
-        self._epochs_seen = 0
-        self._outcome: list[Any] = []
-        self._began = time.perf_counter()
-        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=name)
-        self._thread.start()
+        self._starts: dict[str, list[Started]] = {name: [] for name in errand.jobs}
+        self._epochs_seen: dict[str, int] = dict.fromkeys(errand.jobs, 0)
+        self._outcome: Any = None
+        self.thread = threading.Thread(
+            target=self._fit, args=(trainer,), daemon=True, name=errand.lane
+        )
+        self.thread.start()
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
-            self._outcome.append(trainer.fit())
+            trainer.fit()
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
-            self._outcome.append(error)
+            self._outcome = error
 
-    def poll(self) -> bool:
-        """Pass on what has come from the workers; True once the fit has ended."""
-        ended = not self._thread.is_alive()
-        for event in ray.get(self._mailbox.drain.remote(self._name)):
+    def outcomes(self) -> Iterator[Outcome]:
+        """Pass on what has come from the workers; yield what has ended."""
+        for name, event in self._mailbox.read(self.errand.lane):
+            # After a restart what was told before comes again, and came out the same.
+            if name not in self.waiting:
+                continue
             match event:
-                case Exception():
-                    self._failure = event
+                case Finished() | Failed():
+                    self.waiting.remove(name)
+                    yield name, self._result(name, event)
                     continue
-                case Started():
-                    self._starts.append(event)
-                case EpochReport(epoch=epoch) if epoch <= self._epochs_seen:
-                    continue  # told before its worker died; it came out the same again
+                case EpochReport(epoch=epoch) if epoch <= self._epochs_seen[name]:
+                    continue
                 case EpochReport(epoch=epoch):
-                    self._epochs_seen = epoch
-            self._on_event(event)
-        return ended
+                    self._epochs_seen[name] = epoch
+                case Started():
+                    self._starts[name].append(event)
+            self._on_event(name, event)
 
-    def result(self) -> Fitted:
-        """The result of a fit that has ended."""
-        if self._failure:
-            raise self._failure
-        outcome = self._outcome[0]
-        if isinstance(outcome, ray.train.TrainingFailedError):
-            reason = " ".join(str(outcome).split())[:300]
-            msg = (
-                f"{self._name}: workers died {len(self._starts)} times, more often than "
+    def end(self) -> Iterator[Outcome]:
+        """After the last event: the model that the lane broke off at has failed."""
+        if isinstance(self._outcome, ray.train.TrainingFailedError):
+            name = self.waiting.pop(0)
+            reason = " ".join(str(self._outcome).split())[:300]
+            message = (
+                f"its workers died {max(1, len(self._starts[name]))} times, more often than "
                 f"cluster.max_failures allows; the log file says more ({reason})"
             )
-            raise TrainingError(msg) from outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        with outcome.checkpoint.as_directory() as folder:
-            state = load_state(Path(folder))
+            yield name, TrainingError(message)
+        elif self._outcome is not None:
+            raise self._outcome
+
+    def _result(self, name: str, event: Finished | Failed) -> Fitted | TrainingError:
+        if isinstance(event, Failed):
+            if isinstance(event.error, TrainingError):
+                return event.error
+            raise event.error
+        state = load_state(Path(event.folder))
         best = best_of(state)
         assert best is not None
         speeds = sorted(epoch["images_per_second"] for epoch in state["history"])
+        starts = self._starts[name]
         return Fitted(
             best=best,
             history=state["history"],
-            seconds=time.perf_counter() - self._began,
-            restarts=len(self._starts) - 1,
+            seconds=event.seconds,
+            restarts=len(starts) - 1,
             images_per_second=speeds[len(speeds) // 2],
-            device=self._starts[-1].device,
-            precision=self._starts[-1].precision,
+            device=starts[-1].device,
+            precision=starts[-1].precision,
         )
-
-
-def _train(config: dict[str, Any]) -> None:
-    """What every worker runs."""
-    errand: _Errand = config["errand"]
-    if ray.get(errand.mailbox.is_condemned.remote(errand.name)):
-        return
-    try:
-        _Worker(errand).run()
-    except ImgrecError as error:
-        # The same on every worker and at every try, so that all of them can leave in peace.
-        ray.get(errand.mailbox.put.remote(errand.name, error))
-    except Exception as error:
-        # A RuntimeError may be the echo of another worker's death, which Ray makes good. Anything
-        # else is our bug, and trying again would only repeat it.
-        alone = ray.train.get_context().get_world_size() == 1
-        if alone or not isinstance(error, RuntimeError | OSError):
-            failure = RuntimeError(f"in a worker:\n{traceback.format_exc()}")
-            ray.get(errand.mailbox.put.remote(errand.name, failure))
-            ray.get(errand.mailbox.condemn.remote(errand.name))
-        raise
-
-
-class _Worker:
-    """One worker's view of the fit: only rank 0 tells the driver and writes checkpoints."""
-
-    def __init__(self, errand: _Errand) -> None:
-        context = ray.train.get_context()
-        torch.set_num_threads(errand.threads)
-        self.errand = errand
-        self.shard = Shard(context.get_world_rank(), context.get_world_size())
-        self.learner = build_learner(errand.job, get_device(), self.shard)
-        self.last_checkpoint = self.last_heartbeat = time.monotonic()
-
-    def run(self) -> None:
-        if checkpoint := ray.train.get_checkpoint():
-            with checkpoint.as_directory() as folder:
-                self.learner.restore(Path(folder))
-        self._tell(
-            Started(
-                epochs_done=self.learner.epochs_done,
-                workers=self.shard.world_size,
-                device=self.learner.device.type,
-                precision=str(self.learner.precision),
-            )
-        )
-        fit(self.learner, on_epoch=self._on_epoch, on_step=self._on_step)
-
-    def _tell(self, event: Event) -> None:
-        if self.shard.rank == 0:
-            ray.get(self.errand.mailbox.put.remote(self.errand.name, event))
-
-    def _on_step(self, epoch: int, step: int) -> None:
-        now = time.monotonic()
-        if self.shard.rank == 0 and now - self.last_heartbeat > HEARTBEAT_SECONDS:
-            self.last_heartbeat = now
-            self.errand.mailbox.put.remote(self.errand.name, Step(epoch, step))
-
-    def _on_epoch(self, report: EpochReport) -> None:
-        self._tell(report)
-        if not (report.epoch == report.epochs or self._checkpoint_is_due()):
-            return
-        with tempfile.TemporaryDirectory(prefix="imgrec-checkpoint-") as folder:
-            checkpoint = None
-            if self.shard.rank == 0:
-                self.learner.save(Path(folder))
-                checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(report.metrics, checkpoint=checkpoint)
-        self.last_checkpoint = time.monotonic()
-
-    def _checkpoint_is_due(self) -> bool:
-        """Rank 0's clock decides for all, because all must call `report` equally often."""
-        due = time.monotonic() - self.last_checkpoint >= self.errand.checkpoint_seconds
-        if self.shard.world_size == 1:
-            return due
-        decision = torch.tensor([due], dtype=torch.int32, device=self.learner.device)
-        dist.broadcast(decision, src=0)
-        return bool(decision.item())

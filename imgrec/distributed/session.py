@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from imgrec.config import ClusterConfig
+from imgrec.distributed.events import Mailbox
 from imgrec.errors import ClusterError
 
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
+# Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
+NOISE = (":", "Failed to query Ray Train Controller actor state")
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -32,35 +34,7 @@ class Session:
 
     cpus: int
     gpus: int
-    mailbox: ActorHandle
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Events from workers to the driver, by the name of the fit that they belong to.
-
-    Ray Train has no channel from a worker to the driver: `report` ends in the controller.
-    """
-
-    def __init__(self) -> None:
-        self._events: dict[str, list[Any]] = {}
-        self._fatal: set[str] = set()
-
-    def put(self, name: str, event: object) -> None:
-        """Add an event for the driver."""
-        self._events.setdefault(name, []).append(event)
-
-    def drain(self, name: str) -> list[Any]:
-        """All events since the last call, in the order in which they came."""
-        return self._events.pop(name, [])
-
-    def condemn(self, name: str) -> None:
-        """Remember that to try this fit again would only fail again."""
-        self._fatal.add(name)
-
-    def is_condemned(self, name: str) -> bool:
-        """Whether `condemn` was called."""
-        return name in self._fatal
+    mailbox: Mailbox
 
 
 @contextmanager
@@ -93,7 +67,7 @@ def ray_session(config: ClusterConfig, log_file: Path) -> Iterator[Session]:
         yield Session(
             cpus=int(resources.get("CPU", 0)),
             gpus=int(resources.get("GPU", 0)),
-            mailbox=Mailbox.remote(),  # type: ignore[attr-defined]
+            mailbox=Mailbox.start(),
         )
     finally:
         ray.shutdown()
@@ -116,7 +90,6 @@ def _keep_logs(session_folder: Path, log_file: Path) -> None:
     with log_file.open("a", encoding="utf-8") as log:
         for path in sorted(session_folder.glob("session_2*/logs/worker-*.*")):
             text = path.read_text(encoding="utf-8", errors="replace")
-            # Ray's own first lines are marked with colons; without more there is nothing to keep.
-            lines = [line for line in text.splitlines() if line and not line.startswith(":")]
+            lines = [line for line in text.splitlines() if line and not line.startswith(NOISE)]
             if lines:
                 log.write(f"---- {path.name}\n" + "\n".join(lines) + "\n")

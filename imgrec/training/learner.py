@@ -129,15 +129,18 @@ class Learner:
             "average_steps": self.average and self.average.steps,
             "seed": self.job.seed,
             "epochs_done": self.epochs_done,
-            "history": self.history,
-            "best": self.best
-            and {
-                "epoch": self.best.epoch,
-                "val": asdict(self.best.val),
-                "weights": self.best.weights,
-            },
+            **self.result(),
         }
         save_state(folder, state)
+
+    def result(self) -> dict[str, Any]:
+        """The best weights with their scores, and the metrics of every epoch."""
+        best = self.best and {
+            "epoch": self.best.epoch,
+            "val": asdict(self.best.val),
+            "weights": self.best.weights,
+        }
+        return {"best": best, "history": self.history}
 
     def restore(self, folder: Path) -> None:
         """Continue from what `save` wrote, as if nothing had happened."""

@@ -1,0 +1,107 @@
+"""What workers tell the driver, and the box that it goes through.
+
+Ray Train has no channel from a worker to the driver: what is reported ends in the controller.
+Events travel as bytes, so that the box need not import what they are made of: torch alone would
+cost it 4 s of a core at every start.
+"""
+
+import pickle
+from dataclasses import dataclass
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from imgrec.training.loop import EpochReport
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Workers begin with a model, or go on with it after one of them died."""
+
+    epochs_done: int
+    workers: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far the epoch is; sent every half second at most."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A model is trained; its best weights and history lie in `folder`."""
+
+    folder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A model cannot be trained: an ImgrecError, or our bug with its traceback as text."""
+
+    error: Exception
+
+
+Progress = Started | Step | EpochReport
+Event = Progress | Finished | Failed
+
+
+class Box:
+    """Messages from many workers to one driver, by lane. Runs in a process of its own."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, list[bytes]] = {}
+        self._condemned: set[str] = set()
+
+    def put(self, lane: str, message: bytes) -> None:
+        """Add a message."""
+        self._messages.setdefault(lane, []).append(message)
+
+    def drain(self, lane: str) -> list[bytes]:
+        """All messages since the last call, in the order in which they came."""
+        return self._messages.pop(lane, [])
+
+    def condemn(self, lane: str) -> None:
+        """Remember that to try this lane again would only fail again."""
+        self._condemned.add(lane)
+
+    def is_condemned(self, lane: str) -> bool:
+        """Whether `condemn` was called."""
+        return lane in self._condemned
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """A `Box` somewhere on the cluster; can be sent to workers."""
+
+    box: ActorHandle
+
+    @classmethod
+    def start(cls) -> "Mailbox":
+        """Start the box's process; returns before it is up."""
+        return cls(ray.remote(num_cpus=0)(Box).remote())
+
+    def tell(self, lane: str, name: str, event: Event, *, wait: bool = True) -> None:
+        """Send an event about the model `name`; waiting makes sure that it has arrived."""
+        sent = self.box.put.remote(lane, pickle.dumps((name, event)))
+        if wait:
+            ray.get(sent)
+
+    def read(self, lane: str) -> list[tuple[str, Event]]:
+        """All events of a lane since the last call."""
+        # Our own workers wrote them, a moment ago.
+        return [pickle.loads(message) for message in ray.get(self.box.drain.remote(lane))]  # noqa: S301
+
+    def condemn(self, lane: str) -> None:
+        """Keep Ray from trying a lane again that can only fail."""
+        ray.get(self.box.condemn.remote(lane))
+
+    def is_condemned(self, lane: str) -> bool:
+        """Whether the lane was condemned."""
+        return cast("bool", ray.get(self.box.is_condemned.remote(lane)))

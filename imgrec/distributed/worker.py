@@ -1,0 +1,163 @@
+"""What every worker of a lane runs: the training loop, for one model after the other."""
+
+import contextlib
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+
+from imgrec.data.loader import Shard
+from imgrec.distributed.events import Event, Failed, Finished, Mailbox, Started, Step
+from imgrec.errors import ImgrecError
+from imgrec.training.checkpoint import save_state
+from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.loop import EpochReport, fit
+
+HEARTBEAT_SECONDS = 0.5
+NAME = "name.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What travels to every worker of a lane.
+
+    Attributes:
+        lane: Its name, which is also that of Ray's run.
+        jobs: What to train, by name, in this order.
+        threads: Cores of each worker.
+        checkpoint_seconds: Least time between two checkpoints.
+        results: Folder for finished models, seen by every node.
+        mailbox: To the driver.
+    """
+
+    lane: str
+    jobs: dict[str, FitJob]
+    threads: int
+    checkpoint_seconds: float
+    results: Path
+    mailbox: Mailbox
+
+
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's entry: the errand is the one entry of config."""
+    errand: Errand = config["errand"]
+    if errand.mailbox.is_condemned(errand.lane):
+        return
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    torch.set_num_threads(errand.threads)
+    with _last_checkpoint() as resumed:
+        names = list(errand.jobs)
+        resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
+        # Checkpoints come in the order of the jobs, so all before the last one's are finished.
+        for name in names[names.index(resumed_name) :]:
+            worker = _Worker(errand, name, shard)
+            try:
+                worker.run(resumed if name == resumed_name else None)
+            except ImgrecError as error:
+                # The same on every worker and at every try, so all of them go on to the next.
+                worker.tell(Failed(error))
+            except Exception as error:
+                _report_bug(errand, name, shard, error)
+                raise
+
+
+@contextlib.contextmanager
+def _last_checkpoint() -> Iterator[Path | None]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+def _report_bug(errand: Errand, name: str, shard: Shard, error: Exception) -> None:
+    """Tell the driver of an error that another try would only repeat.
+
+    With several workers a RuntimeError may be the echo of another one's death, which Ray makes
+    good by starting all of them again.
+    """
+    if shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
+        return
+    failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
+    errand.mailbox.tell(errand.lane, name, Failed(failure))
+    errand.mailbox.condemn(errand.lane)
+
+
+class _Worker:
+    """One worker's view of one model; only rank 0 tells the driver and writes files."""
+
+    def __init__(self, errand: Errand, name: str, shard: Shard) -> None:
+        self.errand = errand
+        self.name = name
+        self.shard = shard
+        self.learner: Learner | None = None
+        self.last_checkpoint = self.last_heartbeat = time.monotonic()
+
+    def tell(self, event: Event, *, wait: bool = True) -> None:
+        """Send an event to the driver, if this is the worker that speaks."""
+        if self.shard.rank == 0:
+            self.errand.mailbox.tell(self.errand.lane, self.name, event, wait=wait)
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train the model to its last epoch, from a checkpoint or afresh."""
+        started = time.perf_counter()
+        learner = build_learner(self.errand.jobs[self.name], get_device(), self.shard)
+        if checkpoint:
+            learner.restore(checkpoint)
+        self.learner = learner
+        self.tell(
+            Started(
+                epochs_done=learner.epochs_done,
+                workers=self.shard.world_size,
+                device=learner.device.type,
+                precision=str(learner.precision),
+            )
+        )
+        fit(learner, on_epoch=self._on_epoch, on_step=self._on_step)
+        if self.shard.rank == 0:
+            folder = self.errand.results / self.name
+            save_state(folder, learner.result())
+            self.tell(Finished(str(folder), time.perf_counter() - started))
+
+    def _on_step(self, epoch: int, step: int) -> None:
+        now = time.monotonic()
+        if now - self.last_heartbeat > HEARTBEAT_SECONDS:
+            self.last_heartbeat = now
+            self.tell(Step(epoch, step), wait=False)
+
+    def _on_epoch(self, report: EpochReport) -> None:
+        self.tell(report)
+        if not (report.epoch == report.epochs or self._checkpoint_is_due()):
+            return
+        checkpoint, folder = None, None
+        if self.shard.rank == 0:
+            folder = Path(tempfile.mkdtemp(prefix="imgrec-checkpoint-"))
+            assert self.learner is not None
+            self.learner.save(folder)
+            (folder / NAME).write_text(self.name, encoding="utf-8")
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report(report.metrics, checkpoint=checkpoint)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.last_checkpoint = time.monotonic()
+
+    def _checkpoint_is_due(self) -> bool:
+        """Rank 0's clock decides for all, because all must call `report` equally often."""
+        due = time.monotonic() - self.last_checkpoint >= self.errand.checkpoint_seconds
+        if self.shard.world_size == 1:
+            return due
+        decision = torch.tensor([due], dtype=torch.int32, device=get_device())
+        dist.broadcast(decision, src=0)
+        return bool(decision.item())
