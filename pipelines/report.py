@@ -9,9 +9,14 @@ from imgrec.tracking.connection import SQLITE
 from pipelines.summary import Summary
 
 
+WIDTH = 100  # where there is no terminal to ask
+
+
 def print_report(summary: Summary, log_file: Path) -> None:
     """The leaderboard, the next commands, and where the log is."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print()
     console.print(_leaderboard(summary))
     console.print()

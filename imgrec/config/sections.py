@@ -127,7 +127,7 @@ TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
     "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
     "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
     "rnn": {"optimizer": "adamw", "learning_rate": 3e-3},
-    "transformer": {"optimizer": "adamw", "learning_rate": 2e-3},
+    "transformer": {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02},
 }
 # Where an architecture is given another optimizer than its own.
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -1,8 +1,6 @@
-"""What workers tell the driver, and the box that it goes through.
+"""What workers tell the driver, and the mailbox that it goes through.
 
 Ray Train has no channel from a worker to the driver: what is reported ends in the controller.
-Events travel as bytes, so that the box need not import what they are made of: torch alone would
-cost it 4 s of a core at every start.
 """
 
 import pickle
@@ -12,6 +10,7 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
+from imgrec.distributed.box import Box
 from imgrec.training.loop import EpochReport
 
 
@@ -50,30 +49,6 @@ class Failed:
 
 Progress = Started | Step | EpochReport
 Event = Progress | Finished | Failed
-
-
-class Box:
-    """Messages from many workers to one driver, by lane. Runs in a process of its own."""
-
-    def __init__(self) -> None:
-        self._messages: dict[str, list[bytes]] = {}
-        self._condemned: set[str] = set()
-
-    def put(self, lane: str, message: bytes) -> None:
-        """Add a message."""
-        self._messages.setdefault(lane, []).append(message)
-
-    def drain(self, lane: str) -> list[bytes]:
-        """All messages since the last call, in the order in which they came."""
-        return self._messages.pop(lane, [])
-
-    def condemn(self, lane: str) -> None:
-        """Remember that to try this lane again would only fail again."""
-        self._condemned.add(lane)
-
-    def is_condemned(self, lane: str) -> bool:
-        """Whether `condemn` was called."""
-        return lane in self._condemned
 
 
 @dataclass(frozen=True, slots=True)
