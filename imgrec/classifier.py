@@ -71,7 +71,9 @@ class Classifier:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             # Its published weights would only be overwritten by ours.
-            config = card.model.model_copy(update={"pretrained": False} if _pretrained(card) else {})
+            config = card.model.model_copy(
+                update={"pretrained": False} if _pretrained(card) else {}
+            )
             model = build_model(config, card.image_shape, len(card.class_names))
             model.load_state_dict(weights)
         except (RuntimeError, ConfigError) as error:
@@ -142,7 +144,12 @@ class Classifier:
             return cls(Card.model_validate(raw), load_file(folder / WEIGHTS))
         except FileNotFoundError as error:
             msg = f"{folder}: no classifier there ({Path(error.filename or '').name} is missing)"
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, SafetensorError) as error:
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            ValidationError,
+            SafetensorError,
+        ) as error:
             msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
         raise ClassifierError(msg)
 

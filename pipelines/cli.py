@@ -4,7 +4,6 @@ Nothing heavy is imported here: torch, ray and mlflow cost seconds, and `--help`
 """
 
 import json
-import os
 import re
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from imgrec import __version__
-from imgrec.errors import ConfigError, ImgrecError, TrainingError
+from imgrec.errors import ImgrecError, TrainingError
 
 if TYPE_CHECKING:
     from imgrec.config import Config
@@ -40,6 +39,16 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Train, compare, register and serve image recognizers."""
+    if show:
+        sys.stdout.write(f"imgrec {__version__}\n")
+        raise typer.Exit
 
 
 @app.command()
@@ -85,7 +94,9 @@ def models(config: ConfigFile = None, settings: Set = None, as_json: Json = Fals
 def predict(
     model: Annotated[
         str,
-        typer.Argument(help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3 or a folder."),
+        typer.Argument(
+            help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3 or a folder."
+        ),
     ],
     files: Annotated[list[Path], typer.Argument(help="Pictures.")],
     config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
@@ -164,7 +175,7 @@ def _load(
 
     changes = []
     if data is not None and data != "digits":
-        changes.append(f"data.source={json.dumps(os.path.abspath(Path(data).expanduser()))}")
+        changes.append(f"data.source={json.dumps(str(Path(data).expanduser().absolute()))}")
         if path is None:
             changes.append(f"name={json.dumps(_name_of(Path(data)))}")
     elif path is None:

@@ -9,9 +9,7 @@ from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
 
-def build_classifier(
-    config: Config, prepared: Prepared, arch: Arch, fitted: Fitted
-) -> Classifier:
+def build_classifier(config: Config, prepared: Prepared, arch: Arch, fitted: Fitted) -> Classifier:
     """The weights of the best epoch, with a temperature fitted on the validation split."""
     job, store = prepared.jobs[arch], prepared.store
     card = Card(

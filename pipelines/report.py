@@ -8,7 +8,6 @@ from rich.table import Table
 from imgrec.tracking.connection import SQLITE
 from pipelines.summary import Summary
 
-
 WIDTH = 100  # where there is no terminal to ask
 
 
@@ -28,7 +27,15 @@ def print_report(summary: Summary, log_file: Path) -> None:
 def _leaderboard(summary: Summary) -> Table:
     title = f"[bold]{summary.name}[/]: {len(summary.models)} models in {summary.seconds:.0f} s"
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    for column in ("model", "test accuracy", "macro-F1", "log loss", "parameters", "fit", "images/s"):
+    for column in (
+        "model",
+        "test accuracy",
+        "macro-F1",
+        "log loss",
+        "parameters",
+        "fit",
+        "images/s",
+    ):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for model in summary.models:
         table.add_row(
@@ -48,13 +55,14 @@ def _next_commands(summary: Summary) -> list[tuple[str, str]]:
         return [("look   ", "uv run imgrec ui")]
     best = summary.models[0].registered_model
     local = Path("mlruns/mlflow.db").absolute()
-    where = "" if summary.tracking_uri == f"{SQLITE}{local}" else f" --set tracking.uri={summary.tracking_uri}"
+    where = (
+        ""
+        if summary.tracking_uri == f"{SQLITE}{local}"
+        else f" --set tracking.uri={summary.tracking_uri}"
+    )
+    serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"
     return [
         ("look   ", f"uv run imgrec ui{where}"),
         ("predict", f"uv run imgrec predict {best} FILE...{where}"),
-        (
-            "serve  ",
-            f"MLFLOW_TRACKING_URI={summary.tracking_uri} uv run mlflow models serve "
-            f"-m models:/{best}@champion --env-manager local --port 5001",
-        ),
+        ("serve  ", f"MLFLOW_TRACKING_URI={summary.tracking_uri} uv run {serve}"),
     ]

@@ -37,7 +37,7 @@ class CnnConfig(Section):
     def _no_setting_without_effect(self) -> Self:
         compact_only = {"widths", "dropout"} & self.model_fields_set
         if self.backbone != "compact" and compact_only:
-            msg = f"{sorted(compact_only)[0]} has no effect with backbone = {self.backbone!r}"
+            msg = f"{min(compact_only)} has no effect with backbone = {self.backbone!r}"
             raise ValueError(msg)
         if self.backbone == "compact" and self.pretrained:
             msg = "pretrained has no effect with backbone = 'compact': name a torchvision model"

@@ -32,14 +32,13 @@ SHARED: dict[str, type[Section]] = {
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
 }
+PARTS: dict[str, dict[Arch, type[Section]]] = {
+    "model": MODEL_CONFIGS,
+    "train": dict.fromkeys(ARCHS, TrainConfig),
+    "preprocess": dict.fromkeys(ARCHS, PreprocessConfig),
+}
 SECTIONS: dict[str, type[Section]] = SHARED | {
-    f"{arch}.{part}": section
-    for arch in ARCHS
-    for part, section in {
-        "model": MODEL_CONFIGS[arch],
-        "train": TrainConfig,
-        "preprocess": PreprocessConfig,
-    }.items()
+    f"{arch}.{part}": PARTS[part][arch] for arch in ARCHS for part in PARTS
 }
 KEYS = [*General.model_fields] + [
     f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields

@@ -1,6 +1,5 @@
 """The sections of a run's settings, each with its keys, their units and their ranges."""
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -117,9 +116,7 @@ class TrainConfig(Section):
         """These settings with epochs and batch_size chosen for num_train training pictures."""
         batch_size = self.batch_size or min(256, max(64, 1 << (num_train // 50).bit_length()))
         epochs = self.epochs or min(40, max(8, round(500_000 / num_train)))
-        return self.model_copy(
-            update={"batch_size": min(batch_size, num_train), "epochs": epochs}
-        )
+        return self.model_copy(update={"batch_size": min(batch_size, num_train), "epochs": epochs})
 
 
 # What each architecture trains best with, measured on the digits and CIFAR-10 (docs/results.md).
@@ -211,7 +208,7 @@ class General(Section):
     @classmethod
     def _absolute(cls, value: str) -> str:
         # Ray workers change directory, so a relative path would point elsewhere there.
-        return os.path.abspath(Path(value).expanduser())
+        return str(Path(value).expanduser().absolute())
 
 
 class Config(General):

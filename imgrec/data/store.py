@@ -8,7 +8,6 @@ another name and renamed when complete, so a store that exists is whole.
 import csv
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -171,9 +170,7 @@ def _decode(
 ) -> npt.NDArray[np.uint8] | str:
     try:
         content = read_content(sample)
-        return decode(
-            content, image_shape, resize=config.resize, max_pixels=config.max_pixels
-        )
+        return decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
     except DecodeError as error:
         return str(error)
 
@@ -185,7 +182,7 @@ def _truncate(path: Path, images: npt.NDArray[np.uint8], count: int) -> None:
     for start in range(0, count, 4096):
         copy[start : start + 4096] = images[start : min(start + 4096, count)]
     copy.flush()
-    os.replace(shorter, path)
+    shorter.replace(path)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -84,7 +84,7 @@ def fit_on_workers(
         ConfigError: an architecture cannot be built as asked.
     """
     scaling = _scaling(session, jobs.values(), cluster)
-    cpus = int(scaling.resources_per_worker["CPU"])  # type: ignore[index]
+    cpus = int(scaling.resources_per_worker["CPU"])
     room = session.cpus // (cpus * cluster.workers)
     if scaling.use_gpu:
         room = min(room, session.gpus // cluster.workers)
@@ -116,9 +116,7 @@ def fit_on_workers(
                     lanes.append(start(lane.waiting))
 
 
-def _scaling(
-    session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig
-) -> ScalingConfig:
+def _scaling(session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig) -> ScalingConfig:
     """Resources for every worker, refused at once if the cluster can never give them."""
     workers = cluster.workers
     use_gpu = session.gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
@@ -180,7 +178,7 @@ class _Lane:
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
+        except BaseException as error:
             self._outcome = error
 
     def outcomes(self) -> Iterator[Outcome]:

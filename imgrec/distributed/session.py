@@ -51,7 +51,7 @@ def ray_session(config: ClusterConfig, log_file: Path) -> Iterator[Session]:
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # A short path: the names of Unix sockets below it end at 107 characters.
-    temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))  # noqa: S108
+    temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))
     try:
         if temporary is None:
             _join(address, quiet)

@@ -30,7 +30,10 @@ def confusion_picture(confusion: Tensor, class_names: Sequence[str], title: str)
         names = [name if len(name) <= 14 else f"{name[:13]}…" for name in class_names]
         longest = max(len(name) for name in names)
         axes.set_xticks(
-            range(classes), names, rotation=0 if longest <= 3 else 45, ha="center" if longest <= 3 else "right"
+            range(classes),
+            names,
+            rotation=0 if longest <= 3 else 45,
+            ha="center" if longest <= 3 else "right",
         )
         axes.set_yticks(range(classes), names)
     if classes <= 20:
@@ -42,7 +45,7 @@ def confusion_picture(confusion: Tensor, class_names: Sequence[str], title: str)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda share, _: f"{share:.0%}")
     bar.set_label("share of the true class", color=INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 

@@ -36,7 +36,9 @@ class Evaluation:
         precision = hits / predicted.clamp(min=1)
         recall = hits / true.clamp(min=1)
         f1 = 2 * hits / (true + predicted).clamp(min=1)
-        columns = zip(true.int().tolist(), precision.tolist(), recall.tolist(), f1.tolist())
+        columns = zip(
+            true.int().tolist(), precision.tolist(), recall.tolist(), f1.tolist(), strict=True
+        )
         return [(name, *column) for name, column in zip(self.class_names, columns, strict=True)]
 
 

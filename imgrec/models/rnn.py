@@ -74,7 +74,9 @@ class _Sweep(nn.Module):
         batch, height, width, _ = places.shape
         down = places.transpose(1, 2).flatten(0, 1)  # (B*w, h, D)
         states, _ = self.columns(down)
-        across = states.unflatten(0, (batch, width)).transpose(1, 2).flatten(0, 1)  # (B*h, w, 2*hid)
+        across = (
+            states.unflatten(0, (batch, width)).transpose(1, 2).flatten(0, 1)
+        )  # (B*h, w, 2*hid)
         states, _ = self.rows(across)
         return states.unflatten(0, (batch, height))
 

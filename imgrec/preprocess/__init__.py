@@ -1,0 +1,1 @@
+"""From pictures as they are stored to what a model sees."""

@@ -104,7 +104,9 @@ def list_versions(tracking: Tracking) -> list[RegisteredVersion]:
         found = tracking.client.search_model_versions(f"name = '{model.name}'", max_results=1000)
         champion = model.aliases.get(CHAMPION)
         versions += [
-            RegisteredVersion(v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags)
+            RegisteredVersion(
+                v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags
+            )
             for v in found
             if "imgrec.arch" in v.tags
         ]

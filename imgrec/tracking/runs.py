@@ -29,7 +29,9 @@ class Run:
 
     def start_child(self, name: str, tags: Mapping[str, str]) -> "Run":
         """A run below this one."""
-        child = _start(self.tracking, self._experiment, name, {**tags, MLFLOW_PARENT_RUN_ID: self.id})
+        child = _start(
+            self.tracking, self._experiment, name, {**tags, MLFLOW_PARENT_RUN_ID: self.id}
+        )
         self._children.append(child)
         return child
 

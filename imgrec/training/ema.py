@@ -24,7 +24,7 @@ class MovingAverage:
         """Take in the weights and buffers as they are now."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9))
-        torch._foreach_lerp_(self._averages, self._averaged, 1 - decay)  # noqa: SLF001 - as torch's own averages do
+        torch._foreach_lerp_(self._averages, self._averaged, 1 - decay)
 
 
 def _floating(model: nn.Module) -> list[Tensor]:

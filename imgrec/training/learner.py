@@ -99,7 +99,7 @@ class Learner:
             for buffer in module.buffers():
                 if buffer.is_floating_point():
                     dist.all_reduce(buffer)
-                    buffer /= self.shard.world_size
+                    buffer.div_(self.shard.world_size)
 
     def keep_if_best(self, val: Scores) -> bool:
         """Remember the evaluated weights if no epoch before had a better macro-F1.

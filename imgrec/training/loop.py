@@ -7,19 +7,18 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from imgrec.data.loader import Batch, Shard, evaluation_batches, training_batches
-from imgrec.data.splits import make_splits
-from imgrec.data.store import open_store
+from imgrec.data.splits import Indices, make_splits
+from imgrec.data.store import Store, open_store
 from imgrec.errors import DivergedError
-from imgrec.preprocess.recipe import Recipe
 from imgrec.training.learner import FitJob, Learner
 from imgrec.training.metrics import Meter, Scores
-from imgrec.training.precision import Precision
 
 EVALUATION_BATCH = 512
 
@@ -66,37 +65,28 @@ def fit(
     job = learner.job
     store = open_store(job.store)
     splits = make_splits(store, job.data, job.seed)
-    where = {"shard": learner.shard, "device": learner.device}
     for epoch in range(learner.epochs_done, job.train.epochs):
         started = time.perf_counter()
         _seed_epoch(job.seed, epoch, learner.shard)
-        train = train_epoch(
-            learner,
-            training_batches(
-                store,
-                splits.train,
-                batch_size=job.train.batch_size,
-                seed=job.seed,
-                epoch=epoch,
-                **where,
-            ),
-            lambda step, epoch=epoch: on_step(epoch + 1, step),
+        batches = training_batches(
+            store,
+            splits.train,
+            batch_size=job.train.batch_size,
+            seed=job.seed,
+            epoch=epoch,
+            shard=learner.shard,
+            device=learner.device,
         )
+        train = train_epoch(learner, batches, partial(on_step, epoch + 1))
         trained = time.perf_counter()
         _refuse_divergence(job, train, epoch + 1)
         learner.share_buffers()
-        val = evaluate(
-            learner.evaluated,
-            learner.recipe,
-            learner.precision,
-            evaluation_batches(store, splits.val, batch_size=EVALUATION_BATCH, **where),
-            job.num_classes,
-        )
+        val = evaluate(learner, store, splits.val)
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
         images = job.steps_per_epoch * job.train.batch_size
         metrics = train.as_metrics("train") | val.as_metrics("val")
-        metrics["learning_rate"] = learner.schedules[0].get_last_lr()[0]
+        metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
         metrics["images_per_second"] = images / (trained - started)
         learner.history.append(metrics)
         seconds = time.perf_counter() - started
@@ -133,19 +123,15 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    recipe: Recipe,
-    precision: Precision,
-    batches: Iterable[Batch],
-    num_classes: int,
-) -> Scores:
-    """Scores over batches that are divided among the workers, every picture counted once."""
-    model.eval()
-    recipe.eval()
-    meter = Meter(num_classes, precision.device)
+def evaluate(learner: Learner, store: Store, rows: Indices) -> Scores:
+    """Scores of the evaluated model on a split, divided among the workers, each picture once."""
+    model, recipe = learner.evaluated.eval(), learner.recipe.eval()
+    meter = Meter(learner.job.num_classes, learner.device)
+    batches = evaluation_batches(
+        store, rows, batch_size=EVALUATION_BATCH, shard=learner.shard, device=learner.device
+    )
     for images, labels in batches:
-        with precision.autocast():
+        with learner.precision.autocast():
             logits = model(recipe(images))
         meter.update(logits, labels)
     meter.reduce()

@@ -90,7 +90,7 @@ class FlatMuon(torch.optim.Muon):
         """Update the parameters from their gradients."""
         for source, matrix in zip(self._sources, self._matrices, strict=True):
             matrix.grad = None if source.grad is None else _as_matrix(source.grad)
-        super().step(closure)
+        super().step(closure)  # type: ignore[no-untyped-call]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, also of the parameters that the matrices are views of."""
