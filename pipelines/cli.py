@@ -146,6 +146,9 @@ def main() -> NoReturn:
 
 
 def _run(config: "Config", *, as_json: bool, quiet: bool) -> None:
+    from imgrec.data.sources import refuse_missing  # noqa: PLC0415
+
+    refuse_missing(config.data.source)
     from pipelines.display import Display  # noqa: PLC0415
     from pipelines.logs import log_to_file  # noqa: PLC0415
     from pipelines.report import print_report  # noqa: PLC0415

@@ -163,14 +163,16 @@ class Display:
 
     def _print_progress(self, arch: Arch, row: _Row) -> None:
         now = time.monotonic()
-        if self._live or not row.metrics or now - row.printed < SECONDS_BETWEEN_LINES:
+        if self._live or not row.share or now - row.printed < SECONDS_BETWEEN_LINES:
             return
         row.printed = now
-        self._line(
-            f"{arch}: epoch {row.epoch}/{row.job.train.epochs}, "
-            f"train loss {row.metrics['train/loss']:.3f}, "
-            f"val macro-F1 {row.metrics['val/macro_f1']:.4f}, {row.left} left"
-        )
+        text = f"{arch}: epoch {row.epoch}/{row.job.train.epochs}"
+        if row.step:
+            text += f" and {row.step / row.job.steps_per_epoch:.0%}"
+        if row.metrics:
+            loss, score = row.metrics["train/loss"], row.metrics["val/macro_f1"]
+            text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"
+        self._line(text)
 
     def _render(self) -> Table:
         grid = Table.grid()

@@ -1,8 +1,6 @@
 """What a run leaves in MLflow."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
 
 from imgrec.classifier import Classifier
 from imgrec.config import Config
@@ -107,6 +105,4 @@ def register_classifier(
         **evaluation.scores.as_metrics("test"),
     }
     example = encode_png(store.images[prepared.splits.test[0]])
-    with tempfile.TemporaryDirectory(prefix="imgrec-classifier-") as folder:
-        classifier.save(Path(folder))
-        return register(run, f"{config.name}-{arch}", Path(folder), example, tags)
+    return register(run, f"{config.name}-{arch}", classifier, example, tags)

@@ -55,6 +55,7 @@ def list_samples(source: str) -> list[Sample]:
     """
     if source == "digits":
         return _digits()
+    refuse_missing(source)
     samples = sorted(_folder(Path(source).expanduser().absolute()), key=lambda sample: sample.id)
     _refuse_useless(source, samples)
     return samples
@@ -75,13 +76,21 @@ def _digits() -> list[Sample]:
     ]
 
 
+def refuse_missing(source: str) -> None:
+    """Stop at once where the source is not there, before anything heavy is even imported.
+
+    Raises:
+        DataError: a folder that does not exist, or is a file.
+    """
+    folder = Path(source).expanduser().absolute()
+    if source == "digits" or folder.is_dir():
+        return
+    what = "a file; give the folder that holds the class folders"
+    msg = f"{folder}: {what if folder.exists() else 'no such folder'}"
+    raise DataError(msg)
+
+
 def _folder(folder: Path) -> Iterator[Sample]:
-    if not folder.exists():
-        msg = f"{folder}: no such folder"
-        raise DataError(msg)
-    if not folder.is_dir():
-        msg = f"{folder}: a file; give the folder that holds the class folders"
-        raise DataError(msg)
     children = _subfolders(folder)
     if not children:
         msg = f"{folder}: no class folder in it; put the pictures of each class in one of its own"

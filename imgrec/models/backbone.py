@@ -70,7 +70,7 @@ def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
             options["input_size"] = image_shape[:2]
     try:
         return builder(weights="DEFAULT" if config.pretrained else None, **options)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         msg = f"cnn.model.backbone = {config.backbone!r}: {error}; set data.image_size"
         raise ConfigError(msg) from error
     except URLError as error:

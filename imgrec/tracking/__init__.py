@@ -12,6 +12,8 @@ for _name, _value in {
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Or else it copies the pyproject.toml and uv.lock of the current folder into every model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
     # A server that went away is an error after half a minute, not after ten.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }.items():

@@ -72,8 +72,8 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
         raise TrackingError(msg)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = MlflowClient(uri)
     try:
+        client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         msg = f"tracking.uri = {uri!r}: MLflow cannot use it: {_first_line(error)}"

@@ -1,5 +1,6 @@
 """Registered models: how they get there, which one is champion, and how to fetch one."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,12 +15,14 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
 import imgrec
+from imgrec.classifier import Classifier
 from imgrec.errors import TrackingError
 from imgrec.tracking import served_model
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.runs import Run
 
 CHAMPION = "champion"
+FOLDER = "classifier"
 SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch")
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
@@ -55,7 +58,7 @@ class RegisteredVersion:
 def register(
     run: Run,
     name: str,
-    classifier_folder: Path,
+    classifier: Classifier,
     example: bytes,
     tags: Mapping[str, Any],
 ) -> RegisteredVersion:
@@ -67,16 +70,21 @@ def register(
     Args:
         run: The run that made it.
         name: Of the registered model.
-        classifier_folder: What `Classifier.save` wrote.
+        classifier: What is registered.
         example: An encoded picture, kept as the input example.
         tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`.
     """
     client = run.tracking.client
-    with mlflow.start_run(run_id=run.id):
+    with (
+        tempfile.TemporaryDirectory(prefix="imgrec-") as temporary,
+        mlflow.start_run(run_id=run.id),
+    ):
+        folder = Path(temporary) / FOLDER  # MLflow keeps the name
+        classifier.save(folder)
         logged = mlflow.pyfunc.log_model(
             name="classifier",
             python_model=served_model.__file__,
-            artifacts={"classifier": str(classifier_folder)},
+            artifacts={"classifier": str(folder)},
             # The code that made the model travels with it, so it serves the same for ever.
             code_paths=[str(Path(imgrec.__file__).parent)],
             signature=SIGNATURE,
@@ -137,7 +145,7 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         raise TrackingError(msg) from error
     source = f"models:/{name}/{found.version}"
     folder = mlflow.artifacts.download_artifacts(source, tracking_uri=tracking.uri)
-    return Path(folder) / "artifacts" / "classifier"
+    return Path(folder) / "artifacts" / FOLDER
 
 
 def _champion(tracking: Tracking, name: str) -> ModelVersion | None:

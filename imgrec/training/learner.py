@@ -20,7 +20,7 @@ from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.ema import MovingAverage
 from imgrec.training.metrics import Scores
-from imgrec.training.optim import build_optimizers, build_schedules
+from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_precision, lay_out
 
 
@@ -148,6 +148,7 @@ class Learner:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            match_layout(optimizer)
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
         if self.average:

@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import TrainConfig
+from imgrec.errors import ConfigError
 
 Parameters = list[nn.Parameter]
 
@@ -18,6 +19,9 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
 
     Weight decay acts on matrices only; on biases and norms it would only pull towards zero what
     has no reason to be small.
+
+    Raises:
+        ConfigError: `muon` for a network that has nothing for it.
     """
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -34,6 +38,11 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
             return [SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)]
         case "muon":
             inside = _inner_matrices(model)
+            if not inside:
+                msg = (
+                    "train.optimizer = 'muon': this network has no layer between its first and last"
+                )
+                raise ConfigError(msg)
             chosen = {id(p) for p in inside}
             outside = [p for p in matrices if id(p) not in chosen]
             momentum = 0.95 if config.momentum is None else config.momentum
@@ -107,6 +116,18 @@ def _as_matrix(tensor: Tensor) -> Tensor:
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
     return tensor.view(tensor.shape[0], -1)
+
+
+def match_layout(optimizer: Optimizer) -> None:
+    """Lay loaded state out in memory like its parameters.
+
+    Files hold plain layout. torch's fused optimizers walk the memory of state and parameter side by
+    side, so beside a kernel in channels_last a plain momentum would belong to other weights.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def build_schedules(

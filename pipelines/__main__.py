@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `imgrec`."""
+
+from pipelines.cli import main
+
+main()

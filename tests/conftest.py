@@ -1,0 +1,50 @@
+"""Pictures and stores that the tests make themselves."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgrec.config import DataConfig
+from imgrec.data.store import Store, prepare_store
+
+# What a developer has set must not decide what the tests see.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("RAY_ADDRESS", None)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """For those who do not watch."""
+
+
+def picture(label: int, seed: int, size: tuple[int, int] = (12, 12)) -> Image.Image:
+    """A noisy colour picture whose class shows in which third is bright."""
+    rng = np.random.default_rng([label, seed])
+    pixels = rng.integers(0, 90, (*size, 3), dtype=np.uint8)
+    third = size[1] // 3
+    pixels[:, label * third : (label + 1) * third] += 140
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a folder of class folders, `count` pictures each."""
+
+    def make(count: int = 20, classes: tuple[str, ...] = ("left", "middle", "right")) -> Path:
+        folder = tmp_path / "pictures"
+        for label, name in enumerate(classes):
+            (folder / name).mkdir(parents=True)
+            for index in range(count):
+                picture(label, index).save(folder / name / f"{index:03d}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of the bundled digits."""
+    return prepare_store(DataConfig(), tmp_path_factory.mktemp("digits"), progress=no_progress)

@@ -1,0 +1,170 @@
+"""A real MLflow on SQLite in a temporary folder: runs end, champions are the better ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from imgrec.classifier import Card, Classifier
+from imgrec.config import AnnConfig, TrackingConfig
+from imgrec.data.decode import encode_png
+from imgrec.data.store import Store
+from imgrec.errors import TrackingError
+from imgrec.models import build_model
+from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.registry import fetch_classifier, list_versions, register
+from imgrec.tracking.runs import start_run
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """One new database for the module: to make one takes a second."""
+    return connect(TrackingConfig(), tmp_path_factory.mktemp("mlruns"), create=True)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    """An untrained classifier; tracking does not care how good it is."""
+    config = AnnConfig(hidden=(8,))
+    card = Card(
+        model=config,
+        image_shape=(8, 8, 1),
+        resize="fill",
+        max_pixels=1_000_000,
+        statistics=ChannelStatistics((0.3,), (0.4,)),
+        class_names=tuple("0123456789"),
+    )
+    return Classifier(card, build_model(config, (8, 8, 1), 10).state_dict())
+
+
+def tags(macro_f1: float, fingerprint: str = "a") -> dict[str, str]:
+    return {
+        "imgrec.arch": "ann",
+        "data.fingerprint": fingerprint,
+        "data.splits": "s",
+        "val/macro_f1": str(macro_f1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_no_run_stays_running(tracking: Tracking, error: BaseException | None, status: str) -> None:
+    """Whoever opens the UI must see how it ended, also of the runs below."""
+    ids = []
+    try:
+        with start_run(tracking, "ends", "parent", {}) as run:
+            ids = [run.id, run.start_child("child", {}).id]
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+
+    assert [tracking.client.get_run(run_id).info.status for run_id in ids] == [status] * 2
+
+
+def test_settings_scores_and_tables_arrive(tracking: Tracking) -> None:
+    """What is logged is what is there."""
+    with start_run(tracking, "logs", "run", {"imgrec.kind": "fit"}) as run:
+        run.log_params({"train": {"epochs": 3, "betas": [1, 2]}, "seed": 0})
+        for epoch in (1, 2):
+            run.log_metrics({"val/macro_f1": epoch / 10}, step=epoch)
+        run.log_table(("class", "f1"), [("a", 0.5), ("b", 1.0)], "per_class.json")
+    data = tracking.client.get_run(run.id).data
+    history = tracking.client.get_metric_history(run.id, "val/macro_f1")
+    table = json.loads(
+        Path(tracking.client.download_artifacts(run.id, "per_class.json")).read_text()
+    )
+
+    assert data.params == {"train.epochs": "3", "train.betas": "[1, 2]", "seed": "0"}
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
+    assert table == {"columns": ["class", "f1"], "data": [["a", 0.5], ["b", 1.0]]}
+
+
+def test_the_champion_is_the_best_on_the_same_data(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """A worse model must not be served because it is newer; one for other data must."""
+    example = encode_png(digits.images[0])
+
+    def champion_after(macro_f1: float, fingerprint: str) -> int:
+        with start_run(tracking, "champions", "run", {}) as run:
+            register(run, "some-ann", classifier, example, tags(macro_f1, fingerprint))
+        (found,) = [v for v in list_versions(tracking) if v.name == "some-ann" and v.champion]
+        return found.version
+
+    assert champion_after(0.9, "a") == 1
+    assert champion_after(0.8, "a") == 1
+    assert champion_after(0.95, "a") == 3
+    assert champion_after(0.5, "other data") == 4
+
+
+def test_a_registered_model_works_where_ray_is_never_imported(
+    tracking: Tracking, classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """It is served elsewhere: bytes in, label and probabilities out, and no pickle inside."""
+    with start_run(tracking, "served", "run", {}) as run:
+        register(run, "served-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+    image = tmp_path / "digit.png"
+    image.write_bytes(encode_png(digits.images[7]))
+    code = f"""
+import json, sys
+import mlflow, pandas as pd
+mlflow.set_tracking_uri({tracking.uri!r})
+model = mlflow.pyfunc.load_model("models:/served-ann@champion")
+row = model.predict(pd.DataFrame({{"image": [open({str(image)!r}, "rb").read()]}})).iloc[0]
+try:
+    model.predict(pd.DataFrame({{"image": [b"no picture"]}}))
+    refused = ""
+except Exception as error:
+    refused = str(error)
+print(json.dumps([row.to_dict(), "ray" in sys.modules, refused]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    row, ray_imported, refused = json.loads(ended.stdout.strip().splitlines()[-1])
+    (direct,) = classifier.predict([image.read_bytes()])
+
+    assert row["label"] == direct.label
+    assert row["probabilities"] == pytest.approx(direct.probabilities, abs=1e-5)
+    assert row["probability"] == pytest.approx(max(direct.probabilities.values()), abs=1e-5)
+    assert ray_imported is False
+    assert "row 0: not a picture" in refused
+    artifacts = fetch_classifier(tracking, "served-ann").parent.parent
+    suffixes = {path.suffix for path in artifacts.rglob("*") if path.is_file()}
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+    assert (artifacts / "artifacts" / "classifier" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("model", ["nobody", "served-ann/99", "served-ann@nobody", "a b/c@d"])
+def test_a_model_that_is_not_there_is_named(tracking: Tracking, model: str) -> None:
+    """With the way to see what is."""
+    with pytest.raises(TrackingError, match="no such model"):
+        fetch_classifier(tracking, model)
+
+
+def test_a_broken_database_is_an_error_for_people(tmp_path: Path) -> None:
+    """Not a traceback of three libraries."""
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database, but long enough to be read" * 50)
+
+    with pytest.raises(TrackingError, match="MLflow cannot use it"):
+        connect(TrackingConfig(), tmp_path, create=True)
+
+
+def test_a_deleted_experiment_is_not_written_to(tracking: Tracking) -> None:
+    """MLflow keeps its name and would refuse in ten lines."""
+    with start_run(tracking, "gone", "run", {}) as run:
+        experiment = tracking.client.get_run(run.id).info.experiment_id
+    tracking.client.delete_experiment(experiment)
+
+    with pytest.raises(TrackingError, match="was deleted"), start_run(tracking, "gone", "r", {}):
+        pass
+    with pytest.raises(MlflowException):
+        tracking.client.create_experiment("gone")

@@ -1,0 +1,143 @@
+"""What is served: the same after saving, refused when broken, equal to what was trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imgrec.classifier import Card, Classifier
+from imgrec.config import load_config
+from imgrec.data.decode import encode_png
+from imgrec.data.loader import Shard
+from imgrec.errors import ClassifierError, DecodeError
+from imgrec.evaluation.calibration import fit_temperature
+from imgrec.evaluation.scores import evaluate_classifier
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import evaluate, fit
+from pipelines.prepare import Prepared, prepare
+from tests.conftest import no_progress
+
+
+@pytest.fixture(scope="module", params=["ann", "cnn", "rnn", "transformer"])
+def fitted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Classifier, Prepared, dict[str, float]]:
+    """A briefly trained classifier, its data, and the scores that training gave it."""
+    storage = tmp_path_factory.mktemp("run")
+    small = ["train.epochs=2", "cnn.model.widths=[8, 16]", "train.precision='fp32'"]
+    config = load_config(None, [f"storage='{storage}'", f"archs=['{request.param}']", *small])
+    prepared = prepare(config, no_progress)
+    job = prepared.jobs[request.param]
+    learner = build_learner(job, torch.device("cpu"), Shard())
+    fit(learner, on_epoch=lambda _: None)
+    assert learner.best is not None
+    card = Card(
+        model=job.model,
+        image_shape=job.image_shape,
+        resize="fill",
+        max_pixels=1_000_000,
+        statistics=job.statistics,
+        class_names=prepared.store.class_names,
+    )
+    for module in (learner.model, learner.evaluated):
+        module.load_state_dict(learner.best.weights)
+    scores = evaluate(learner, prepared.store, prepared.splits.test).as_metrics("test")
+    return Classifier(card, learner.best.weights), prepared, scores
+
+
+Fitted = tuple[Classifier, Prepared, dict[str, float]]
+
+
+def test_the_served_scores_are_those_of_training(fitted: Fitted) -> None:
+    """One recipe and one model in both places: a difference would be a bug in one of them."""
+    classifier, prepared, scores = fitted
+    evaluation = evaluate_classifier(classifier, prepared.store, prepared.splits.test)
+
+    assert evaluation.scores.as_metrics("test") == pytest.approx(scores, abs=1e-5)
+    assert int(evaluation.confusion.sum()) == len(prepared.splits.test)
+
+
+def test_bytes_and_pixels_give_the_same_probabilities(fitted: Fitted) -> None:
+    """Serving decodes; training reads the store. Both must see the same picture."""
+    classifier, prepared, _ = fitted
+    pixels = prepared.store.images[:20]
+    predictions = classifier.predict([encode_png(image) for image in pixels])
+    direct = classifier.probabilities(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2))
+
+    for prediction, row in zip(predictions, direct, strict=True):
+        assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
+        assert prediction.probability == max(prediction.probabilities.values())
+        assert prediction.probabilities[prediction.label] == prediction.probability
+
+
+def test_saved_and_loaded_it_predicts_the_same_and_holds_no_pickle(
+    fitted: Fitted, tmp_path: Path
+) -> None:
+    """Two files, neither of which can run code."""
+    classifier, prepared, _ = fitted
+    classifier.with_temperature(1.7).save(tmp_path)
+    loaded = Classifier.load(tmp_path)
+    content = encode_png(prepared.store.images[0])
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "classifier.json",
+        "model.safetensors",
+    ]
+    assert loaded.card.temperature == 1.7
+    assert loaded.predict([content]) == classifier.with_temperature(1.7).predict([content])
+
+
+def test_no_pictures_give_no_predictions(fitted: Fitted) -> None:
+    """An empty request is not an error."""
+    assert fitted[0].predict([]) == []
+
+
+def test_what_is_no_picture_is_refused(fitted: Fitted) -> None:
+    """Never guessed."""
+    with pytest.raises(DecodeError, match="not a picture"):
+        fitted[0].predict([b"hello"])
+
+
+@pytest.mark.parametrize("damage", ["missing", "json", "format", "shape", "weights"])
+def test_a_broken_classifier_is_refused_in_one_line(
+    fitted: Fitted, tmp_path: Path, damage: str
+) -> None:
+    """Better no answer than one from half a model."""
+    fitted[0].save(tmp_path)
+    card, weights = tmp_path / "classifier.json", tmp_path / "model.safetensors"
+    content = json.loads(card.read_text(encoding="utf-8"))
+    match damage:
+        case "missing":
+            weights.unlink()
+        case "json":
+            card.write_text("{")
+        case "format":
+            card.write_text(json.dumps(content | {"format": 99}))
+        case "shape":
+            card.write_text(json.dumps(content | {"class_names": ["a", "b"]}))
+        case "weights":
+            weights.write_bytes(weights.read_bytes()[:200])
+
+    with pytest.raises(ClassifierError) as caught:
+        Classifier.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    """Logits blown up by 3 need a temperature of 3."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 4, (4000,))
+    logits = torch.randn(4000, 4)
+    logits[torch.arange(4000), labels] += 1.0
+    honest = fit_temperature(logits, labels)
+
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3 * honest, rel=0.01)
+
+
+def test_the_weights_on_disk_are_plain_tensors(fitted: Fitted, tmp_path: Path) -> None:
+    """Any tool that reads safetensors can look at them."""
+    fitted[0].save(tmp_path)
+
+    assert load_file(tmp_path / "model.safetensors").keys() == fitted[0].model.state_dict().keys()

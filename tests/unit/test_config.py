@@ -1,0 +1,132 @@
+"""Settings are checked once, and what is wrong is said in one line."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipelines
+from imgrec.config import ARCHS, Config, load_config
+from imgrec.errors import ConfigError
+
+DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.epocs=3", "train.epocs: no such setting; did you mean train.epochs?"),
+        ("epochs=3", "did you mean train.epochs?"),
+        ("cnn.widths=[3]", "did you mean cnn.model.widths?"),
+        ("foo.bar=1", "foo.bar: no such setting"),
+        ("train.epochs=ten", "train.epochs = 'ten': must be a valid integer"),
+        ("train.epochs=-1", "train.epochs = -1: must be greater than or equal to 0"),
+        ("train.epochs=true", "train.epochs = true: must be"),
+        ("archs=['cnnn']", "'ann', 'cnn', 'rnn' or 'transformer'"),
+        ("train=3", "train = 3: this is a section"),
+        ("train.epochs.more=3", "train.epochs"),
+        ("nonsense", "write key=value"),
+        ("=3", "write key=value"),
+        ("name=a b", "a name is 1 to 100 letters"),
+        ("data.image_size=4000", "at most 1024 pixels"),
+        ("data.test_fraction=0", "above 0"),
+        ("ann.train.momentum=0.5", "momentum has no effect with optimizer = 'adamw'"),
+        ("cnn.model.pretrained=true", "pretrained has no effect"),
+        ("rnn.model.patch_size=2", "patch_size has no effect"),
+        ("transformer.model.width=30", "width = 30 must be a multiple"),
+        ("cluster.use_gpu=maybe", "must be a valid boolean or must be 'auto'"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_rule_in_one_line(setting: str, said: str) -> None:
+    """A user must be able to cure it without reading code."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [setting])
+
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_any_text_after_set_is_a_setting_or_an_error_for_people(text: str) -> None:
+    """Nothing that is typed may end in a traceback."""
+    try:
+        config = load_config(None, [text])
+    except ConfigError:
+        return
+    assert isinstance(config, Config)
+
+
+def test_the_nearer_section_wins() -> None:
+    """Defaults, then the architecture's defaults, then [train], then [cnn.train]."""
+    config = load_config(None, ["train.epochs=7", "cnn.train.epochs=9"])
+    epochs = {branch.arch: branch.train.epochs for branch in config.branches}
+
+    assert epochs == {"ann": 7, "cnn": 9, "rnn": 7, "transformer": 7}
+
+
+def test_another_optimizer_brings_its_own_learning_rate() -> None:
+    """The cnn's default rate is one for Muon; with SGD it would be far from good."""
+    default, sgd = (
+        load_config(None, settings).branches[1].train
+        for settings in ([], ["train.optimizer='sgd'"])
+    )
+
+    assert default.optimizer == "muon"
+    assert (sgd.optimizer, sgd.learning_rate) == ("sgd", 0.05)
+
+
+def test_a_misspelt_key_of_an_untrained_architecture_is_refused_too() -> None:
+    """It would otherwise lie in wait for the day on which that architecture is trained."""
+    with pytest.raises(ConfigError, match=r"rnn\.model\.hiden"):
+        load_config(None, ["archs=['ann']", "rnn.model.hiden=3"])
+
+
+def test_the_bundled_digits_show_every_key_that_there_is() -> None:
+    """The file is the manual: a key that it does not mention does not exist for its readers."""
+    config = load_config(DIGITS)
+    lines = DIGITS.read_text(encoding="utf-8").splitlines()
+    # Comments hold keys at their defaults: with the marks gone, the file must still load.
+    shown = "\n".join(line.removeprefix("# ") if " = " in line else line for line in lines)
+    document = tomllib.loads(shown)
+
+    assert config.archs == ARCHS
+    for section in ("data", "preprocess", "train", "cluster", "tracking"):
+        fields = type(getattr(config, section, config.branches[0].train)).model_fields
+        if section == "preprocess":
+            fields = type(config.branches[0].preprocess).model_fields
+        assert set(document[section]) == set(fields), section
+
+
+def test_a_config_survives_json() -> None:
+    """It is logged as JSON, and read back where a model is looked into."""
+    config = load_config(DIGITS)
+
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"train = [", "not TOML"), (b"\xff\xfe", "UTF-8"), (None, "no such file")],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    """The path is what the user has to look at."""
+    path = tmp_path / "my.toml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_epochs_and_batch_size_follow_the_amount_of_data() -> None:
+    """0 means chosen: many passes over few pictures, few over many."""
+    train = load_config().branches[0].train
+    few, many = train.resolved(1_000), train.resolved(44_000)
+
+    assert (few.epochs, few.batch_size) == (40, 64)
+    assert (many.epochs, many.batch_size) == (11, 256)

@@ -1,0 +1,278 @@
+"""The loop: it learns, repeats itself bit for bit, resumes as if nothing had happened."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, log_loss, recall_score
+from torch import nn
+
+from imgrec.config import Arch, load_config
+from imgrec.data.loader import Shard
+from imgrec.data.store import Store
+from imgrec.errors import DivergedError
+from imgrec.training.checkpoint import load_state, save_state
+from imgrec.training.ema import MovingAverage
+from imgrec.training.learner import FitJob, Learner, best_of, build_learner
+from imgrec.training.loop import EpochReport, fit
+from imgrec.training.metrics import Meter
+from imgrec.training.optim import FlatMuon, build_optimizers, build_schedules
+from imgrec.training.precision import choose_precision
+from pipelines.prepare import prepare
+from tests.conftest import no_progress
+
+CPU = torch.device("cpu")
+SMALL = [
+    "ann.model.hidden=[32, 32]",
+    "cnn.model.widths=[8, 16]",
+    "rnn.model.hidden=16",
+    "transformer.model.width=16",
+    "transformer.model.depth=1",
+]
+ARCHS: list[Arch] = ["ann", "cnn", "rnn", "transformer"]
+
+
+def job_for(arch: Arch, storage: Path, *extra: str) -> FitJob:
+    config = load_config(None, [f"storage='{storage}'", "train.epochs=3", *SMALL, *extra])
+    return prepare(config, no_progress).jobs[arch]
+
+
+def trained(job: FitJob, stop_after: int | None = None, folder: Path | None = None) -> Learner:
+    """Fit; with stop_after, save to folder after that epoch and break off."""
+
+    class StoppedError(Exception):
+        pass
+
+    learner = build_learner(job, CPU, Shard())
+
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch == stop_after:
+            assert folder is not None
+            learner.save(folder)
+            raise StoppedError
+
+    try:
+        fit(learner, on_epoch=on_epoch)
+    except StoppedError:
+        learner = build_learner(job, CPU, Shard())
+        assert folder is not None
+        learner.restore(folder)
+        fit(learner, on_epoch=lambda _: None)
+    return learner
+
+
+def weights(learner: Learner) -> torch.Tensor:
+    return torch.cat([value.double().flatten() for value in learner.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(arch: Arch, tmp_path: Path) -> None:
+    """What cannot be repeated cannot be explained."""
+    job = job_for(arch, tmp_path)
+    first, second = trained(job), trained(job)
+    other = trained(replace(job, seed=1))
+
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(
+    arch: Arch, optimizer: str, tmp_path: Path
+) -> None:
+    """A crash must not change the result; dropout and augmentation included."""
+    job = job_for(arch, tmp_path, f"train.optimizer='{optimizer}'")
+    through = trained(job)
+    resumed = trained(job, stop_after=2, folder=tmp_path / "checkpoint")
+
+    assert torch.equal(weights(through), weights(resumed))
+    assert through.best is not None
+    assert resumed.best is not None
+    assert through.best.val == resumed.best.val
+    assert [m["train/loss"] for m in through.history] == [m["train/loss"] for m in resumed.history]
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch_with_its_score(tmp_path: Path) -> None:
+    """Not those of the last one."""
+    job = job_for("ann", tmp_path, "train.epochs=8", "train.learning_rate=0.02")
+    learner = trained(job)
+    scores = [(m["val/macro_f1"], -m["val/loss"]) for m in learner.history]
+    best = learner.best
+
+    assert best is not None
+    assert scores[best.epoch - 1] == max(scores)
+    assert best.val.macro_f1 == scores[best.epoch - 1][0]
+
+
+def test_a_loss_that_is_no_number_stops_the_fit_with_the_cure(tmp_path: Path) -> None:
+    """Hours of training on nan help nobody."""
+    job = job_for(
+        "ann",
+        tmp_path,
+        "train.optimizer='sgd'",
+        "train.learning_rate=10",
+        "train.weight_decay=1",
+        "train.max_grad_norm=0",
+        "train.epochs=40",
+        "train.warmup=0",
+    )
+    learner = build_learner(job, CPU, Shard())
+    nn.init.constant_(learner.model.head.weight, float("inf"))
+
+    with pytest.raises(DivergedError, match=r"epoch 1: lower ann\.train\.learning_rate \(now 10\)"):
+        fit(learner, on_epoch=lambda _: None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 50), st.integers(0, 2**31))
+def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -> None:
+    """Also where classes are missing from the labels, or never predicted."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, classes, generator=generator)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    meter = Meter(classes, CPU)
+    for part in range(0, count, 7):
+        meter.update(logits[part : part + 7], labels[part : part + 7])
+    scores = meter.scores()
+    predicted = logits.argmax(1)
+
+    assert scores.accuracy == pytest.approx((predicted == labels).float().mean().item())
+    assert scores.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    seen = labels.unique().numpy()
+    assert scores.balanced_accuracy == pytest.approx(
+        recall_score(labels, predicted, labels=seen, average="macro")
+    )
+    probabilities = logits.double().softmax(1).numpy()
+    assert scores.loss == pytest.approx(
+        log_loss(labels, probabilities, labels=range(classes)), rel=1e-5
+    )
+
+
+def test_muon_trains_convolutions_in_either_memory_format() -> None:
+    """Its matrices are views of the kernels: an update must arrive there."""
+    ends = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(4, 8, 3, bias=False).to(memory_format=memory_format)
+        before = layer.weight.detach().clone()
+        optimizer = FlatMuon([layer.weight], lr=0.1, weight_decay=0.0, momentum=0.9)
+        layer(torch.ones(2, 4, 5, 5)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert layer.weight.grad is None
+        assert not torch.equal(layer.weight, before)
+        ends.append(layer.weight.detach().contiguous())
+
+    # Newton-Schulz runs in bf16, so the order of columns shows in the last digits.
+    torch.testing.assert_close(ends[0], ends[1], atol=2e-3, rtol=0)
+
+
+def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
+    """The first and last layers, norms and biases are not what Muon was made for."""
+    job = job_for("transformer", tmp_path)
+    model = build_learner(job, CPU, Shard()).model
+    muon, adamw = build_optimizers(model, job.train)
+    inside = {id(source) for source in muon._sources}
+    names = {name for name, p in model.named_parameters() if id(p) in inside}
+    count = sum(len(group["params"]) for opt in (muon, adamw) for group in opt.param_groups)
+
+    assert names == {f"blocks.0.{n}.weight" for n in ("qkv", "out", "mlp.0", "mlp.2")}
+    assert count == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> None:
+    """They have no reason to be small."""
+    job = job_for("cnn", tmp_path, f"train.optimizer='{optimizer}'")
+    model = build_learner(job, CPU, Shard()).model
+    (built,) = build_optimizers(model, job.train)
+
+    for group in built.param_groups:
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_the_learning_rate_rises_peaks_and_ends_near_zero(decay: str) -> None:
+    """Per step, not per epoch."""
+    config = load_config(None, [f"train.decay='{decay}'", "train.warmup=0.2"]).branches[0].train
+    model = nn.Linear(2, 2)
+    optimizers = build_optimizers(model, config)
+    (schedule,) = build_schedules(optimizers, config, total_steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0] / config.learning_rate)
+        optimizers[0].step()
+        schedule.step()
+
+    assert rates[0] < 0.06
+    assert rates[20] == pytest.approx(1.0)
+    assert max(rates) == rates[20]
+    assert rates[-1] < 0.02
+
+
+def test_the_moving_average_starts_fast_and_counts_buffers() -> None:
+    """Early weights must not linger, and BatchNorm's statistics are part of the model."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = MovingAverage(model, decay=0.999)
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[1].running_mean):
+            tensor.fill_(5.0)
+    for _ in range(100):
+        average.update()
+
+    assert (average.model[0].weight - 5).abs().max() < 0.01
+    assert (average.model[1].running_mean - 5).abs().max() < 0.01
+
+
+def test_a_state_comes_back_as_it_was_without_pickle(tmp_path: Path) -> None:
+    """Keys that are numbers, None, tensors of any layout, two names for one memory."""
+    shared = torch.rand(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    state: dict[str, Any] = {
+        "a": {0: {"exp": shared, "n": 3}, 1: None},
+        "b": [shared, 1.5, "x", True],
+        "c": {},
+    }
+    save_state(tmp_path, state)
+    back = load_state(tmp_path)
+
+    assert torch.equal(back["a"][0]["exp"], shared)
+    assert back["a"][0]["n"] == 3
+    assert back["a"][1] is None
+    assert back["b"][1:] == [1.5, "x", True]
+    assert back["c"] == {}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+    with pytest.raises(TypeError, match="cannot hold"):
+        save_state(tmp_path, {"x": object()})
+
+
+def test_a_result_holds_the_best_weights_and_the_whole_history(tmp_path: Path) -> None:
+    """It is all that the driver gets to see."""
+    learner = trained(job_for("ann", tmp_path))
+    save_state(tmp_path / "result", learner.result())
+    state = load_state(tmp_path / "result")
+    best = best_of(state)
+
+    assert best is not None
+    assert best.weights.keys() == learner.model.state_dict().keys()
+    assert len(state["history"]) == 3
+
+
+@pytest.mark.parametrize("setting", ["bf16", "fp32"])
+def test_a_precision_that_is_set_is_obeyed(setting: Any) -> None:
+    """`auto` may choose; the user may know better."""
+    assert str(choose_precision(setting, "ann", CPU)) == setting
+
+
+def test_training_in_bf16_learns_too(tmp_path: Path, digits: Store) -> None:
+    """Half the bits, the same digits."""
+    job = job_for("cnn", tmp_path, "train.precision='bf16'", "train.epochs=15")
+    learner = trained(job)
+
+    assert learner.best is not None
+    assert learner.best.val.accuracy > 0.9
+    assert digits.class_names == tuple("0123456789")
