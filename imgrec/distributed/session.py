@@ -38,11 +38,14 @@ class Session:
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, log_file: Path) -> Iterator[Session]:
+def ray_session(
+    config: ClusterConfig, log_file: Path, *, cpus: int | None = None
+) -> Iterator[Session]:
     """Ray is up inside, and down (or left alone, if it was joined) after.
 
     Args:
         config: Names the cluster; without an address and RAY_ADDRESS a local Ray is started.
+        cpus: Cores of a local Ray; by default those of the machine.
         log_file: The logs of a local Ray's workers are appended to it at the end.
 
     Raises:
@@ -58,6 +61,7 @@ def ray_session(config: ClusterConfig, log_file: Path) -> Iterator[Session]:
         else:
             ray.init(
                 "local",
+                num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(temporary),

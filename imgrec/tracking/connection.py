@@ -15,6 +15,8 @@ from imgrec.config import TrackingConfig
 from imgrec.errors import TrackingError
 
 SQLITE = "sqlite:///"
+# What the user set. MLflow writes the variable too, whenever it is told where to go.
+URI_OF_ENVIRONMENT = os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class Tracking:
     client: MlflowClient
     artifacts: str
 
+    def use(self) -> None:
+        """Point MLflow's own functions here; they know one place at a time, for the process."""
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+
     @property
     def is_local(self) -> bool:
         """Whether it is a file of this machine."""
@@ -39,7 +46,7 @@ class Tracking:
 
 def tracking_uri(config: TrackingConfig, storage: Path) -> str:
     """The address that the settings, the environment, or the folder of the run give."""
-    if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI", ""):
+    if uri := config.uri or URI_OF_ENVIRONMENT:
         return uri
     return f"{SQLITE}{storage / 'mlflow.db'}"
 
@@ -70,8 +77,6 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
             f"(sqlite:////path/mlflow.db)"
         )
         raise TrackingError(msg)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     try:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)

@@ -75,6 +75,7 @@ def register(
         tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`.
     """
     client = run.tracking.client
+    run.tracking.use()
     with (
         tempfile.TemporaryDirectory(prefix="imgrec-") as temporary,
         mlflow.start_run(run_id=run.id),
@@ -143,8 +144,8 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         hint = f"there are {', '.join(known)}" if known else "none is registered yet"
         msg = f"{model}: no such model ({hint}); imgrec models lists them"
         raise TrackingError(msg) from error
-    source = f"models:/{name}/{found.version}"
-    folder = mlflow.artifacts.download_artifacts(source, tracking_uri=tracking.uri)
+    tracking.use()
+    folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}")
     return Path(folder) / "artifacts" / FOLDER
 
 

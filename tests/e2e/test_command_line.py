@@ -1,0 +1,301 @@
+"""The program as its users meet it: commands in a folder, then a served model asked over HTTP."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from imgrec.config import TrackingConfig
+from imgrec.tracking.connection import connect
+from tests.conftest import picture
+
+IMGREC = [sys.executable, "-m", "pipelines"]
+SMALL = """
+archs = ["ann", "cnn", "rnn", "transformer"]
+[preprocess]
+flip = false  # or left would be right
+erase = 0.0
+[train]
+epochs = 20
+batch_size = 16
+[ann.model]
+hidden = [32]
+[cnn.model]
+widths = [8, 16]
+[rnn.model]
+hidden = 16
+[transformer.model]
+width = 32
+depth = 1
+"""
+CLASSES = ("left", "middle", "right")
+
+
+def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*IMGREC, *words], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
+    """A server in the background, ready inside; stopped with all its children after."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    ) as process:
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+                    break
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.25)
+            yield
+        finally:
+            parent = psutil.Process(process.pid)
+            for child in [*parent.children(recursive=True), parent]:
+                child.kill()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A folder in which `imgrec run` was run on a person's pictures: folder, JSON, screen."""
+    folder = tmp_path_factory.mktemp("user")
+    for label, name in enumerate(CLASSES):
+        (folder / "my pictures" / name).mkdir(parents=True)
+        for index in range(60):
+            picture(label, index).save(folder / "my pictures" / name / f"{index}.png")
+    (folder / "my pictures" / "left" / "broken.png").write_bytes(b"\x89PNG and no more")
+    (folder / "small.toml").write_text(SMALL)
+    name = ("--name", "thirds")
+    ended = imgrec("run", "small.toml", "--data", "my pictures", *name, "--json", cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder, json.loads(ended.stdout), ended.stderr
+
+
+Finished = tuple[Path, dict[str, Any], str]
+
+
+def test_one_command_registers_four_models_that_learned(finished: Finished) -> None:
+    """The main job."""
+    folder, result, _ = finished
+    models = result["models"]
+
+    assert set(result) >= {"name", "tracking_uri", "run_id", "data", "models", "seconds"}
+    assert result["tracking_uri"] == f"sqlite:///{folder}/mlruns/mlflow.db"
+    assert result["data"]["class_names"] == list(CLASSES)
+    assert [result["data"][split] for split in ("train", "val", "test")] == [126, 18, 36]
+    assert result["data"]["quarantined"] == 1
+    assert {model["registered_model"] for model in models} == {
+        f"thirds-{arch}" for arch in ("ann", "cnn", "rnn", "transformer")
+    }
+    for model in models:
+        assert model["version"] == 1
+        assert model["test"]["accuracy"] > 0.8, model
+        assert set(model["test"]) == {"accuracy", "macro_f1", "balanced_accuracy", "log_loss"}
+        assert model["parameters"] > 100
+        assert model["images_per_second"] > 1
+    scores = [model["test"]["macro_f1"] for model in models]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_screen_shows_our_lines_and_nothing_of_ray_or_mlflow(finished: Finished) -> None:
+    """Their chatter is in the log file."""
+    folder, _, screen = finished
+
+    for line in screen.strip().splitlines():
+        assert line[:8].strip().replace(".", "").isdigit(), line
+        assert line[7:9] == "s ", line
+    assert "1 left out, listed in" in screen
+    assert len(list((folder / "mlruns" / "logs").glob("*.log"))) >= 1
+
+
+def test_mlflow_holds_everything_that_explains_the_models(finished: Finished) -> None:
+    """Whoever opens the UI sees settings, curves, pictures and what was left out."""
+    folder, result, _ = finished
+    tracking = connect(TrackingConfig(), folder / "mlruns", create=False)
+    client = tracking.client
+    parent = client.get_run(result["run_id"])
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    runs = client.search_runs([parent.info.experiment_id])
+
+    assert parent.info.status == "FINISHED"
+    assert files >= {"config.json", "data.json", "quarantine.csv", "leaderboard.json"}
+    assert parent.data.tags["data.fingerprint"] == result["data"]["fingerprint"]
+    assert len(runs) == 5
+    for model in result["models"]:
+        run = client.get_run(model["run_id"])
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "val/macro_f1")]
+        version = client.get_model_version_by_alias(model["registered_model"], "champion")
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert steps == list(range(1, 21))
+        assert run.data.metrics["test/accuracy"] == pytest.approx(model["test"]["accuracy"])
+        assert run.data.params["train.epochs"] == "20"
+        assert files >= {"confusion.png", "learning_curves.png", "per_class.json"}
+        assert version.run_id == model["run_id"]
+        assert float(version.tags["test/macro_f1"]) == pytest.approx(model["test"]["macro_f1"])
+
+
+def test_predict_and_models_use_the_registry(finished: Finished, tmp_path: Path) -> None:
+    """From the same folder, with nothing but names."""
+    folder, *_ = finished
+    picture(1, 999).save(tmp_path / "new picture.jpg", quality=95)
+    (tmp_path / "no.png").write_bytes(b"no")
+    new = str(tmp_path / "new picture.jpg")
+    ended = imgrec("predict", "thirds-cnn", new, new, "--json", cwd=folder)
+    listed = imgrec("models", "--json", cwd=folder)
+    refused = imgrec("predict", "thirds-cnn", new, str(tmp_path / "no.png"), cwd=folder)
+    unknown = imgrec("predict", "thirds-svm", new, cwd=folder)
+
+    predictions = json.loads(ended.stdout)["predictions"]
+    assert [found["label"] for found in predictions] == ["middle", "middle"]
+    assert sum(predictions[0]["probabilities"].values()) == pytest.approx(1)
+    assert {m["registered_model"] for m in json.loads(listed.stdout)["models"]} >= {"thirds-cnn"}
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"imgrec: {tmp_path}/no.png: not a picture")
+    assert unknown.returncode == 2
+    assert "thirds-svm: no such model (there are thirds-ann" in unknown.stderr
+
+
+def test_a_registered_model_answers_over_http(finished: Finished, tmp_path: Path) -> None:
+    """`mlflow models serve`, as anyone would who has never heard of imgrec."""
+    _, result, _ = finished
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m"]
+    command += ["models:/thirds-cnn@champion", "--env-manager", "local", "--port", str(port)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": result["tracking_uri"]}
+    picture(2, 999).save(tmp_path / "new.png")
+
+    def ask(content: bytes) -> tuple[int, Any]:
+        rows = [{"image": base64.b64encode(content).decode()}] * 3
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"dataframe_records": rows}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    with served(command, f"http://127.0.0.1:{port}/ping", cwd=tmp_path, env=environment):
+        status, answer = ask((tmp_path / "new.png").read_bytes())
+        bad_status, bad_answer = ask(b"no picture")
+
+    assert status == 200
+    assert [row["label"] for row in answer["predictions"]] == ["right"] * 3
+    assert set(answer["predictions"][0]["probabilities"]) == set(CLASSES)
+    assert bad_status == 400
+    assert "row 0: not a picture" in bad_answer["message"]
+
+
+def test_the_ui_opens_on_this_machine_only(finished: Finished) -> None:
+    """Loopback by default: the record may hold other people's pictures."""
+    folder, *_ = finished
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    command = [*IMGREC, "ui", "--port", str(port)]
+    with served(command, url, cwd=folder), urllib.request.urlopen(url, timeout=30) as page:
+        listening = {
+            connection.laddr.ip
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        }
+        assert page.status == 200
+        assert listening == {"127.0.0.1"}
+
+
+def test_a_tracking_server_holds_everything_including_the_artifacts(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """A team's MLflow: the run goes there, and nothing of it is recorded here."""
+    folder, *_ = finished
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with served(command, f"{uri}/health", cwd=tmp_path):
+        words = ["train", str(folder / "small.toml"), "--arch", "ann", "--json"]
+        words += ["--data", str(folder / "my pictures"), "--set", f"tracking.uri={uri}"]
+        ended = imgrec(*words, "--name", "team", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        guess = imgrec(
+            "predict",
+            "team-ann",
+            str(folder / "my pictures" / "left" / "0.png"),
+            "--json",
+            "--set",
+            f"tracking.uri={uri}",
+            cwd=tmp_path,
+        )
+
+    assert json.loads(ended.stdout)["tracking_uri"] == uri
+    assert json.loads(guess.stdout)["predictions"][0]["label"] == "left"
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert list((tmp_path / "artifacts").rglob("model.safetensors"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
+    finished: Finished, tmp_path: Path, how: signal.Signals
+) -> None:
+    """No process, no run that says RUNNING, no model half-registered."""
+    folder, *_ = finished
+    words = ["run", str(folder / "small.toml"), "--data", str(folder / "my pictures")]
+    words += ["--set", "train.epochs=9999", "--name", "long"]
+    process = subprocess.Popen(
+        [*IMGREC, *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a terminal gives it
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch" in line and "loss" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
+    else:
+        process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=60)
+    seconds = time.monotonic() - started
+    _, alive = psutil.wait_procs(children, timeout=5)
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    experiments = [e.experiment_id for e in tracking.client.search_experiments()]
+    runs = tracking.client.search_runs(experiments)
+
+    assert process.returncode == 130
+    assert stderr.strip().splitlines()[-1] == "imgrec: interrupted"
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert seconds < 15
+    assert alive == []
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 2
+    assert tracking.client.search_registered_models() == []

@@ -1,0 +1,237 @@
+"""The same loop on a real Ray with two cores: one or two workers, deaths, and errors."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from imgrec.config import ClusterConfig, load_config
+from imgrec.data.loader import Shard
+from imgrec.distributed.events import Progress, Started
+from imgrec.distributed.fit import Fitted, fit_on_workers
+from imgrec.distributed.session import Session, ray_session
+from imgrec.errors import ClusterError, DivergedError, TrainingError
+from imgrec.training.learner import FitJob, build_learner
+from imgrec.training.loop import EpochReport, fit
+from pipelines.prepare import prepare
+from tests.conftest import no_progress
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One local Ray for the module: two at once disturb each other."""
+    log_file = tmp_path_factory.mktemp("logs") / "ray.log"
+    with ray_session(ClusterConfig(), log_file, cpus=2) as up:
+        yield up
+
+
+def jobs_for(storage: Path, archs: str, *settings: str) -> dict[str, FitJob]:
+    small = ["train.epochs=3", "ann.model.hidden=[32]", "cnn.model.widths=[8, 16]"]
+    changes = [f"storage='{storage}'", f"archs={archs}", *small, *settings]
+    jobs = prepare(load_config(None, changes), no_progress).jobs
+    return {f"{arch}-{storage.name}": job for arch, job in jobs.items()}
+
+
+class Watched:
+    """Collects what the driver is told, and may do something about it."""
+
+    def __init__(self, react: Callable[[Progress], None] = lambda _: None) -> None:
+        self.epochs: dict[str, list[int]] = {}
+        self.starts: list[Started] = []
+        self._react = react
+
+    def __call__(self, name: str, event: Progress) -> None:
+        match event:
+            case Started():
+                self.starts.append(event)
+            case EpochReport(epoch=epoch):
+                self.epochs.setdefault(name, []).append(epoch)
+        self._react(event)
+
+
+def run(
+    session: Session, jobs: dict[str, FitJob], storage: Path, watched: Watched, **cluster: object
+) -> dict[str, Fitted | TrainingError]:
+    return dict(
+        fit_on_workers(
+            session, jobs, ClusterConfig(**cluster), storage=storage / "ray", on_event=watched
+        )
+    )
+
+
+def workers_of_ray() -> list[psutil.Process]:
+    """The processes that train at this moment."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+def test_a_worker_ends_with_the_weights_of_the_plain_loop_bit_for_bit(
+    session: Session, tmp_path: Path
+) -> None:
+    """Ray carries the loop; it must not change what it computes."""
+    jobs = jobs_for(tmp_path, "['ann', 'cnn']")
+    watched = Watched()
+    fitted = run(session, jobs, tmp_path, watched, cpus_per_worker=2)
+
+    for name, job in jobs.items():
+        torch.set_num_threads(2)
+        learner = build_learner(job, torch.device("cpu"), Shard())
+        fit(learner, on_epoch=lambda _: None)
+        outcome = fitted[name]
+        assert isinstance(outcome, Fitted)
+        assert learner.best is not None
+        assert outcome.best.val == learner.best.val
+        for key, value in learner.best.weights.items():
+            assert torch.equal(outcome.best.weights[key], value), key
+        assert watched.epochs[name] == [1, 2, 3]
+    assert list((tmp_path / "ray").iterdir()) == []  # nothing is left behind
+
+
+def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> None:
+    """The batch is divided, not multiplied, and the gradient is that of the whole batch.
+
+    Without augmentation and dropout, whose draws belong to a worker, and without BatchNorm, whose
+    statistics do, the two ways differ by rounding alone.
+    """
+    settings = [
+        "preprocess.augment='none'",
+        "train.precision='fp32'",
+        "train.batch_size=63",
+        "rnn.model.hidden=16",
+        "rnn.model.dropout=0",
+        "rnn.model.layers=1",
+    ]
+    jobs = jobs_for(tmp_path, "['rnn']", *settings)
+    (name,) = jobs
+    one, two = (
+        run(session, jobs, tmp_path / str(workers), Watched(), workers=workers, cpus_per_worker=1)
+        for workers in (1, 2)
+    )
+    alone, shared = one[name], two[name]
+
+    assert isinstance(alone, Fitted)
+    assert isinstance(shared, Fitted)
+    for first, second in zip(alone.history, shared.history, strict=True):
+        assert second["train/loss"] == pytest.approx(first["train/loss"], rel=1e-3)
+        # Every picture counts once: the accuracy is a whole number of the 180 of the split.
+        assert second["val/accuracy"] * 180 == pytest.approx(round(second["val/accuracy"] * 180))
+        assert second["val/loss"] == pytest.approx(first["val/loss"], rel=1e-3)
+
+
+def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path: Path) -> None:
+    """Their statistics are averaged, so that what is evaluated is one model."""
+    jobs = jobs_for(tmp_path, "['cnn']", "train.epochs=12")
+    (outcome,) = run(session, jobs, tmp_path, Watched(), workers=2).values()
+
+    assert isinstance(outcome, Fitted)
+    assert outcome.best.val.accuracy > 0.9
+
+
+def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(
+    session: Session, tmp_path: Path
+) -> None:
+    """Kill -9 in the second model: the first is not trained again, the second ends complete."""
+    jobs = jobs_for(tmp_path, "['ann', 'cnn']", "train.epochs=8")
+    ann, cnn = jobs
+    killed: list[int] = []
+
+    def kill_once(_: Progress) -> None:
+        in_second = len(watched.epochs.get(cnn, [])) >= 3
+        if in_second and not killed:
+            for process in workers_of_ray():
+                killed.append(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+
+    watched = Watched(kill_once)
+    fitted = run(session, jobs, tmp_path, watched, checkpoint_seconds=0, cpus_per_worker=2)
+    undisturbed = run(session, jobs, tmp_path / "again", Watched(), cpus_per_worker=2)
+
+    assert killed
+    assert watched.epochs == {ann: list(range(1, 9)), cnn: list(range(1, 9))}
+    assert len(watched.starts) == 3
+    assert watched.starts[2].epochs_done > 0
+    for name in jobs:
+        one, other = fitted[name], undisturbed[name]
+        assert isinstance(one, Fitted)
+        assert isinstance(other, Fitted)
+        assert len(one.history) == 8
+        assert one.best.val == other.best.val
+        for key, value in one.best.weights.items():
+            assert torch.equal(value, other.best.weights[key]), key
+    assert isinstance(fitted[cnn], Fitted)
+    assert fitted[cnn].restarts == 1
+
+
+def test_a_model_that_fails_does_not_stop_the_others(session: Session, tmp_path: Path) -> None:
+    """Its loss is no number; that is said at once, not after four tries."""
+    jobs = jobs_for(
+        tmp_path,
+        "['ann', 'cnn']",
+        "ann.train.optimizer='sgd'",
+        "ann.train.learning_rate=10",
+        "ann.train.weight_decay=1",
+        "ann.train.max_grad_norm=0",
+        "ann.train.warmup=0",
+        "ann.train.epochs=300",
+    )
+    ann, cnn = jobs
+    watched = Watched()
+    fitted = run(session, jobs, tmp_path, watched)
+
+    assert isinstance(fitted[ann], DivergedError)
+    assert "lower ann.train.learning_rate" in str(fitted[ann])
+    assert isinstance(fitted[cnn], Fitted)
+    assert len(watched.starts) == 2
+
+
+def test_a_bug_is_raised_once_with_its_traceback(session: Session, tmp_path: Path) -> None:
+    """To try it again would only repeat it, for half a minute."""
+    ((name, job),) = jobs_for(tmp_path, "['ann']").items()
+    for path in job.store.iterdir():
+        path.unlink()
+
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*FileNotFoundError"):
+        run(session, {name: job}, tmp_path, Watched())
+
+
+def test_workers_that_die_too_often_are_given_up_and_the_next_model_is_trained(
+    session: Session, tmp_path: Path
+) -> None:
+    """Out of memory at every try, say."""
+    jobs = jobs_for(tmp_path, "['cnn', 'ann']", "cnn.train.epochs=2000")
+    cnn, ann = jobs
+
+    def kill_always(event: Progress) -> None:
+        if isinstance(event, EpochReport) and event.epochs == 2000:
+            for process in workers_of_ray():
+                os.kill(process.pid, signal.SIGKILL)
+
+    fitted = run(session, jobs, tmp_path, Watched(kill_always), max_failures=0)
+
+    assert isinstance(fitted[cnn], TrainingError)
+    assert "workers died 1 times" in str(fitted[cnn])
+    assert isinstance(fitted[ann], Fitted)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        ({"workers": 3}, "needs 3 cores (1 each), and Ray has 2"),
+        ({"workers": 1, "cpus_per_worker": 3}, "needs 3 cores (3 each), and Ray has 2"),
+        ({"workers": 1, "use_gpu": True}, "needs as many GPUs, and Ray has 0"),
+    ],
+)
+def test_what_the_cluster_can_never_give_is_refused_with_the_numbers(
+    session: Session, tmp_path: Path, cluster: dict[str, object], said: str
+) -> None:
+    """Ray itself would wait for ever."""
+    with pytest.raises(ClusterError) as caught:
+        run(session, jobs_for(tmp_path, "['ann']"), tmp_path, Watched(), **cluster)
+
+    assert said in str(caught.value)
