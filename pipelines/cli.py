@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgrec.config import Config
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
+INTERRUPTED = 130
 app = typer.Typer(
     help="Train, compare, register and serve image recognizers.",
     no_args_is_help=True,
@@ -125,15 +126,10 @@ def main() -> NoReturn:
     """Run the command line; the exit status is 0, 1 our bug, 2 the user's mistake, 3 no model."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
+        # typer turns Ctrl-C into the status that a shell expects, and returns it.
+        status = app(standalone_mode=False) or 0
     except ImgrecError as error:
         _leave(str(error), error.exit_status)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except typer.Abort:
-        _leave("interrupted", 130)
     except Exception as error:
         # typer's own errors over the arguments have a status and a message for people.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -142,7 +138,9 @@ def main() -> NoReturn:
                 _leave(f"{message} See imgrec --help.", error.exit_code)
             sys.exit(error.exit_code)
         raise
-    sys.exit(0)
+    if status == INTERRUPTED:
+        _leave("interrupted", status)
+    sys.exit(status)
 
 
 def _run(config: "Config", *, as_json: bool, quiet: bool) -> None:

@@ -61,10 +61,11 @@ def record_branch(workflow: Run, config: Config, job: FitJob) -> Run:
     return branch
 
 
-def record_evaluation(run: Run, fitted: Fitted, evaluation: Evaluation) -> None:
+def record_evaluation(run: Run, name: str, fitted: Fitted, evaluation: Evaluation) -> None:
     """Scores as numbers, pictures and a table for each class."""
-    name = f"epoch {fitted.best.epoch} of {len(fitted.history)}"
-    title = f"Test: {evaluation.scores.accuracy:.1%} of {int(evaluation.confusion.sum()):,} right"
+    curves_title = f"{name}: epoch {fitted.best.epoch} of {len(fitted.history)} was kept"
+    images = int(evaluation.confusion.sum())
+    confusion_title = f"{name}: {evaluation.scores.accuracy:.1%} of {images:,} test pictures right"
     run.log_metrics(
         evaluation.scores.as_metrics("test")
         | fitted.best.val.as_metrics("best_val")
@@ -76,9 +77,12 @@ def record_evaluation(run: Run, fitted: Fitted, evaluation: Evaluation) -> None:
         },
         step=len(fitted.history),
     )
-    run.log_figure(learning_curves(fitted.history, fitted.best.epoch, name), "learning_curves.png")
     run.log_figure(
-        confusion_picture(evaluation.confusion, evaluation.class_names, title), "confusion.png"
+        learning_curves(fitted.history, fitted.best.epoch, curves_title), "learning_curves.png"
+    )
+    run.log_figure(
+        confusion_picture(evaluation.confusion, evaluation.class_names, confusion_title),
+        "confusion.png",
     )
     columns = ("class", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")

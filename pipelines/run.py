@@ -90,7 +90,7 @@ def _train_all(
         display.evaluating(arch)
         classifier = build_classifier(config, prepared, arch, outcome)
         evaluation = evaluate(classifier, prepared)
-        record_evaluation(runs[arch], outcome, evaluation)
+        record_evaluation(runs[arch], f"{config.name}-{arch}", outcome, evaluation)
         version = register_classifier(runs[arch], config, prepared, outcome, classifier, evaluation)
         runs[arch].end("FINISHED")
         models.append(TrainedModel.of(arch, version, outcome, classifier, evaluation))

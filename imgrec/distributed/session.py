@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ def ray_session(
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # A short path: the names of Unix sockets below it end at 107 characters.
     temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if temporary is None:
             _join(address, quiet)
@@ -67,6 +69,8 @@ def ray_session(
                 _temp_dir=str(temporary),
                 **quiet,
             )
+        # Ray took it over, and would end the process before our runs are marked as killed.
+        signal.signal(signal.SIGTERM, on_sigterm)
         resources = ray.cluster_resources()
         yield Session(
             cpus=int(resources.get("CPU", 0)),

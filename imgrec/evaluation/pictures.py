@@ -56,7 +56,10 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int, title:
     figure.suptitle(title, color=INK, x=0.01, ha="left", fontsize=12)
     left, right = figure.subplots(1, 2)
     lines = {
-        left: [("train/loss", "train, augmented", MUTED), ("val/loss", "validation", ACCENT)],
+        left: [
+            ("train/loss", "train, augmented and smoothed", MUTED),
+            ("val/loss", "validation", ACCENT),
+        ],
         right: [
             ("train/accuracy", "train accuracy, augmented", MUTED),
             ("val/macro_f1", "validation macro-F1", ACCENT),

@@ -98,7 +98,9 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     text = {key: str(value) for key, value in tags.items()}
-    made = client.create_model_version(name, logged.model_uri, run.id, tags=text)
+    made = client.create_model_version(
+        name, logged.model_uri, run.id, tags=text, model_id=logged.model_id
+    )
     champion = _champion(run.tracking, name)
     wins = champion is None or _is_better(text, champion.tags)
     if wins:
