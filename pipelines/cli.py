@@ -4,7 +4,6 @@ Nothing heavy is imported here: torch, ray and mlflow cost seconds, and `--help`
 """
 
 import json
-import re
 import signal
 import sys
 from pathlib import Path
@@ -175,23 +174,16 @@ def _load(
     from imgrec.config import load_config  # noqa: PLC0415
 
     changes = []
-    if data is not None and data != "digits":
-        changes.append(f"data.source={json.dumps(str(Path(data).expanduser().absolute()))}")
-        if path is None:
-            changes.append(f"name={json.dumps(_name_of(Path(data)))}")
-    elif path is None:
+    if data is not None:
+        source = data if data == "digits" else str(Path(data).expanduser().absolute())
+        changes.append(f"data.source={json.dumps(source)}")
+    if path is None and data in {None, "digits"}:
         path = DIGITS
     if name is not None:
         changes.append(f"name={json.dumps(name)}")
     if archs is not None:
         changes.append(f"archs={json.dumps(archs)}")
     return load_config(path, [*changes, *(settings or [])])
-
-
-def _name_of(folder: Path) -> str:
-    """The folder's own name, without what the name of a model must not hold."""
-    name = re.sub(r"[^\w.-]+", "-", folder.expanduser().absolute().name).strip("-.")
-    return name[:100] or "pictures"
 
 
 def print_json(content: dict[str, Any]) -> None:

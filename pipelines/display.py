@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -60,6 +60,7 @@ class Display:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._rows: dict[Arch, _Row] = {}
         self._status = ""
+        self._status_share: float | None = None
         self._started = time.monotonic()
         self._printed = 0.0
         self._live = (
@@ -89,10 +90,14 @@ class Display:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far reading or decoding is."""
+        text = f"{what} {done:,} of {total:,} pictures"
+        if self._live:
+            self._say(text, done / total)
+            return
         now = time.monotonic()
-        if self._live or done == total or now - self._printed > SECONDS_BETWEEN_LINES:
+        if done == total or now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
-            self._say(f"{what} {done:,} of {total:,} pictures")
+            self._line(text)
 
     def prepared(self, prepared: Prepared) -> None:
         """The data are known: say what was found, and what was chosen for the user."""
@@ -150,10 +155,10 @@ class Display:
         self._rows[arch].state = "failed"
         self._line(f"{arch}: failed: {error}")
 
-    def _say(self, status: str) -> None:
+    def _say(self, status: str, share: float | None = None) -> None:
         """What is going on right now: replaced on a terminal, a line elsewhere."""
         if self._live:
-            self._status = status
+            self._status, self._status_share = status, share
         else:
             self._line(status)
 
@@ -179,8 +184,16 @@ class Display:
         if any(row.state != "waiting" for row in self._rows.values()):
             grid.add_row(self._table())
         if self._status:
-            grid.add_row(Text(f"         {self._status} ...", style="cyan"))
+            grid.add_row(self._status_line())
         return grid
+
+    def _status_line(self) -> Table:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        cells: list[RenderableType] = [Text(f"         {self._status} ...", style="cyan")]
+        if self._status_share is not None:
+            cells.append(ProgressBar(total=1.0, completed=self._status_share, width=40))
+        line.add_row(*cells)
+        return line
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

@@ -5,11 +5,17 @@ import os
 import time
 from pathlib import Path
 
+from imgrec.errors import ConfigError
+
 
 def log_to_file(storage: Path) -> Path:
     """Send what this process logs, warnings included, to a new file below storage."""
     folder = storage / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"storage = {str(storage)!r}: cannot be written to ({error.strerror})"
+        raise ConfigError(msg) from error
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
@@ -36,7 +37,9 @@ def show_predictions(config: Config, model: str, files: list[Path], *, as_json: 
     for file, found in zip(files, predictions, strict=True):
         ranked = sorted(found.probabilities.items(), key=lambda item: -item[1])
         rest = ", ".join(f"{name} {share:.1%}" for name, share in ranked[1 : 1 + RUNNERS_UP])
-        table.add_row(str(file), found.label, f"{found.probability:.1%}", f"[dim]{rest}[/]")
+        table.add_row(
+            Text(str(file)), Text(found.label), f"{found.probability:.1%}", Text(rest, style="dim")
+        )
     Console(highlight=False).print(table)
 
 

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from imgrec.config import Arch, Branch, Config
 from imgrec.data.scan import Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
+from imgrec.models import build_model
 from imgrec.preprocess.augment import choose_augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, channel_statistics
 from imgrec.training.learner import FitJob
+from imgrec.training.optim import build_optimizers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,13 @@ class Prepared:
 
 
 def prepare(config: Config, progress: Progress) -> Prepared:
-    """Decode once, split, and settle whatever the settings leave to the data."""
+    """Decode once, split, and settle whatever the settings leave to the data.
+
+    Raises:
+        DataError: the pictures cannot be used as they are.
+        ConfigError: a model cannot be built as asked: said now, not by a worker after others have
+            been trained.
+    """
     store = prepare_store(config.data, Path(config.storage), progress=progress)
     splits = make_splits(store, config.data, config.seed)
     statistics = channel_statistics(store, splits.train)
@@ -36,6 +46,9 @@ def prepare(config: Config, progress: Progress) -> Prepared:
         branch.arch: _job(config, branch, store, len(splits.train), statistics)
         for branch in config.branches
     }
+    with torch.random.fork_rng(devices=[]):
+        for job in jobs.values():
+            build_optimizers(build_model(job.model, job.image_shape, job.num_classes), job.train)
     return Prepared(store, splits, jobs)
 
 

@@ -1,9 +1,11 @@
 """The end of a run, for people: the leaderboard and how to go on."""
 
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from imgrec.tracking.connection import SQLITE
 from pipelines.summary import Summary
@@ -19,14 +21,22 @@ def print_report(summary: Summary, log_file: Path) -> None:
     console.print()
     console.print(_leaderboard(summary))
     console.print()
-    for purpose, command in _next_commands(summary):
-        console.print(f"[dim]{purpose}[/]  {command}", soft_wrap=True)
-    console.print(f"[dim]log    [/]  {log_file}", soft_wrap=True)
+    for purpose, text in [*_next_commands(summary), ("log", str(log_file))]:
+        console.print(
+            Text(f"{purpose:9}", style="dim") + Text(text, style="not dim"), soft_wrap=True
+        )
 
 
 def _leaderboard(summary: Summary) -> Table:
-    title = f"[bold]{summary.name}[/]: {len(summary.models)} models in {summary.seconds:.0f} s"
-    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    title = f"{summary.name}: {len(summary.models)} models in {summary.seconds:.0f} s"
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+    )
     for column in (
         "model",
         "test accuracy",
@@ -51,18 +61,16 @@ def _leaderboard(summary: Summary) -> Table:
 
 
 def _next_commands(summary: Summary) -> list[tuple[str, str]]:
-    if not summary.models:
-        return [("look   ", "uv run imgrec ui")]
-    best = summary.models[0].registered_model
     local = Path("mlruns/mlflow.db").absolute()
-    where = (
-        ""
-        if summary.tracking_uri == f"{SQLITE}{local}"
-        else f" --set tracking.uri={summary.tracking_uri}"
-    )
+    elsewhere = summary.tracking_uri != f"{SQLITE}{local}"
+    where = f" --set tracking.uri={quote(summary.tracking_uri)}" if elsewhere else ""
+    look = ("look", f"uv run imgrec ui{where}")
+    if not summary.models:
+        return [look]
+    best = summary.models[0].registered_model
     serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"
     return [
-        ("look   ", f"uv run imgrec ui{where}"),
+        look,
         ("predict", f"uv run imgrec predict {best} FILE...{where}"),
-        ("serve  ", f"MLFLOW_TRACKING_URI={summary.tracking_uri} uv run {serve}"),
+        ("serve", f"MLFLOW_TRACKING_URI={quote(summary.tracking_uri)} uv run {serve}"),
     ]

@@ -1,5 +1,6 @@
 """The workflow: prepare, then fit, evaluate and register every architecture, then rank them."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -33,10 +34,16 @@ def run(config: Config, display: Display, log_file: Path) -> Summary:
     experiment = config.tracking.experiment or config.name
     with start_run(tracking, experiment, config.name, {"imgrec.kind": "workflow"}) as workflow:
         record_inputs(workflow, config, prepared)
+        checkpoints = Path(config.storage) / "ray" / workflow.id
         display.stage("ray")
-        with ray_session(config.cluster, log_file) as session:
-            display.stage("train")
-            models, failures = _train_all(config, prepared, session, workflow, display)
+        try:
+            with ray_session(config.cluster, log_file) as session:
+                display.stage("train")
+                models, failures = _train_all(
+                    config, prepared, session, checkpoints, workflow, display
+                )
+        finally:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         summary = Summary(
             name=config.name,
             tracking_uri=tracking.uri,
@@ -55,10 +62,15 @@ def run(config: Config, display: Display, log_file: Path) -> Summary:
 
 
 def _train_all(
-    config: Config, prepared: Prepared, session: Session, workflow: Run, display: Display
+    config: Config,
+    prepared: Prepared,
+    session: Session,
+    checkpoints: Path,
+    workflow: Run,
+    display: Display,
 ) -> tuple[list[TrainedModel], dict[Arch, str]]:
     """Every architecture, each registered as it ends; one that fails does not stop the others."""
-    arch_of = {f"{config.name}-{arch}-{workflow.id}": arch for arch in prepared.jobs}
+    arch_of = {f"{config.name}-{arch}": arch for arch in prepared.jobs}
     runs: dict[Arch, Run] = {}
 
     def on_event(name: str, event: Progress) -> None:
@@ -75,7 +87,7 @@ def _train_all(
         session,
         {name: prepared.jobs[arch] for name, arch in arch_of.items()},
         config.cluster,
-        storage=Path(config.storage) / "ray",
+        storage=checkpoints,
         on_event=on_event,
     )
     for name, outcome in fits:

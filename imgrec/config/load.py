@@ -1,6 +1,7 @@
 """TOML and `--set` to a checked `Config`."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,14 +61,21 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         _checked(section, name, tables.get(name, {}))
     # All four, trained or not: a misspelt key is wrong all the same.
     branches = {arch: _branch(arch, tables) for arch in ARCHS}
-    general = _checked(General, "", tables[""])
+    data = _checked(DataConfig, "data", tables.get("data", {}))
+    general = _checked(General, "", {"name": _name_of(data.source)} | tables[""])
     return Config(
         **dict(general),
-        data=DataConfig(**tables.get("data", {})),
+        data=data,
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),
         branches=tuple(branches[arch] for arch in general.archs),
     )
+
+
+def _name_of(source: str) -> str:
+    """The source's own name, without what the name of a model must not hold."""
+    name = re.sub(r"[^\w.-]+", "-", Path(source).expanduser().absolute().name).strip("-._")
+    return name[:100] or "pictures"
 
 
 def _branch(arch: Arch, tables: Mapping[str, dict[str, Any]]) -> Branch:
@@ -75,7 +83,7 @@ def _branch(arch: Arch, tables: Mapping[str, dict[str, Any]]) -> Branch:
     written = tables.get("train", {}) | tables.get(f"{arch}.train", {})
     defaults = TRAIN_DEFAULTS[arch]
     optimizer = written.get("optimizer", defaults["optimizer"])
-    if optimizer != defaults["optimizer"]:
+    if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
     preprocess = tables.get("preprocess", {}) | tables.get(f"{arch}.preprocess", {})

@@ -28,8 +28,9 @@ class DataConfig(Section):
     """Share of all pictures that chooses the best epoch, where the source has no split val."""
     test_fraction: Fraction = 0.2
     """Share of all pictures held out for the final score, where the source has no split test."""
-    max_pixels: Annotated[int, Field(ge=1, le=500_000_000)] = 50_000_000
-    """A picture with more pixels than this is not decoded but quarantined."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
+    """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
+    itself refuses."""
     decode_workers: NonNegative = 0
     """Processes that read and decode files; 0 means one a core."""
 
@@ -147,7 +148,8 @@ class ClusterConfig(Section):
     use_gpu: bool | Literal["auto"] = "auto"
     """One GPU for each worker; `auto` means if the cluster has that many."""
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often a model is taken up again from its last checkpoint after a worker died."""
+    """How often dead workers are replaced, to go on from the last checkpoint; counted over all
+    models that the same workers train one after the other."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 10.0
     """Least time between two checkpoints, which is what a crash can cost at most, plus one epoch.
     Each costs about 0.1 s, more than an epoch of the digits."""
@@ -181,8 +183,9 @@ class Branch(Section):
 class General(Section):
     """The keys that stand above all sections."""
 
-    name: str = "digits"
-    """Name of the run and first part of the names of its models: letters, digits, `-`, `_`, `.`."""
+    name: str
+    """Name of the run and first part of the names of its models: letters, digits, `-`, `_`, `.`.
+    Default: the name of the source, so that models of other pictures are other models."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of splits, initial weights, order and augmentation."""
     archs: Annotated[tuple[Arch, ...], Field(min_length=1, strict=False)] = ARCHS

@@ -41,7 +41,8 @@ def read_header(content: bytes | npt.NDArray[np.uint8], *, max_pixels: int) -> H
     """
     with _opened(content, max_pixels) as image:
         width, height = image.size
-        if _orientation(image) >= 5:
+        # Pillow gives the size of a TIFF as it will be turned, that of others as it is stored.
+        if _orientation(image) >= 5 and image.format != "TIFF":
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES)
 
@@ -164,7 +165,9 @@ def _from_deep_grey(image: Image.Image, mode: str) -> Image.Image:
         grey = values  # 32-bit files are also written for 8-bit values
     else:
         grey = values >> 8
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert(mode)
+    converted = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert(mode)
+    converted.info = image.info  # with the orientation in it
+    return converted
 
 
 def _reason(error: Exception) -> str:

@@ -101,9 +101,11 @@ def _look(sample: Sample, max_pixels: int) -> _Look:
 
 
 def refuse_lost_classes(samples: Sequence[Sample], rejected: Sequence[Rejected]) -> None:
-    """Stop where a class has pictures, but none that can be read."""
-    all_of = Counter(sample.label for sample in samples)
-    lost_of = Counter(reject.label for reject in rejected)
+    """Stop where a class has pictures to train on, but none of them can be read."""
+    trained = [sample for sample in samples if sample.split in {None, "train"}]
+    ids = {sample.id for sample in trained}
+    all_of = Counter(sample.label for sample in trained)
+    lost_of = Counter(reject.label for reject in rejected if reject.id in ids)
     for label, lost in lost_of.items():
         if lost == all_of[label]:
             reason = next(reject.reason for reject in rejected if reject.label == label)

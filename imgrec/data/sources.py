@@ -56,7 +56,12 @@ def list_samples(source: str) -> list[Sample]:
     if source == "digits":
         return _digits()
     refuse_missing(source)
-    samples = sorted(_folder(Path(source).expanduser().absolute()), key=lambda sample: sample.id)
+    try:
+        found = list(_folder(Path(source).expanduser().absolute()))
+    except OSError as error:
+        msg = f"{error.filename}: {error.strerror}"
+        raise DataError(msg) from error
+    samples = sorted(found, key=lambda sample: sample.id)
     _refuse_useless(source, samples)
     return samples
 
@@ -83,10 +88,13 @@ def refuse_missing(source: str) -> None:
         DataError: a folder that does not exist, or is a file.
     """
     folder = Path(source).expanduser().absolute()
-    if source == "digits" or folder.is_dir():
-        return
-    what = "a file; give the folder that holds the class folders"
-    msg = f"{folder}: {what if folder.exists() else 'no such folder'}"
+    try:
+        if source == "digits" or folder.is_dir():
+            return
+        what = "a file; give the folder that holds the class folders"
+        msg = f"{folder}: {what if folder.exists() else 'no such folder'}"
+    except OSError as error:
+        msg = f"{folder}: {error.strerror}"
     raise DataError(msg)
 
 
@@ -95,21 +103,32 @@ def _folder(folder: Path) -> Iterator[Sample]:
     if not children:
         msg = f"{folder}: no class folder in it; put the pictures of each class in one of its own"
         raise DataError(msg)
-    splits = {child: SPLIT_FOLDERS.get(child.name.lower()) for child in children}
     # A class may be called "train" (the railway): split folders hold nothing but class folders.
-    if all(splits.values()) and all(_subfolders(child) for child in children):
-        if "train" not in splits.values():
-            msg = f"{folder}: has {', '.join(c.name for c in children)} but no train folder"
+    splits = {child: SPLIT_FOLDERS.get(child.name.lower()) for child in children}
+    splits = {child: split for child, split in splits.items() if split and _subfolders(child)}
+    if "train" in splits.values():
+        if strangers := [child.name for child in children if child not in splits]:
+            msg = (
+                f"{folder}: {strangers[0]} beside train is neither val nor test; rename or move it"
+            )
             raise DataError(msg)
         for child, split in splits.items():
             for class_folder in _subfolders(child):
                 yield from _class_samples(folder, class_folder, split)
+    elif len(splits) == len(children):
+        msg = f"{folder}: has {', '.join(child.name for child in children)} but no train folder"
+        raise DataError(msg)
     else:
         for class_folder in children:
             yield from _class_samples(folder, class_folder, None)
 
 
 def _class_samples(root: Path, class_folder: Path, split: Split | None) -> Iterator[Sample]:
+    try:
+        class_folder.name.encode()
+    except UnicodeEncodeError:
+        msg = f"{str(class_folder)!a}: the name of a class must be text in UTF-8; rename it"
+        raise DataError(msg) from None
     empty = True
     for path in _files_below(class_folder):
         empty = False

@@ -7,7 +7,7 @@ and not once a model. There are as many lanes as the cluster has room for.
 
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
-from imgrec.distributed.session import Session
+from imgrec.distributed.session import Node, Session
 from imgrec.distributed.worker import Errand, work
 from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
@@ -69,10 +69,10 @@ def fit_on_workers(
 
     Args:
         session: A Ray that is up.
-        jobs: What to train, by names unique to each job: Ray continues what has the same name,
-            whatever its settings.
+        jobs: What to train, by name.
         cluster: How many workers, and with what.
-        storage: Folder for checkpoints, seen by every node; what is written there is removed.
+        storage: Folder for checkpoints, seen by every node and this call's own: Ray continues what
+            it finds there, whatever its settings.
         on_event: Told in this process how each model goes; every epoch once.
 
     Yields:
@@ -83,11 +83,8 @@ def fit_on_workers(
         ClusterError: the cluster can never give what is asked for; nothing was started.
         ConfigError: an architecture cannot be built as asked.
     """
-    scaling = _scaling(session, jobs.values(), cluster)
-    cpus = int(scaling.resources_per_worker["CPU"])
-    room = session.cpus // (cpus * cluster.workers)
-    if scaling.use_gpu:
-        room = min(room, session.gpus // cluster.workers)
+    demand = plan_demand(session.nodes, cluster)
+    _refuse_small_batches(jobs.values(), cluster.workers)
     names = list(jobs)
 
     def start(chosen: list[str]) -> _Lane:
@@ -95,14 +92,14 @@ def fit_on_workers(
         errand = Errand(
             lane=lane,
             jobs={name: jobs[name] for name in chosen},
-            threads=cpus,
+            threads=demand.cpus,
             checkpoint_seconds=cluster.checkpoint_seconds,
             results=storage / lane / "results",
             mailbox=session.mailbox,
         )
-        return _Lane(errand, _trainer(errand, scaling, cluster, storage), on_event)
+        return _Lane(errand, _trainer(errand, demand, cluster, storage), on_event)
 
-    lanes = [start(names[first::room]) for first in range(min(room, len(names)))]
+    lanes = [start(names[first :: demand.room]) for first in range(min(demand.room, len(names)))]
     while lanes:
         for lane in list(lanes):
             lane.thread.join(POLL_SECONDS / len(lanes))
@@ -116,20 +113,56 @@ def fit_on_workers(
                     lanes.append(start(lane.waiting))
 
 
-def _scaling(session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig) -> ScalingConfig:
-    """Resources for every worker, refused at once if the cluster can never give them."""
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What each worker holds, and how many lanes of workers the cluster has room for."""
+
+    workers: int
+    cpus: int
+    use_gpu: bool
+    room: int
+
+
+def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
+    """Resources for every worker, by arithmetic before anything starts.
+
+    A worker runs on one node, so what counts is how many fit into each. With cpus_per_worker = 0 a
+    worker gets its share of the cores of a GPU node, or, without GPUs, as many cores as still leave
+    every worker a place.
+
+    Raises:
+        ClusterError: the cluster can never give what is asked for; Ray would wait for ever.
+    """
     workers = cluster.workers
-    use_gpu = session.gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
-    if use_gpu and session.gpus < workers:
-        msg = f"cluster.workers = {workers}: needs as many GPUs, and Ray has {session.gpus}"
+    gpus = sum(node.gpus for node in nodes)
+    use_gpu = gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
+    if use_gpu and gpus < workers:
+        msg = f"cluster.workers = {workers}: needs as many GPUs, and Ray has {gpus}"
         raise ClusterError(msg)
-    cpus = cluster.cpus_per_worker or max(1, session.cpus // workers)
-    if cpus * workers > session.cpus:
+
+    def places(cpus: int) -> int:
+        return sum(
+            min(node.cpus // cpus, node.gpus) if use_gpu else node.cpus // cpus for node in nodes
+        )
+
+    if cluster.cpus_per_worker:
+        cpus = cluster.cpus_per_worker
+    elif use_gpu:
+        cpus = max(1, min(node.cpus // node.gpus for node in nodes if node.gpus))
+    else:
+        most = max((node.cpus for node in nodes), default=1)
+        cpus = next((cpus for cpus in range(most, 1, -1) if places(cpus) >= workers), 1)
+    if places(cpus) < workers:
+        have = ", ".join(str(node.cpus) for node in nodes)
         msg = (
-            f"cluster.workers = {workers}: needs {cpus * workers} cores "
-            f"({cpus} each), and Ray has {session.cpus}"
+            f"cluster.workers = {workers}: needs {workers} times {cpus} cores, each on one node, "
+            f"and the nodes of Ray have {have}"
         )
         raise ClusterError(msg)
+    return Demand(workers, cpus, use_gpu, places(cpus) // workers)
+
+
+def _refuse_small_batches(jobs: Iterable[FitJob], workers: int) -> None:
     batch_size = min(job.train.batch_size for job in jobs)
     if batch_size < 2 * workers:
         msg = (
@@ -137,16 +170,17 @@ def _scaling(session: Session, jobs: Iterable[FitJob], cluster: ClusterConfig) -
             f"2 pictures; raise train.batch_size"
         )
         raise ClusterError(msg)
-    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus})
 
 
-def _trainer(
-    errand: Errand, scaling: ScalingConfig, cluster: ClusterConfig, storage: Path
-) -> TorchTrainer:
+def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Path) -> TorchTrainer:
     return TorchTrainer(
         work,
         train_loop_config={"errand": errand},
-        scaling_config=scaling,
+        scaling_config=ScalingConfig(
+            num_workers=demand.workers,
+            use_gpu=demand.use_gpu,
+            resources_per_worker={"CPU": demand.cpus},
+        ),
         run_config=RunConfig(
             name=errand.lane,
             storage_path=str(storage),
@@ -164,6 +198,7 @@ class _Lane:
         self, errand: Errand, trainer: TorchTrainer, on_event: Callable[[str, Progress], None]
     ) -> None:
         self.errand = errand
+        self._max_failures = trainer.run_config.failure_config.max_failures
         self.waiting = list(errand.jobs)  # the names that have not ended yet
         self._mailbox: Mailbox = errand.mailbox
         self._on_event = on_event
@@ -203,11 +238,13 @@ class _Lane:
     def end(self) -> Iterator[Outcome]:
         """After the last event: the model that the lane broke off at has failed."""
         if isinstance(self._outcome, ray.train.TrainingFailedError):
+            if not self.waiting:
+                return  # a worker died after the last model was delivered: nothing is lost
             name = self.waiting.pop(0)
             reason = " ".join(str(self._outcome).split())[:300]
             message = (
-                f"its workers died {max(1, len(self._starts[name]))} times, more often than "
-                f"cluster.max_failures allows; the log file says more ({reason})"
+                f"workers died more often than cluster.max_failures = {self._max_failures} "
+                f"allows; the log file says more ({reason})"
             )
             yield name, TrainingError(message)
         elif self._outcome is not None:

@@ -24,17 +24,23 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A Ray that is up.
 
     Attributes:
-        cpus: Cores of the whole cluster.
-        gpus: GPUs of the whole cluster.
+        nodes: Cores and GPUs of every node.
         mailbox: Where workers put what the driver is to know.
     """
 
-    cpus: int
-    gpus: int
+    nodes: tuple[Node, ...]
     mailbox: Mailbox
 
 
@@ -71,12 +77,9 @@ def ray_session(
             )
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
-        resources = ray.cluster_resources()
-        yield Session(
-            cpus=int(resources.get("CPU", 0)),
-            gpus=int(resources.get("GPU", 0)),
-            mailbox=Mailbox.start(),
-        )
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = tuple(Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in resources)
+        yield Session(nodes, Mailbox.start())
     finally:
         ray.shutdown()
         if temporary is not None:

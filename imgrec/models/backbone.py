@@ -59,9 +59,14 @@ def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
     builder = models.get_model_builder(config.backbone)
     options: dict[str, Any] = {}
     if config.backbone in {"googlenet", "inception_v3"}:
+        if config.pretrained:
+            # Their weights come with a normalization of the input of their own, inside the network.
+            msg = (
+                f"cnn.model.pretrained = true: not with {config.backbone}; choose another backbone"
+            )
+            raise ConfigError(msg)
         options["aux_logits"] = False  # a second output, which only their own training uses
-        if not config.pretrained:
-            options["init_weights"] = True
+        options["init_weights"] = True
     if not config.pretrained and image_shape[0] == image_shape[1]:
         # Networks that are built for one size: ViT by option, MaxViT by argument.
         if config.backbone.startswith("vit_"):

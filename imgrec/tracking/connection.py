@@ -1,12 +1,16 @@
 """To MLflow: an SQLite file that needs no service, or a tracking server."""
 
+import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -37,6 +41,15 @@ class Tracking:
         """Point MLflow's own functions here; they know one place at a time, for the process."""
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """What MLflow refuses, or does not answer to, inside is a TrackingError."""
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, requests.RequestException) as error:
+            msg = f"MLflow at {self.uri}: {_first_line(error)}"
+            raise TrackingError(msg) from error
 
     @property
     def is_local(self) -> bool:
@@ -70,7 +83,11 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
         if not file.exists() and not create:
             msg = f"{file}: nothing has been recorded there yet; start with imgrec run"
             raise TrackingError(msg)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"tracking.uri = {uri!r}: {file.parent} cannot be made ({error.strerror})"
+            raise TrackingError(msg) from error
     elif "://" not in uri:
         msg = (
             f"tracking.uri = {uri!r}: neither a server (http://...) nor a database "
@@ -118,7 +135,7 @@ def _refuse_silence(uri: str, timeout_seconds: int) -> None:
         if error.code in {401, 403, 404}:
             return  # it answers; MLflow's own call says what is wrong
         reason = f"HTTP {error.code}"
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = str(getattr(error, "reason", error))
     msg = f"tracking.uri = {uri!r}: no MLflow server answers there ({reason}); start it or unset it"
     raise TrackingError(msg)

@@ -16,6 +16,7 @@ from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
 import imgrec
 from imgrec.classifier import Classifier
+from imgrec.config import CnnConfig
 from imgrec.errors import TrackingError
 from imgrec.tracking import served_model
 from imgrec.tracking.connection import Tracking
@@ -77,6 +78,7 @@ def register(
     client = run.tracking.client
     run.tracking.use()
     with (
+        run.tracking.answering(),
         tempfile.TemporaryDirectory(prefix="imgrec-") as temporary,
         mlflow.start_run(run_id=run.id),
     ):
@@ -90,21 +92,22 @@ def register(
             code_paths=[str(Path(imgrec.__file__).parent)],
             signature=SIGNATURE,
             input_example=pd.DataFrame({"image": [example]}),
-            pip_requirements=[f"{package}=={version(package)}" for package in SERVING_NEEDS],
+            pip_requirements=_requirements(classifier),
         )
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     text = {key: str(value) for key, value in tags.items()}
-    made = client.create_model_version(
-        name, logged.model_uri, run.id, tags=text, model_id=logged.model_id
-    )
-    champion = _champion(run.tracking, name)
-    wins = champion is None or _is_better(text, champion.tags)
-    if wins:
-        client.set_registered_model_alias(name, CHAMPION, made.version)
+    with run.tracking.answering():
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = client.create_model_version(
+            name, logged.model_uri, run.id, tags=text, model_id=logged.model_id
+        )
+        champion = _champion(run.tracking, name)
+        wins = champion is None or _is_better(text, champion.tags)
+        if wins:
+            client.set_registered_model_alias(name, CHAMPION, made.version)
     return RegisteredVersion(name, int(made.version), wins, run.id, text)
 
 
@@ -149,6 +152,13 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
     tracking.use()
     folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}")
     return Path(folder) / "artifacts" / FOLDER
+
+
+def _requirements(classifier: Classifier) -> list[str]:
+    needs = list(SERVING_NEEDS)
+    if isinstance(classifier.card.model, CnnConfig) and classifier.card.model.backbone != "compact":
+        needs.append("torchvision")
+    return [f"{package}=={version(package)}" for package in needs]
 
 
 def _champion(tracking: Tracking, name: str) -> ModelVersion | None:

@@ -95,7 +95,7 @@ class Learner:
         """Give all workers the mean of their BatchNorm statistics; each saw other pictures."""
         if not dist.is_initialized():
             return
-        for module in {self.model, self.evaluated}:
+        for module in dict.fromkeys((self.model, self.evaluated)):  # the same order on all
             for buffer in module.buffers():
                 if buffer.is_floating_point():
                     dist.all_reduce(buffer)
@@ -188,7 +188,7 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         job=job,
         shard=shard,
         device=device,
-        precision=choose_precision(job.train.precision, arch, device),
+        precision=choose_precision(job.train.precision, arch, device, job.store.parent),
         model=model,
         parallel=parallel,
         recipe=Recipe(job.statistics, job.augmentation).to(device),

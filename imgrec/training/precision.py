@@ -1,9 +1,14 @@
 """Which arithmetic a training step uses, and how tensors are laid out for it."""
 
+import contextlib
+import hashlib
 import math
+import os
+import platform
 import time
+import uuid
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,7 +36,7 @@ class Precision:
 
 
 def choose_precision(
-    setting: Literal["auto", "bf16", "fp32"], arch: Arch, device: torch.device
+    setting: Literal["auto", "bf16", "fp32"], arch: Arch, device: torch.device, memory: Path
 ) -> Precision:
     """The setting, with `auto` decided by what this device computes faster.
 
@@ -39,12 +44,19 @@ def choose_precision(
     BF16 made a cnn step 2 to 6 times faster on a Zen 5, and slower on a Xeon that has it too
     (docs/log.md). So a CPU is measured, for the cnn and the transformer; the rnn and the ann lost
     on both.
+
+    Args:
+        setting: `train.precision`.
+        arch: What is trained.
+        device: Where.
+        memory: Folder in which the verdict on this kind of CPU is kept. All workers, and all later
+            runs, go by the first one: otherwise a busy moment could change what a seed comes to.
     """
     match setting, device.type:
         case "auto", "cuda":
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         case "auto", "cpu":
-            bf16 = arch in {"cnn", "transformer"} and _cpu_gains_from_bf16()
+            bf16 = arch in {"cnn", "transformer"} and _remembered_verdict(memory)
         case _:
             bf16 = setting == "bf16"
     return Precision(device, bf16)
@@ -59,7 +71,26 @@ def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
     return module.to(memory_format=torch.channels_last) if arch == "cnn" else module  # type: ignore[call-overload]
 
 
-@cache
+def _remembered_verdict(memory: Path) -> bool:
+    digest = hashlib.sha256(_cpu_name().encode()).hexdigest()[:12]
+    verdict = memory / f"bf16-{digest}.txt"
+    if not verdict.exists():
+        draft = memory / f"{verdict.name}.{uuid.uuid4().hex}"
+        draft.write_text("yes" if _cpu_gains_from_bf16() else "no", encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, verdict)  # whole or not at all, and the first worker's stays
+        draft.unlink()
+    return verdict.read_text(encoding="utf-8") == "yes"
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
 def _cpu_gains_from_bf16() -> bool:
     """Whether a convolution's forward and backward pass are clearly faster in bf16, on this CPU.
 

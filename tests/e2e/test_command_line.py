@@ -71,9 +71,9 @@ def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
                 time.sleep(0.25)
             yield
         finally:
-            parent = psutil.Process(process.pid)
-            for child in [*parent.children(recursive=True), parent]:
-                with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for child in [*parent.children(recursive=True), parent]:
                     child.kill()
 
 
@@ -184,7 +184,9 @@ def test_a_registered_model_answers_over_http(finished: Finished, tmp_path: Path
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m"]
     command += ["models:/thirds-cnn@champion", "--env-manager", "local", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": result["tracking_uri"]}
+    # As under `uv run`: MLflow looks for uvicorn on the path.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": result["tracking_uri"], "PATH": path}
     picture(2, 999).save(tmp_path / "new.png")
 
     def ask(content: bytes) -> tuple[int, Any]:

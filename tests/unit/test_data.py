@@ -210,6 +210,35 @@ def test_a_class_that_only_test_has_is_an_error(make_folder: MakeFolder) -> None
         list_samples(str(root))
 
 
+def test_a_folder_beside_train_that_is_no_split_is_an_error(make_folder: MakeFolder) -> None:
+    """Otherwise train, dev and test would become the classes."""
+    root = with_splits(make_folder, "train", "dev", "test")
+
+    with pytest.raises(DataError, match="dev beside train is neither val nor test"):
+        list_samples(str(root))
+
+
+def test_a_class_that_is_readable_in_test_alone_stops_the_run(
+    make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    """The model would have a class that it never saw."""
+    root = with_splits(make_folder, "train", "test")
+    for path in (root / "train" / "left").iterdir():
+        path.write_bytes(b"git-lfs pointer")
+
+    with pytest.raises(DataError, match="class left: every one of its 20 files is unreadable"):
+        prepared(root, tmp_path)
+
+
+def test_a_class_name_that_is_no_text_is_refused(make_folder: MakeFolder) -> None:
+    """It could not be written into a model, which is known only after training."""
+    folder = make_folder()
+    (folder / "left").rename(os.fsdecode(bytes(folder) + b"/\xff\xfe"))
+
+    with pytest.raises(DataError, match="must be text in UTF-8"):
+        list_samples(str(folder))
+
+
 def test_a_class_may_be_called_train(make_folder: MakeFolder) -> None:
     """Among cars and planes a train is a train."""
     samples = list_samples(str(make_folder(classes=("car", "plane", "train"))))

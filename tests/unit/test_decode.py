@@ -64,7 +64,8 @@ def test_what_is_transparent_becomes_white() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed(orientation: int) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "deep PNG"])
+def test_exif_orientation_is_obeyed(orientation: int, kind: str) -> None:
     """Phones store pictures lying on their side and say so."""
     upright = np.zeros((8, 16, 3), dtype=np.uint8)
     upright[:2, :4] = 255  # a mark in the upper left corner
@@ -83,7 +84,9 @@ def test_exif_orientation_is_obeyed(orientation: int) -> None:
         stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(stored, "PNG", exif=exif)
+    if kind == "deep PNG":
+        stored = Image.fromarray(np.asarray(stored.convert("L")).astype(np.uint16) * 257)
+    content = encoded(stored, kind.removeprefix("deep "), exif=exif)
 
     header = read_header(content, max_pixels=MAX_PIXELS)
     assert (header.height, header.width) == (8, 16)

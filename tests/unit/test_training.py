@@ -263,9 +263,19 @@ def test_a_result_holds_the_best_weights_and_the_whole_history(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("setting", ["bf16", "fp32"])
-def test_a_precision_that_is_set_is_obeyed(setting: Any) -> None:
+def test_a_precision_that_is_set_is_obeyed(setting: Any, tmp_path: Path) -> None:
     """`auto` may choose; the user may know better."""
-    assert str(choose_precision(setting, "ann", CPU)) == setting
+    assert str(choose_precision(setting, "ann", CPU, tmp_path)) == setting
+
+
+def test_the_first_verdict_on_a_cpu_stays(tmp_path: Path) -> None:
+    """Measured again in a busy moment it could differ, and with it the weights of a seed."""
+    first = choose_precision("auto", "cnn", CPU, tmp_path)
+    for verdict in tmp_path.glob("bf16-*.txt"):
+        verdict.write_text("no" if first.bf16 else "yes")
+
+    assert choose_precision("auto", "cnn", CPU, tmp_path).bf16 is not first.bf16
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_training_in_bf16_learns_too(tmp_path: Path, digits: Store) -> None:
