@@ -260,6 +260,41 @@ def test_a_tracking_server_holds_everything_including_the_artifacts(
     assert list((tmp_path / "artifacts").rglob("model.safetensors"))
 
 
+def test_a_killed_worker_costs_no_epoch_and_no_model(finished: Finished, tmp_path: Path) -> None:
+    """Kill -9, as the kernel does when memory runs out: every epoch is there once."""
+    folder, *_ = finished
+    words = ["train", str(folder / "small.toml"), "--arch", "ann", "--name", "killed", "--json"]
+    words += ["--data", str(folder / "my pictures"), "--set", "train.epochs=400"]
+    with subprocess.Popen(
+        [*IMGREC, *words, "--set", "cluster.checkpoint_seconds=1"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loss" in line:
+                break
+        workers = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "RayTrainWorker" in " ".join(child.cmdline())
+        ]
+        for worker in workers:
+            worker.kill()
+        stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    (model,) = json.loads(stdout)["models"]
+    client = connect(TrackingConfig(), tmp_path / "mlruns", create=False).client
+    steps = [m.step for m in client.get_metric_history(model["run_id"], "val/macro_f1")]
+
+    assert len(workers) == 1
+    assert "a worker died; going on from epoch" in stderr
+    assert steps == list(range(1, 401))
+    assert model["registered_model"] == "killed-ann"
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
     finished: Finished, tmp_path: Path, how: signal.Signals
