@@ -26,7 +26,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far the epoch is; sent every half second at most."""
+    """How far the epoch is; sent once a second at most."""
 
     epoch: int
     step: int

@@ -25,7 +25,7 @@ from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, FitJob, best_of
 from imgrec.training.loop import EpochReport
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)

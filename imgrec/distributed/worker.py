@@ -23,7 +23,7 @@ from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 1.0
 NAME = "name.txt"
 
 
