@@ -147,12 +147,12 @@ def _run(config: "Config", *, as_json: bool, quiet: bool) -> None:
 
     refuse_missing(config.data.source)
     from pipelines.display import Display  # noqa: PLC0415
-    from pipelines.logs import log_to_file  # noqa: PLC0415
+    from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.report import print_report  # noqa: PLC0415
     from pipelines.run import run  # noqa: PLC0415
 
     log_file = log_to_file(Path(config.storage))
-    with Display(quiet=quiet) as display:
+    with Display(quiet=quiet) as display, chatter_to(log_file):
         summary = run(config, display, log_file)
     if as_json:
         print_json(summary.as_json())

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -57,14 +58,20 @@ class Display:
     """Shows a run on standard error, so that standard output stays for the result."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
         self._rows: dict[Arch, _Row] = {}
         self._status = ""
         self._status_share: float | None = None
         self._started = time.monotonic()
         self._printed = 0.0
         self._live = (
-            Live(get_renderable=self._render, console=self.console, refresh_per_second=8)
+            Live(
+                get_renderable=self._render,
+                console=self.console,
+                refresh_per_second=8,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             if self.console.is_terminal and not quiet
             else None
         )

@@ -1,8 +1,10 @@
 """Where the chatter of libraries goes: a file, so that the screen stays for the run."""
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from imgrec.errors import ConfigError
@@ -24,3 +26,17 @@ def log_to_file(storage: Path) -> Path:
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
     return path
+
+
+@contextlib.contextmanager
+def chatter_to(log_file: Path) -> Iterator[None]:
+    """What libraries print inside goes to the log file: Ray announces a dead worker on stdout.
+
+    A display that is to be seen holds on to the stream that it had before.
+    """
+    with (
+        log_file.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
