@@ -150,9 +150,9 @@ class ClusterConfig(Section):
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
     """How often dead workers are replaced, to go on from the last checkpoint; counted over all
     models that the same workers train one after the other."""
-    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 10.0
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 30.0
     """Least time between two checkpoints, which is what a crash can cost at most, plus one epoch.
-    Each costs about 0.1 s, more than an epoch of the digits."""
+    Each costs a fraction of a second, more than an epoch of the digits."""
 
 
 class TrackingConfig(Section):
