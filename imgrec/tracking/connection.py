@@ -41,6 +41,10 @@ class Tracking:
         """Point MLflow's own functions here; they know one place at a time, for the process."""
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
+        # It also writes the variable, which processes that we start would take for the user's wish.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if URI_OF_ENVIRONMENT:
+            os.environ["MLFLOW_TRACKING_URI"] = URI_OF_ENVIRONMENT
 
     @contextmanager
     def answering(self) -> Iterator[None]:
