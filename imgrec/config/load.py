@@ -188,5 +188,6 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
     near = near or [known for known in KEYS if known.rpartition(".")[2] == name][:1]
     near = near or difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else "; imgrec run --help names the sections"
+    sections = ", ".join([*SHARED, *ARCHS])
+    hint = f"; did you mean {near[0]}?" if near else f"; the sections are {sections}"
     return f"{key}: no such setting{hint}"

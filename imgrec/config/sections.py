@@ -120,7 +120,8 @@ class TrainConfig(Section):
         return self.model_copy(update={"batch_size": min(batch_size, num_train), "epochs": epochs})
 
 
-# What each architecture trains best with, measured on the digits and CIFAR-10 (docs/results.md).
+# They reach the scores of docs/results.md. Compared with others was only the transformer's optimizer
+# (docs/log.md).
 TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
     "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
     "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
@@ -144,7 +145,8 @@ class ClusterConfig(Section):
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     """Training processes. The batch is divided among them; it does not grow with them."""
     cpus_per_worker: NonNegative = 0
-    """Cores that a worker computes with; 0 divides the cores of the cluster among the workers."""
+    """Cores that a worker computes with; 0 means as many as leave every worker a place on a node, or
+    with GPUs its share of its node's cores."""
     use_gpu: bool | Literal["auto"] = "auto"
     """One GPU for each worker; `auto` means if the cluster has that many."""
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
@@ -198,7 +200,7 @@ class General(Section):
     @classmethod
     def _name_is_plain(cls, value: str) -> str:
         if not re.fullmatch(r"\w[\w.-]{0,99}", value):
-            msg = "a name is 1 to 100 letters, digits, '-', '_' or '.', and starts with a letter"
+            msg = "a name is 1 to 100 letters, digits, '-', '_' or '.', and does not start with '-' or '.'"
             raise ValueError(msg)
         return value
 

@@ -1,7 +1,6 @@
 """Bytes to pixels: the one decoder, in training and in serving.
 
-It returns numpy rather than torch, so that the processes that decode do not spend a second and
-200 MB each on importing torch.
+It returns numpy rather than torch, so that the processes that decode need not import torch.
 """
 
 import io

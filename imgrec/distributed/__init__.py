@@ -1,4 +1,4 @@
-"""Training on Ray. The only package, with serving, that imports it.
+"""Training on Ray. The only package that imports it.
 
 Ray reads these when it is imported, so they are set here, before any module of the package does.
 What the user has set stays.

@@ -1,8 +1,8 @@
 """Models trained on the workers of a Ray cluster, through Ray Train.
 
-A lane is one TorchTrainer whose workers train one model after the other. To start one costs 9 s
-and 15 s of a core (docs/results.md), more than to train a small model, so it is paid once a lane
-and not once a model. There are as many lanes as the cluster has room for.
+A lane is one TorchTrainer whose workers train one model after the other. To start one takes
+10 s on two cores (docs/results.md), more than to train a small model, so it is paid once a lane and
+not once a model. There are as many lanes as the cluster has room for.
 """
 
 import shutil

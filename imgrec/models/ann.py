@@ -2,7 +2,7 @@
 
 Hidden layers of Linear, BatchNorm, ReLU and Dropout, then a linear layer to the logits. The batch
 normalization (Ioffe & Szegedy 2015, arXiv:1502.03167) is what today's perceptrons add to
-Rumelhart, Hinton & Williams 1986; it lets them train at ten times the learning rate.
+Rumelhart, Hinton & Williams 1986.
 """
 
 from itertools import pairwise

@@ -28,8 +28,8 @@ class ChannelStatistics:
 def channel_statistics(store: Store, rows: Indices) -> ChannelStatistics:
     """Of the training pictures, from an exact count of all their pixel values.
 
-    Above 50,000 pictures, of every n-th so that about 50,000 are read: the third digit no longer
-    changes, and a large store need not be read from end to end.
+    Above 100,000 pictures, of every n-th so that 50,000 to 100,000 are read: a large store need not
+    be read from end to end for two numbers a channel.
     """
     chosen = rows[:: max(1, len(rows) // MOST_IMAGES_FOR_STATISTICS)]
     channels = store.image_shape[2]

@@ -43,7 +43,7 @@ def choose_precision(
     A GPU with bf16 in hardware gains for every architecture. On a CPU the flag says little: AVX-512
     BF16 made a cnn step 2 to 6 times faster on a Zen 5, and slower on a Xeon that has it too
     (docs/log.md). So a CPU is measured, for the cnn and the transformer; the rnn and the ann lost
-    on both.
+    there, and are left in fp32.
 
     Args:
         setting: `train.precision`.

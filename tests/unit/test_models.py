@@ -54,7 +54,6 @@ def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
     model(torch.rand(8, 3, 16, 16)).square().sum().backward()
 
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # Attention is blind to a constant added to every key, so that bias alone has none.
     assert dead == []
 
 
