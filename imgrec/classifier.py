@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from imgrec.config import ModelConfig
 from imgrec.data.decode import ImageShape, Resize, decode
-from imgrec.errors import ClassifierError, ConfigError
+from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.preprocess.augment import PRESETS
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
@@ -83,21 +84,26 @@ class Classifier:
         self.model = lay_out(model, card.model.arch).to(self.device).eval()
         self.recipe = Recipe(card.statistics, PRESETS["none"]).to(self.device).eval()
 
-    def predict(self, contents: Sequence[bytes]) -> list[Prediction]:
+    def predict(
+        self, contents: Sequence[bytes], names: Sequence[str] | None = None
+    ) -> list[Prediction]:
         """Classify encoded pictures (PNG, JPEG, ...).
 
+        Args:
+            contents: The bytes of each.
+            names: What to call each in an error; by default `row 0`, `row 1`, ...
+
         Raises:
-            DecodeError: one of them is not a picture that we can read.
+            DecodeError: one of them is not a picture that we can read; the message names it.
         """
-        card = self.card
+        names = names or [f"row {row}" for row in range(len(contents))]
         predictions: list[Prediction] = []
         for start in range(0, len(contents), BATCH):
+            chosen = slice(start, start + BATCH)
             pixels = np.stack(
                 [
-                    decode(
-                        content, card.image_shape, resize=card.resize, max_pixels=card.max_pixels
-                    )
-                    for content in contents[start : start + BATCH]
+                    self._decode(content, name)
+                    for content, name in zip(contents[chosen], names[chosen], strict=True)
                 ]
             )
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, C, H, W)
@@ -152,6 +158,14 @@ class Classifier:
         ) as error:
             msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
         raise ClassifierError(msg)
+
+    def _decode(self, content: bytes, name: str) -> npt.NDArray[np.uint8]:
+        card = self.card
+        try:
+            return decode(content, card.image_shape, resize=card.resize, max_pixels=card.max_pixels)
+        except DecodeError as error:
+            msg = f"{name}: {error}"
+            raise DecodeError(msg) from error
 
     def _predictions(self, probabilities: Tensor) -> Iterator[Prediction]:
         names = self.card.class_names

@@ -63,7 +63,7 @@ class Display:
         self._status = ""
         self._status_share: float | None = None
         self._started = time.monotonic()
-        self._printed = 0.0
+        self._printed = self._started
         self._live = (
             Live(
                 get_renderable=self._render,
@@ -180,7 +180,7 @@ class Display:
         row.printed = now
         text = f"{arch}: epoch {row.epoch}/{row.job.train.epochs}"
         if row.step:
-            text += f" and {row.step / row.job.steps_per_epoch:.0%}"
+            text += f" and {row.step / row.job.steps_per_epoch:.0%} of the next"
         if row.metrics:
             loss, score = row.metrics["train/loss"], row.metrics["val/macro_f1"]
             text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"

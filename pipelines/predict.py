@@ -8,7 +8,7 @@ from rich.text import Text
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
-from imgrec.errors import DataError, DecodeError
+from imgrec.errors import DataError
 from pipelines.cli import print_json
 
 RUNNERS_UP = 3
@@ -23,10 +23,7 @@ def show_predictions(config: Config, model: str, files: list[Path], *, as_json: 
     """
     contents = [_read(file) for file in files]
     classifier = Classifier.load(_folder(config, model))
-    try:
-        predictions = classifier.predict(contents)
-    except DecodeError as error:
-        raise _first_unreadable(classifier, files, contents, error) from None
+    predictions = classifier.predict(contents, [str(file) for file in files])
     if as_json:
         rows = [_as_json(file, found) for file, found in zip(files, predictions, strict=True)]
         print_json({"model": model, "predictions": rows})
@@ -60,17 +57,6 @@ def _read(file: Path) -> bytes:
     except OSError as error:
         msg = f"{file}: {error.strerror}"
         raise DataError(msg) from error
-
-
-def _first_unreadable(
-    classifier: Classifier, files: list[Path], contents: list[bytes], error: DecodeError
-) -> DataError:
-    for file, content in zip(files, contents, strict=True):
-        try:
-            classifier.predict([content])
-        except DecodeError as reason:
-            return DataError(f"{file}: {reason}")
-    return error
 
 
 def _as_json(file: Path, found: Prediction) -> dict[str, object]:

@@ -14,7 +14,6 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from imgrec.classifier import Classifier
-from imgrec.data.decode import decode
 from imgrec.errors import DecodeError
 
 
@@ -39,8 +38,8 @@ class ServedClassifier(PythonModel):  # type: ignore[misc]
         contents = [bytes(content) for content in model_input["image"]]
         try:
             predictions = self.classifier.predict(contents)
-        except DecodeError:
-            raise self._first_unreadable(contents) from None
+        except DecodeError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         return pd.DataFrame(
             {
                 "label": [p.label for p in predictions],
@@ -48,16 +47,6 @@ class ServedClassifier(PythonModel):  # type: ignore[misc]
                 "probabilities": [p.probabilities for p in predictions],
             }
         )
-
-    def _first_unreadable(self, contents: list[bytes]) -> MlflowException:
-        card = self.classifier.card
-        for row, content in enumerate(contents):
-            try:
-                decode(content, card.image_shape, resize=card.resize, max_pixels=card.max_pixels)
-            except DecodeError as error:
-                message = f"row {row}: {error}"
-                return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
-        return MlflowException("no row could be read", error_code=INVALID_PARAMETER_VALUE)
 
 
 mlflow.models.set_model(ServedClassifier())
