@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imgrec.config import ModelConfig
+from imgrec.config import CnnConfig, ModelConfig
 from imgrec.data.decode import ImageShape, Resize, decode
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
@@ -70,11 +70,11 @@ class Classifier:
         """
         self.card = card
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        config = card.model
+        if isinstance(config, CnnConfig):
+            # Published weights would only be overwritten by ours.
+            config = config.model_copy(update={"pretrained": False})
         try:
-            # Its published weights would only be overwritten by ours.
-            config = card.model.model_copy(
-                update={"pretrained": False} if _pretrained(card) else {}
-            )
             model = build_model(config, card.image_shape, len(card.class_names))
             model.load_state_dict(weights)
         except (RuntimeError, ConfigError) as error:
@@ -172,7 +172,3 @@ class Classifier:
         for row in probabilities.tolist():
             best = max(range(len(names)), key=row.__getitem__)
             yield Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
-
-
-def _pretrained(card: Card) -> bool:
-    return bool(getattr(card.model, "pretrained", False))

@@ -12,8 +12,8 @@ from imgrec.config import DataConfig
 from imgrec.data.store import Store, prepare_store
 
 # What a developer has set must not decide what the tests see.
-os.environ.pop("MLFLOW_TRACKING_URI", None)
-os.environ.pop("RAY_ADDRESS", None)
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
+    os.environ.pop(variable, None)
 
 
 def no_progress(what: str, done: int, total: int) -> None:

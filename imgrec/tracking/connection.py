@@ -19,8 +19,10 @@ from imgrec.config import TrackingConfig
 from imgrec.errors import TrackingError
 
 SQLITE = "sqlite:///"
-# What the user set. MLflow writes the variable too, whenever it is told where to go.
-URI_OF_ENVIRONMENT = os.environ.get("MLFLOW_TRACKING_URI", "")
+# What the user set. MLflow writes the variables too, whenever it is told where to go.
+ENVIRONMENT = {
+    name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,25 @@ class Tracking:
 
     Attributes:
         uri: `sqlite:////...` or `http://...`.
-        client: Talks to it.
+        registry: Where its models are registered: the same, unless MLFLOW_REGISTRY_URI was set.
+        client: Talks to both.
         artifacts: Where the artifacts of new experiments go; empty where the server decides.
     """
 
     uri: str
+    registry: str
     client: MlflowClient
     artifacts: str
 
     def use(self) -> None:
         """Point MLflow's own functions here; they know one place at a time, for the process."""
         mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        # It also writes the variable, which processes that we start would take for the user's wish.
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if URI_OF_ENVIRONMENT:
-            os.environ["MLFLOW_TRACKING_URI"] = URI_OF_ENVIRONMENT
+        mlflow.set_registry_uri(self.registry)
+        # It also writes variables, which processes that we start would take for the user's wish.
+        for name, value in ENVIRONMENT.items():
+            os.environ.pop(name, None)
+            if value:
+                os.environ[name] = value
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -63,7 +68,7 @@ class Tracking:
 
 def tracking_uri(config: TrackingConfig, storage: Path) -> str:
     """The address that the settings, the environment, or the folder of the run give."""
-    if uri := config.uri or URI_OF_ENVIRONMENT:
+    if uri := config.uri or ENVIRONMENT["MLFLOW_TRACKING_URI"]:
         return uri
     return f"{SQLITE}{storage / 'mlflow.db'}"
 
@@ -98,14 +103,17 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
             f"(sqlite:////path/mlflow.db)"
         )
         raise TrackingError(msg)
+    # Told, since MLflow would take the registry that it was last told of, in this process or by
+    # the variable.
+    registry = ENVIRONMENT["MLFLOW_REGISTRY_URI"] or uri
     try:
-        client = MlflowClient(uri)
+        client = MlflowClient(uri, registry)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         msg = f"tracking.uri = {uri!r}: MLflow cannot use it: {_first_line(error)}"
         raise TrackingError(msg) from error
     local = uri.startswith(SQLITE)
-    return Tracking(uri, client, (storage / "artifacts").as_uri() if local else "")
+    return Tracking(uri, registry, client, (storage / "artifacts").as_uri() if local else "")
 
 
 def experiment_id(tracking: Tracking, name: str) -> str:
@@ -114,15 +122,16 @@ def experiment_id(tracking: Tracking, name: str) -> str:
     Raises:
         TrackingError: it was deleted, and MLflow keeps the name.
     """
-    found = tracking.client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return tracking.client.create_experiment(name, tracking.artifacts or None)
-        except MlflowException:
-            # Another run may have made it in between.
-            found = tracking.client.get_experiment_by_name(name)
-            if found is None:
-                raise
+    with tracking.answering():
+        found = tracking.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return tracking.client.create_experiment(name, tracking.artifacts or None)
+            except MlflowException:
+                # Another run may have made it in between.
+                found = tracking.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
     if found.lifecycle_stage == "deleted":
         msg = f"tracking.experiment = {name!r}: was deleted; restore it, or choose another name"
         raise TrackingError(msg)

@@ -113,17 +113,20 @@ def register(
 
 def list_versions(tracking: Tracking) -> list[RegisteredVersion]:
     """Every version of every model that imgrec registered, newest first within a model."""
-    versions = []
-    for model in tracking.client.search_registered_models(max_results=1000):
-        found = tracking.client.search_model_versions(f"name = '{model.name}'", max_results=1000)
-        champion = model.aliases.get(CHAMPION)
-        versions += [
-            RegisteredVersion(
-                v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags
+    with tracking.answering():
+        models = tracking.client.search_registered_models(max_results=1000)
+        found = [
+            (version, model.aliases.get(CHAMPION))
+            for model in models
+            for version in tracking.client.search_model_versions(
+                f"name = '{model.name}'", max_results=1000
             )
-            for v in found
-            if "imgrec.arch" in v.tags
         ]
+    versions = [
+        RegisteredVersion(v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags)
+        for v, champion in found
+        if "imgrec.arch" in v.tags
+    ]
     return sorted(versions, key=lambda v: (v.name, -v.version))
 
 
@@ -150,7 +153,8 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         msg = f"{model}: no such model ({hint}); imgrec models lists them"
         raise TrackingError(msg) from error
     tracking.use()
-    folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}")
+    with tracking.answering():
+        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}")
     return Path(folder) / "artifacts" / FOLDER
 
 

@@ -1,6 +1,7 @@
 """A real MLflow on SQLite in a temporary folder: runs end, champions are the better ones."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_no_run_stays_running(tracking: Tracking, error: BaseException | None, s
         pass
 
     assert [tracking.client.get_run(run_id).info.status for run_id in ids] == [status] * 2
+
+
+def test_two_places_do_not_mix(
+    tracking: Tracking, classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """MLflow remembers where it registered last, in globals and in the environment; we do not."""
+    with start_run(tracking, "places", "run", {}) as run:
+        register(run, "placed-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+    other = connect(TrackingConfig(), tmp_path, create=True)
+
+    assert "placed-ann" in {v.name for v in list_versions(tracking)}
+    assert list_versions(other) == []
+    assert not [name for name in os.environ if name.startswith("MLFLOW_") and "URI" in name]
 
 
 def test_settings_scores_and_tables_arrive(tracking: Tracking) -> None:
