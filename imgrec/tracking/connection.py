@@ -2,10 +2,12 @@
 
 import http.client
 import os
+import signal
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +57,8 @@ class Tracking:
     def answering(self) -> Iterator[None]:
         """What MLflow refuses, or does not answer to, inside is a TrackingError."""
         try:
-            yield
+            with _uninterrupted() if self.is_local else nullcontext():
+                yield
         except (MlflowException, SQLAlchemyError, requests.RequestException) as error:
             msg = f"MLflow at {self.uri}: {_first_line(error)}"
             raise TrackingError(msg) from error
@@ -114,6 +117,30 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
         raise TrackingError(msg) from error
     local = uri.startswith(SQLITE)
     return Tracking(uri, registry, client, (storage / "artifacts").as_uri() if local else "")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block.
+
+    In the middle of a transaction they would leave the SQLite file locked, and whoever marks the
+    runs as killed would wait the 20 s that MLflow gives a lock.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: waiting.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if waiting:
+        signal.raise_signal(waiting[0])
 
 
 def experiment_id(tracking: Tracking, name: str) -> str:

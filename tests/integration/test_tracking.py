@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_two_places_do_not_mix(
     assert "placed-ann" in {v.name for v in list_versions(tracking)}
     assert list_versions(other) == []
     assert not [name for name in os.environ if name.startswith("MLFLOW_") and "URI" in name]
+
+
+def test_an_interrupt_waits_for_the_end_of_a_transaction(tracking: Tracking) -> None:
+    """In the middle it would leave the file locked, for the 20 s that MLflow gives a lock."""
+    steps = []
+    with pytest.raises(KeyboardInterrupt), tracking.answering():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("the rest of the transaction")
+
+    assert steps
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_settings_scores_and_tables_arrive(tracking: Tracking) -> None:
