@@ -62,11 +62,9 @@ class Mailbox:
         """Start the box's process; returns before it is up."""
         return cls(ray.remote(num_cpus=0)(Box).remote())
 
-    def tell(self, lane: str, name: str, event: Event, *, wait: bool = True) -> None:
-        """Send an event about the model `name`; waiting makes sure that it has arrived."""
-        sent = self.box.put.remote(lane, pickle.dumps((name, event)))
-        if wait:
-            ray.get(sent)
+    def send(self, lane: str, name: str, event: Event) -> ray.ObjectRef:
+        """Send an event about the model `name`; it has arrived when the answer can be got."""
+        return self.box.put.remote(lane, pickle.dumps((name, event)))
 
     def read(self, lane: str) -> list[tuple[str, Event]]:
         """All events of a lane since the last call."""

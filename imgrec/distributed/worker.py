@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 import torch.distributed as dist
@@ -67,6 +68,7 @@ def work(config: dict[str, Any]) -> None:
             except ImgrecError as error:
                 # The same on every worker and at every try, so all of them go on to the next.
                 worker.tell(Failed(error))
+                worker.wait_until_told()
             except Exception as error:
                 _report_bug(errand, name, shard, error)
                 raise
@@ -91,7 +93,7 @@ def _report_bug(errand: Errand, name: str, shard: Shard, error: Exception) -> No
     if shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
         return
     failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-    errand.mailbox.tell(errand.lane, name, Failed(failure))
+    ray.get(errand.mailbox.send(errand.lane, name, Failed(failure)))
     errand.mailbox.condemn(errand.lane)
 
 
@@ -103,12 +105,18 @@ class _Worker:
         self.name = name
         self.shard = shard
         self.learner: Learner | None = None
+        self.last_sent: ray.ObjectRef | None = None
         self.last_checkpoint = self.last_heartbeat = time.monotonic()
 
-    def tell(self, event: Event, *, wait: bool = True) -> None:
+    def tell(self, event: Event) -> None:
         """Send an event to the driver, if this is the worker that speaks."""
         if self.shard.rank == 0:
-            self.errand.mailbox.tell(self.errand.lane, self.name, event, wait=wait)
+            self.last_sent = self.errand.mailbox.send(self.errand.lane, self.name, event)
+
+    def wait_until_told(self) -> None:
+        """Make sure that the driver will hear of everything until now, should this worker die."""
+        if self.last_sent:
+            ray.get(self.last_sent)  # they arrive in the order in which they were sent
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
@@ -130,17 +138,20 @@ class _Worker:
             folder = self.errand.results / self.name
             save_state(folder, learner.result())
             self.tell(Finished(str(folder), time.perf_counter() - started))
+            self.wait_until_told()
 
     def _on_step(self, epoch: int, step: int) -> None:
         now = time.monotonic()
         if now - self.last_heartbeat > HEARTBEAT_SECONDS:
             self.last_heartbeat = now
-            self.tell(Step(epoch, step), wait=False)
+            self.tell(Step(epoch, step))
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.tell(report)
         if not (report.epoch == report.epochs or self._checkpoint_is_due()):
             return
+        # What lies before a checkpoint is never told again.
+        self.wait_until_told()
         checkpoint, folder = None, None
         if self.shard.rank == 0:
             folder = Path(tempfile.mkdtemp(prefix="imgrec-checkpoint-"))
