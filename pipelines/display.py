@@ -140,7 +140,7 @@ class Display:
                     row.step = step
             case EpochReport():
                 row.epoch, row.step = event.epoch, 0
-                row.metrics, row.epoch_seconds = event.metrics, event.seconds
+                row.metrics, row.epoch_seconds = event.metrics, event.metrics["epoch_seconds"]
                 row.best = max(row.best, event.metrics["val/macro_f1"])
         self._print_progress(arch, row)
 

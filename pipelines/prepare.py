@@ -43,7 +43,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     splits = make_splits(store, config.data, config.seed)
     statistics = channel_statistics(store, splits.train)
     jobs = {
-        branch.arch: _job(config, branch, store, len(splits.train), statistics)
+        branch.arch: make_job(config, branch, store, splits, statistics)
         for branch in config.branches
     }
     with torch.random.fork_rng(devices=[]):
@@ -52,9 +52,11 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     return Prepared(store, splits, jobs)
 
 
-def _job(
-    config: Config, branch: Branch, store: Store, num_train: int, statistics: ChannelStatistics
+def make_job(
+    config: Config, branch: Branch, store: Store, splits: Splits, statistics: ChannelStatistics
 ) -> FitJob:
+    """What an architecture is trained with, with all that the settings leave to the data chosen."""
+    num_train = len(splits.train)
     return FitJob(
         store=store.folder,
         data=config.data,

@@ -14,6 +14,8 @@ Precedence, weakest first: the default of the field, the default of the architec
 (`TRAIN_DEFAULTS`), the shared section, the architecture's own section. The result is one `Config`
 with a `Branch` for each architecture; nothing is looked up or written back after that.
 
+What a search may change stands under `[cnn.space]`: for each setting a range or choices.
+
 `0` and `None` stand for "choose from the data"; the choice is made once the data are known
 (`TrainConfig.resolved`, `preprocess.augment.choose_augmentation`) and is printed and logged.
 """
@@ -27,16 +29,17 @@ from imgrec.config.architectures import (
     RnnConfig,
     TransformerConfig,
 )
-from imgrec.config.load import load_config
+from imgrec.config.branch import Branch, is_active
+from imgrec.config.load import Config, load_config
 from imgrec.config.sections import (
-    Branch,
     ClusterConfig,
-    Config,
     DataConfig,
     PreprocessConfig,
+    SearchConfig,
     TrackingConfig,
     TrainConfig,
 )
+from imgrec.config.space import Dimension
 
 __all__ = [
     "ARCHS",
@@ -47,11 +50,14 @@ __all__ = [
     "CnnConfig",
     "Config",
     "DataConfig",
+    "Dimension",
     "ModelConfig",
     "PreprocessConfig",
     "RnnConfig",
+    "SearchConfig",
     "TrackingConfig",
     "TrainConfig",
     "TransformerConfig",
+    "is_active",
     "load_config",
 ]

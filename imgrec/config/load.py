@@ -1,49 +1,33 @@
 """TOML and `--set` to a checked `Config`."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from pydantic import ValidationError
-
-from imgrec.config.architectures import ARCHS, MODEL_CONFIGS, Arch, ModelConfig
-from imgrec.config.section import Section
+from imgrec.config.architectures import ARCHS, Arch
+from imgrec.config.branch import Branch, make_branch
+from imgrec.config.check import SECTIONS, SHARED, checked, unknown
 from imgrec.config.sections import (
-    OPTIMIZER_DEFAULTS,
-    TRAIN_DEFAULTS,
-    Branch,
     ClusterConfig,
-    Config,
     DataConfig,
     General,
-    PreprocessConfig,
+    SearchConfig,
     TrackingConfig,
-    TrainConfig,
 )
 from imgrec.errors import ConfigError
 
-S = TypeVar("S", bound=Section)
-SHARED: dict[str, type[Section]] = {
-    "data": DataConfig,
-    "preprocess": PreprocessConfig,
-    "train": TrainConfig,
-    "cluster": ClusterConfig,
-    "tracking": TrackingConfig,
-}
-PARTS: dict[str, dict[Arch, type[Section]]] = {
-    "model": MODEL_CONFIGS,
-    "train": dict.fromkeys(ARCHS, TrainConfig),
-    "preprocess": dict.fromkeys(ARCHS, PreprocessConfig),
-}
-SECTIONS: dict[str, type[Section]] = SHARED | {
-    f"{arch}.{part}": PARTS[part][arch] for arch in ARCHS for part in PARTS
-}
-KEYS = [*General.model_fields] + [
-    f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields
-]
+
+class Config(General):
+    """One whole run, checked and complete."""
+
+    data: DataConfig
+    search: SearchConfig
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    branches: tuple[Branch, ...]
+    """One for each of archs, in the same order."""
 
 
 def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Config:
@@ -58,14 +42,16 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         _apply(document, setting)
     tables = _tables(document)
     for name, section in SHARED.items():
-        _checked(section, name, tables.get(name, {}))
+        checked(section, name, tables.get(name, {}))
     # All four, trained or not: a misspelt key is wrong all the same.
     branches = {arch: _branch(arch, tables) for arch in ARCHS}
-    data = _checked(DataConfig, "data", tables.get("data", {}))
-    general = _checked(General, "", {"name": _name_of(data.source)} | tables[""])
+    data = checked(DataConfig, "data", tables.get("data", {}))
+    general = checked(General, "", {"name": _name_of(data.source)} | tables[""])
+    search = checked(SearchConfig, "search", tables.get("search", {}))
     return Config(
         **dict(general),
         data=data,
+        search=search,
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),
         branches=tuple(branches[arch] for arch in general.archs),
@@ -79,20 +65,11 @@ def _name_of(source: str) -> str:
 
 
 def _branch(arch: Arch, tables: Mapping[str, dict[str, Any]]) -> Branch:
-    """One architecture's settings: its defaults, then the shared section, then its own."""
-    written = tables.get("train", {}) | tables.get(f"{arch}.train", {})
-    defaults = TRAIN_DEFAULTS[arch]
-    optimizer = written.get("optimizer", defaults["optimizer"])
-    if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
-        # A learning rate is good for one optimizer only, so another brings its own.
-        defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
-    preprocess = tables.get("preprocess", {}) | tables.get(f"{arch}.preprocess", {})
-    model = {"arch": arch} | tables.get(f"{arch}.model", {})
-    return Branch(
-        model=cast("ModelConfig", _checked(MODEL_CONFIGS[arch], f"{arch}.model", model)),
-        train=_checked(TrainConfig, f"{arch}.train", defaults | written),
-        preprocess=_checked(PreprocessConfig, f"{arch}.preprocess", preprocess),
-    )
+    written = {
+        part: tables.get(part, {}) | tables.get(f"{arch}.{part}", {})
+        for part in ("model", "train", "preprocess")
+    }
+    return make_branch(arch, written, tables.get(f"{arch}.space", {}))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,55 +116,17 @@ def _tables(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             tables[key] = dict(value)
         elif key in ARCHS:
             for part, inner in value.items():
-                if f"{key}.{part}" not in SECTIONS:
-                    raise ConfigError(_unknown(f"{key}.{part}"))
+                if f"{key}.{part}" not in SECTIONS and part != "space":
+                    raise ConfigError(unknown(f"{key}.{part}"))
                 if not isinstance(inner, Mapping):
                     msg = f"{key}.{part} = {inner!r}: this is a section; set a key inside it"
                     raise ConfigError(msg)
                 tables[f"{key}.{part}"] = dict(inner)
         else:
             inner_key = next(iter(value), "")
-            raise ConfigError(_unknown(f"{key}.{inner_key}".rstrip(".")))
+            raise ConfigError(unknown(f"{key}.{inner_key}".rstrip(".")))
     for key, value in tables[""].items():
         if key in SHARED or key in ARCHS:
             msg = f"{key} = {value!r}: this is a section; set a key inside it"
             raise ConfigError(msg)
     return tables
-
-
-def _checked(section: type[S], name: str, values: Mapping[str, Any]) -> S:
-    try:
-        return section(**values)
-    except ValidationError as error:
-        errors = error.errors()
-    first = errors[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
-    where = ".".join(filter(None, [name, key]))
-    if first["type"] == "extra_forbidden":
-        raise ConfigError(_unknown(where))
-    # A key that may be of two types has an error for each: the rule is either.
-    rules = [_rule(other["msg"]) for other in errors if other["loc"][:1] == first["loc"][:1]]
-    # A rule over several keys has no one value to show.
-    shown = f" = {_toml(values[key])}" if key in values else ""
-    msg = f"{where}{shown}: {' or '.join(dict.fromkeys(rules))}"
-    raise ConfigError(msg)
-
-
-def _rule(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
-
-
-def _toml(value: object) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
-
-
-def _unknown(key: str) -> str:
-    section, _, name = key.rpartition(".")
-    siblings = [known for known in KEYS if known.rpartition(".")[0] == section]
-    # A key in the right place comes first; then the same name elsewhere; then anything alike.
-    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
-    near = near or [known for known in KEYS if known.rpartition(".")[2] == name][:1]
-    near = near or difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-    sections = ", ".join([*SHARED, *ARCHS])
-    hint = f"; did you mean {near[0]}?" if near else f"; the sections are {sections}"
-    return f"{key}: no such setting{hint}"

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from imgrec.config.architectures import ARCHS, Arch, ModelConfig
+from imgrec.config.architectures import ARCHS, Arch
 from imgrec.config.section import Fraction, NonNegative, Positive, Section
 
 
@@ -120,20 +120,46 @@ class TrainConfig(Section):
         return self.model_copy(update={"batch_size": min(batch_size, num_train), "epochs": epochs})
 
 
-# They reach the scores of docs/results.md. Compared with others was only the transformer's optimizer
-# (docs/log.md).
-TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
-    "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
-    "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
-    "rnn": {"optimizer": "adamw", "learning_rate": 3e-3},
-    "transformer": {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02},
-}
-# Where an architecture is given another optimizer than its own.
-OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adamw": {"learning_rate": 1e-3},
-    "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
-    "muon": {"learning_rate": 0.01, "weight_decay": 0.02},
-}
+class SearchConfig(Section):
+    """How long to search for better settings than the defaults, and with what."""
+
+    trials: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Settings to try for each architecture, its defaults among them. 0 means as many as `budget`
+    allows; where that is 0 too there is no search."""
+    budget: Annotated[float, Field(ge=0.0)] = 0.0
+    """Time for all searches together, in seconds or as `90s`, `10m`, `1h30m`; divided evenly among
+    the architectures. 0 means as long as `trials` take."""
+    min_epochs: NonNegative = 0
+    """Epochs before a trial can be stopped for being worse than others; 0 means a tenth of all."""
+    reduction: Annotated[int, Field(ge=2, le=10)] = 3
+    """Of the trials that come to min_epochs one in this many goes on, and again at each multiple by
+    this number."""
+    workers_per_trial: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Training processes of a trial. With one, a trial is the plain loop; with more, each trial
+    starts its own workers, which takes 10 s or more."""
+    cpus_per_trial: NonNegative = 0
+    """Cores for each training process of a trial; 0 means a quarter of a node's, at least one, or
+    with GPUs its share of its node's."""
+    gpus_per_trial: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of a GPU for each training process of a trial, where there are GPUs: 0.25 lets four
+    small models share one."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _seconds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value.strip())
+        if not found or not value.strip():
+            msg = "write a time such as 90s, 10m or 1h30m"
+            raise ValueError(msg)
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return float(hours * 3600 + minutes * 60 + seconds)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be a search at all."""
+        return bool(self.trials or self.budget)
 
 
 class ClusterConfig(Section):
@@ -169,19 +195,6 @@ class TrackingConfig(Section):
     """How long a tracking server may take to answer before the run is refused."""
 
 
-class Branch(Section):
-    """Everything that one architecture is trained with."""
-
-    model: ModelConfig
-    train: TrainConfig
-    preprocess: PreprocessConfig
-
-    @property
-    def arch(self) -> Arch:
-        """The architecture's short name."""
-        return self.model.arch
-
-
 class General(Section):
     """The keys that stand above all sections."""
 
@@ -214,13 +227,3 @@ class General(Section):
     def _absolute(cls, value: str) -> str:
         # Ray workers change directory, so a relative path would point elsewhere there.
         return str(Path(value).expanduser().absolute())
-
-
-class Config(General):
-    """One whole run, checked and complete."""
-
-    data: DataConfig = DataConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    branches: tuple[Branch, ...]
-    """One for each of archs, in the same order."""

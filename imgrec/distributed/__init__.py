@@ -14,6 +14,8 @@ for _name, _value in {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Tune would write every result to three kinds of files; MLflow is the record.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ray's own progress tables would write over ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     # Under `uv run` Ray would build the environment anew for every local session.

@@ -5,13 +5,23 @@ Ray Train has no channel from a worker to the driver: what is reported ends in t
 
 import pickle
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
 
 from imgrec.distributed.box import Box
 from imgrec.training.loop import EpochReport
+
+# The keys of an epoch's report to Ray, which goes by the score. Tune flattens the names of metrics,
+# which have slashes, so they lie one deeper.
+EPOCH, SCORE, METRICS = "epoch", "score", "metrics"
+MONITOR = "val/macro_f1"
+
+
+def as_report(epoch: int, metrics: dict[str, float]) -> dict[str, Any]:
+    """What Ray is told of an epoch."""
+    return {EPOCH: epoch, SCORE: metrics[MONITOR], METRICS: metrics}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,6 @@ class Finished:
     """A model is trained; its best weights and history lie in `folder`."""
 
     folder: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ not once a model. There are as many lanes as the cluster has room for.
 """
 
 import shutil
+import statistics
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray.train
@@ -17,8 +19,9 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
+from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
-from imgrec.distributed.session import Node, Session
+from imgrec.distributed.session import Session
 from imgrec.distributed.worker import Errand, work
 from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
@@ -35,7 +38,7 @@ class Fitted:
     Attributes:
         best: The best epoch, with its weights.
         history: The metrics of every epoch.
-        seconds: From its first step's preparation to its last checkpoint.
+        seconds: Of all its epochs, training and evaluation.
         restarts: How often workers died and were replaced.
         images_per_second: Median over epochs, of training alone.
         device: `cpu` or `cuda`.
@@ -51,6 +54,23 @@ class Fitted:
     precision: str
 
 
+def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
+    """What a finished training, or its last checkpoint, left in a folder."""
+    state = load_state(folder)
+    best = best_of(state)
+    assert best is not None
+    history = state["history"]
+    return Fitted(
+        best=best,
+        history=history,
+        seconds=sum(epoch["epoch_seconds"] for epoch in history),
+        restarts=restarts,
+        images_per_second=statistics.median(epoch["images_per_second"] for epoch in history),
+        device=state["device"],
+        precision=state["precision"],
+    )
+
+
 Outcome = tuple[str, Fitted | TrainingError]
 
 
@@ -61,6 +81,7 @@ def fit_on_workers(
     *,
     storage: Path,
     on_event: Callable[[str, Progress], None],
+    resume: Mapping[str, Path] = MappingProxyType({}),
 ) -> Iterator[Outcome]:
     """Train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
@@ -74,6 +95,7 @@ def fit_on_workers(
         storage: Folder for checkpoints, seen by every node and this call's own: Ray continues what
             it finds there, whatever its settings.
         on_event: Told in this process how each model goes; every epoch once.
+        resume: Checkpoints of the same jobs to go on from, by name.
 
     Yields:
         The name and the result of each model as it ends: TrainingError if its loss diverged or
@@ -96,6 +118,7 @@ def fit_on_workers(
             checkpoint_seconds=cluster.checkpoint_seconds,
             results=storage / lane / "results",
             mailbox=session.mailbox,
+            resume={name: resume[name] for name in chosen if name in resume},
         )
         return _Lane(errand, _trainer(errand, demand, cluster, storage), on_event)
 
@@ -111,55 +134,6 @@ def fit_on_workers(
                 shutil.rmtree(storage / lane.errand.lane, ignore_errors=True)
                 if lane.waiting:
                     lanes.append(start(lane.waiting))
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What each worker holds, and how many lanes of workers the cluster has room for."""
-
-    workers: int
-    cpus: int
-    use_gpu: bool
-    room: int
-
-
-def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
-    """Resources for every worker, by arithmetic before anything starts.
-
-    A worker runs on one node, so what counts is how many fit into each. With cpus_per_worker = 0 a
-    worker gets its share of the cores of a GPU node, or, without GPUs, as many cores as still leave
-    every worker a place.
-
-    Raises:
-        ClusterError: the cluster can never give what is asked for; Ray would wait for ever.
-    """
-    workers = cluster.workers
-    gpus = sum(node.gpus for node in nodes)
-    use_gpu = gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
-    if use_gpu and gpus < workers:
-        msg = f"cluster.workers = {workers}: needs as many GPUs, and Ray has {gpus}"
-        raise ClusterError(msg)
-
-    def places(cpus: int) -> int:
-        return sum(
-            min(node.cpus // cpus, node.gpus) if use_gpu else node.cpus // cpus for node in nodes
-        )
-
-    if cluster.cpus_per_worker:
-        cpus = cluster.cpus_per_worker
-    elif use_gpu:
-        cpus = max(1, min(node.cpus // node.gpus for node in nodes if node.gpus))
-    else:
-        most = max((node.cpus for node in nodes), default=1)
-        cpus = next((cpus for cpus in range(most, 1, -1) if places(cpus) >= workers), 1)
-    if places(cpus) < workers:
-        have = ", ".join(str(node.cpus) for node in nodes)
-        msg = (
-            f"cluster.workers = {workers}: needs {workers} times {cpus} cores, each on one node, "
-            f"and the nodes of Ray have {have}"
-        )
-        raise ClusterError(msg)
-    return Demand(workers, cpus, use_gpu, places(cpus) // workers)
 
 
 def _refuse_small_batches(jobs: Iterable[FitJob], workers: int) -> None:
@@ -255,17 +229,4 @@ class _Lane:
             if isinstance(event.error, TrainingError):
                 return event.error
             raise event.error
-        state = load_state(Path(event.folder))
-        best = best_of(state)
-        assert best is not None
-        speeds = sorted(epoch["images_per_second"] for epoch in state["history"])
-        starts = self._starts[name]
-        return Fitted(
-            best=best,
-            history=state["history"],
-            seconds=event.seconds,
-            restarts=len(starts) - 1,
-            images_per_second=speeds[len(speeds) // 2],
-            device=starts[-1].device,
-            precision=starts[-1].precision,
-        )
+        return load_fitted(Path(event.folder), restarts=len(self._starts[name]) - 1)

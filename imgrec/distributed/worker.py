@@ -6,7 +6,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,20 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 from imgrec.data.loader import Shard
-from imgrec.distributed.events import Event, Failed, Finished, Mailbox, Started, Step
+from imgrec.distributed.events import (
+    Event,
+    Failed,
+    Finished,
+    Mailbox,
+    Started,
+    Step,
+    as_report,
+)
 from imgrec.errors import ImgrecError
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
+from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
 
 HEARTBEAT_SECONDS = 1.0
 NAME = "name.txt"
@@ -39,6 +48,9 @@ class Errand:
         checkpoint_seconds: Least time between two checkpoints.
         results: Folder for finished models, seen by every node.
         mailbox: To the driver.
+        resume: Checkpoints of earlier runs to go on from, by name.
+        milestones: Epochs after which to write a checkpoint in any case.
+        report_all: Report every epoch to Ray, for whoever may stop the lane.
     """
 
     lane: str
@@ -47,6 +59,9 @@ class Errand:
     checkpoint_seconds: float
     results: Path
     mailbox: Mailbox
+    resume: dict[str, Path] = field(default_factory=dict)
+    milestones: frozenset[int] = frozenset()
+    report_all: bool = False
 
 
 def work(config: dict[str, Any]) -> None:
@@ -63,8 +78,9 @@ def work(config: dict[str, Any]) -> None:
         # Checkpoints come in the order of the jobs, so all before the last one's are finished.
         for name in names[names.index(resumed_name) :]:
             worker = _Worker(errand, name, shard)
+            checkpoint = resumed if resumed and name == resumed_name else errand.resume.get(name)
             try:
-                worker.run(resumed if name == resumed_name else None)
+                worker.run(checkpoint)
             except ImgrecError as error:
                 # The same on every worker and at every try, so all of them go on to the next.
                 worker.tell(Failed(error))
@@ -88,13 +104,22 @@ def _report_bug(errand: Errand, name: str, shard: Shard, error: Exception) -> No
     """Tell the driver of an error that another try would only repeat.
 
     With several workers a RuntimeError may be the echo of another one's death, which Ray makes
-    good by starting all of them again.
+    good by starting all of them again. So it does where memory ran out, with smaller parts of a
+    batch then; where that was done already, the model is given up.
     """
-    if shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
+    mailbox = errand.mailbox
+    if is_out_of_memory(error):
+        mark = f"{errand.lane}/{name}: memory"
+        if not mailbox.is_condemned(mark):
+            mailbox.condemn(mark)
+            return
+        failure: Exception = out_of_memory(errand.jobs[name], error)
+    elif shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
         return
-    failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-    ray.get(errand.mailbox.send(errand.lane, name, Failed(failure)))
-    errand.mailbox.condemn(errand.lane)
+    else:
+        failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
+    ray.get(mailbox.send(errand.lane, name, Failed(failure)))
+    mailbox.condemn(errand.lane)
 
 
 class _Worker:
@@ -120,8 +145,10 @@ class _Worker:
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
-        started = time.perf_counter()
-        learner = build_learner(self.errand.jobs[self.name], get_device(), self.shard)
+        job = self.errand.jobs[self.name]
+        if self.errand.mailbox.is_condemned(f"{self.errand.lane}/{self.name}: memory"):
+            job = in_parts(job)
+        learner = build_learner(job, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
@@ -137,7 +164,7 @@ class _Worker:
         if self.shard.rank == 0:
             folder = self.errand.results / self.name
             save_state(folder, learner.result())
-            self.tell(Finished(str(folder), time.perf_counter() - started))
+            self.tell(Finished(str(folder)))
             self.wait_until_told()
 
     def _on_step(self, epoch: int, step: int) -> None:
@@ -148,7 +175,10 @@ class _Worker:
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.tell(report)
-        if not (report.epoch == report.epochs or self._checkpoint_is_due()):
+        wanted = report.epoch == report.epochs or report.epoch in self.errand.milestones
+        if not (wanted or self._checkpoint_is_due()):
+            if self.errand.report_all:
+                ray.train.report(as_report(report.epoch, report.metrics))
             return
         # What lies before a checkpoint is never told again.
         self.wait_until_told()
@@ -159,7 +189,7 @@ class _Worker:
             self.learner.save(folder)
             (folder / NAME).write_text(self.name, encoding="utf-8")
             checkpoint = Checkpoint.from_directory(folder)
-        ray.train.report(report.metrics, checkpoint=checkpoint)
+        ray.train.report(as_report(report.epoch, report.metrics), checkpoint=checkpoint)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
         self.last_checkpoint = time.monotonic()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +28,22 @@ def load_state(folder: Path) -> dict[str, Any]:
     state = _with_tensors(structure, load_file(folder / TENSORS))
     assert isinstance(state, dict)
     return state
+
+
+def latest_state(folder: Path, job: str) -> Path | None:
+    """The folder of the state of a job that got furthest, anywhere below `folder`.
+
+    A process that was killed may have left a part of a state, which is passed over.
+    """
+    found: list[tuple[int, Path]] = []
+    for file in folder.rglob(STRUCTURE):
+        try:
+            state = load_state(file.parent)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue
+        if state.get("job") == job:
+            found.append((state["epochs_done"], file.parent))
+    return max(found, default=(0, None))[1]
 
 
 def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -1,5 +1,7 @@
 """Everything that changes while a model is trained, and how to save and restore it."""
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ class FitJob:
         train: With epochs and batch_size chosen.
         statistics: Of the training split.
         augmentation: Of training pictures.
+        accumulate: Parts of a batch whose gradients are added up before a step; for models whose
+            batch does not fit into memory at once. BatchNorm sees the parts.
     """
 
     store: Path
@@ -51,11 +55,28 @@ class FitJob:
     train: TrainConfig
     statistics: ChannelStatistics
     augmentation: Augmentation
+    accumulate: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in the training split."""
         return self.num_train // self.train.batch_size
+
+    @property
+    def key(self) -> str:
+        """A hash, the same for all jobs that come to the same model.
+
+        Where the store lies is not in it, nor how much of a batch fits into memory.
+        """
+        content = asdict(self) | {
+            "store": self.store.name,
+            "data": self.data.model_dump(mode="json", include={"val_fraction", "test_fraction"}),
+            "model": self.model.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+        }
+        del content["accumulate"]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +148,30 @@ class Learner:
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
             "average": self.average and self.average.model.state_dict(),
             "average_steps": self.average and self.average.steps,
-            "seed": self.job.seed,
-            "epochs_done": self.epochs_done,
+            "job": self.job.key,
             **self.result(),
         }
         save_state(folder, state)
 
     def result(self) -> dict[str, Any]:
-        """The best weights with their scores, and the metrics of every epoch."""
+        """What counts in the end: the best weights with their scores, and the metrics by epoch."""
         best = self.best and {
             "epoch": self.best.epoch,
             "val": asdict(self.best.val),
             "weights": self.best.weights,
         }
-        return {"best": best, "history": self.history}
+        return {
+            "epochs_done": self.epochs_done,
+            "best": best,
+            "history": self.history,
+            "device": self.device.type,
+            "precision": str(self.precision),
+        }
 
     def restore(self, folder: Path) -> None:
         """Continue from what `save` wrote, as if nothing had happened."""
         state = load_state(folder)
+        assert state["job"] == self.job.key, "the checkpoint of another job"
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

@@ -30,15 +30,14 @@ class EpochReport:
     Attributes:
         epoch: From 1.
         epochs: How many there will be.
-        metrics: `train/loss`, `val/macro_f1`, ... and `learning_rate`, `images_per_second`.
-        seconds: Of training and evaluation together.
+        metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `images_per_second` (of training
+            alone) and `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
 
     epoch: int
     epochs: int
     metrics: dict[str, float]
-    seconds: float
     best: bool
 
 
@@ -88,9 +87,9 @@ def fit(
         metrics = train.as_metrics("train") | val.as_metrics("val")
         metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
         metrics["images_per_second"] = images / (trained - started)
+        metrics["epoch_seconds"] = time.perf_counter() - started
         learner.history.append(metrics)
-        seconds = time.perf_counter() - started
-        on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, seconds, best))
+        on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, best))
 
 
 def train_epoch(
@@ -103,11 +102,14 @@ def train_epoch(
     max_norm = learner.job.train.max_grad_norm
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
     for step, (images, labels) in enumerate(batches, start=1):
-        with learner.precision.autocast():
-            logits = learner.parallel(learner.recipe(images))  # (B, K)
-        loss = learner.loss_fn(logits.float(), labels)
-        # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
-        (loss * (len(labels) * share_of_one)).backward()
+        parts = learner.job.accumulate
+        for pixels, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with learner.precision.autocast():
+                logits = learner.parallel(learner.recipe(pixels))  # (B / parts, K)
+            loss = learner.loss_fn(logits.float(), targets)
+            # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
+            (loss * (len(targets) * share_of_one)).backward()
+            meter.update(logits, targets, loss)
         if max_norm:
             nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
         for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
@@ -116,7 +118,6 @@ def train_epoch(
             optimizer.zero_grad(set_to_none=True)
         if learner.average:
             learner.average.update()
-        meter.update(logits, labels, loss)
         on_step(step)
     meter.reduce()
     return meter.scores()

@@ -1,0 +1,202 @@
+"""Everything that one architecture is trained with, and what a search may change in it."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import Field
+
+from imgrec.config.architectures import MODEL_CONFIGS, Arch, ModelConfig
+from imgrec.config.check import PARTS, checked, unknown
+from imgrec.config.section import Section
+from imgrec.config.sections import PreprocessConfig, TrainConfig
+from imgrec.config.space import Dimension, builtin_space
+from imgrec.errors import ConfigError
+
+# They reach the scores of docs/results.md. Compared with others was only the transformer's optimizer
+# (docs/log.md).
+TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
+    "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
+    "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
+    "rnn": {"optimizer": "adamw", "learning_rate": 3e-3},
+    "transformer": {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02},
+}
+# Where an architecture is given another optimizer than its own.
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 1e-3},
+    "sgd": {"learning_rate": 0.05, "weight_decay": 5e-4},
+    "muon": {"learning_rate": 0.01, "weight_decay": 0.02},
+}
+
+
+# Of a space, combinations that are tried out for settings without effect.
+MOST_COMBINATIONS = 256
+
+
+class Branch(Section):
+    """Everything that one architecture is trained with."""
+
+    model: ModelConfig
+    train: TrainConfig
+    preprocess: PreprocessConfig
+    space: tuple[Dimension, ...] = ()
+    """What a search changes."""
+    written: dict[str, dict[str, Any]] = Field(repr=False)
+    """What the user wrote, by part; all else is at its default."""
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture's short name."""
+        return self.model.arch
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Branch":
+        """The same with other values, as if the user had written them.
+
+        Args:
+            settings: `{"train.learning_rate": 0.01}`.
+
+        Raises:
+            ConfigError: a value is not allowed, or has no effect.
+        """
+        written = {part: dict(values) for part, values in self.written.items()}
+        for key, value in settings.items():
+            part, _, name = key.partition(".")
+            written[part][name] = value
+        return _defaulted(self.arch, written).model_copy(update={"space": self.space})
+
+    def value(self, key: str) -> Any:
+        """The value of `train.learning_rate`, say."""
+        part, _, name = key.partition(".")
+        return getattr(getattr(self, part), name)
+
+
+def make_branch(
+    arch: Arch, written: Mapping[str, dict[str, Any]], space: Mapping[str, Any]
+) -> Branch:
+    """A branch from what the user wrote.
+
+    Args:
+        arch: The architecture.
+        written: Values by part: `{"train": {"epochs": 3}, ...}`; what the shared sections say, with
+            the architecture's own on top.
+        space: As written: `{"train": {"learning_rate": {"low": ...}}}`; `false` takes a setting out.
+
+    Raises:
+        ConfigError: a value is not allowed, or the space names a setting that has no effect.
+    """
+    branch = _defaulted(arch, written)
+    own = dict(_dimensions(arch, space))
+    dimensions = {
+        key: Dimension(key=key, **spec)
+        for key, spec in builtin_space(arch, branch.train.model_dump()).items()
+        # What the user wrote is not to be changed behind his back.
+        if key not in own and not _is_written(written, key)
+    }
+    dimensions |= {key: dimension for key, dimension in own.items() if dimension}
+    every = tuple(dimensions.values())
+    for dimension in filter(None, own.values()):
+        _refuse_without_effect(branch, dimension, every)
+    useful = tuple(d for d in every if d.key in own or _has_effect(branch, d, every))
+    return branch.model_copy(update={"space": useful})
+
+
+def is_active(dimension: Dimension, branch: Branch, settings: Mapping[str, Any]) -> bool:
+    """Whether the dimension has a part in the branch with these settings."""
+    return all(
+        (settings[key] if key in settings else branch.value(key)) in allowed
+        for key, allowed in dimension.when.items()
+    )
+
+
+def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
+    """The architecture's defaults, with what was written on top."""
+    train = written.get("train", {})
+    defaults = TRAIN_DEFAULTS[arch]
+    optimizer = train.get("optimizer", defaults["optimizer"])
+    if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
+        # A learning rate is good for one optimizer only, so another brings its own.
+        defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
+    model = {"arch": arch} | written.get("model", {})
+    return Branch(
+        model=cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model)),
+        train=checked(TrainConfig, f"{arch}.train", defaults | train),
+        preprocess=checked(PreprocessConfig, f"{arch}.preprocess", written.get("preprocess", {})),
+        written={part: dict(written.get(part, {})) for part in PARTS},
+    )
+
+
+def _is_written(written: Mapping[str, dict[str, Any]], key: str) -> bool:
+    part, _, name = key.partition(".")
+    values = written.get(part, {})
+    return name in values or (part == "preprocess" and values.get("augment") == "none")
+
+
+def _dimensions(arch: Arch, space: Mapping[str, Any]) -> Iterator[tuple[str, Dimension | None]]:
+    for part, keys in space.items():
+        if part not in PARTS or not isinstance(keys, Mapping):
+            msg = f"{arch}.space.{part}: name a setting, such as {arch}.space.train.learning_rate"
+            raise ConfigError(msg)
+        for name, spec in keys.items():
+            key = f"{part}.{name}"
+            if name not in PARTS[part][arch].model_fields or name == "arch":
+                raise ConfigError(unknown(f"{arch}.{key}", f"{arch}.space: "))
+            if key == "train.epochs":
+                msg = f"{arch}.space.{key}: trials are compared at the same epochs; set {arch}.train.epochs"
+                raise ConfigError(msg)
+            yield key, None if spec is False else _dimension(arch, key, spec)
+
+
+def _dimension(arch: Arch, key: str, spec: object) -> Dimension:
+    where = f"{arch}.space.{key}"
+    if isinstance(spec, list | tuple):
+        spec = {"choices": spec}
+    if not isinstance(spec, Mapping):
+        msg = f"{where} = {spec!r}: give {{low = ..., high = ...}}, a list, or false"
+        raise ConfigError(msg)
+    dimension = checked(Dimension, where, {**spec, "key": key})
+    for other in dimension.when:
+        part, _, name = other.partition(".")
+        if part not in PARTS or name not in PARTS[part][arch].model_fields:
+            raise ConfigError(unknown(f"{arch}.{other}", f"{where}.when: "))
+    return dimension
+
+
+def _refuse_without_effect(
+    branch: Branch, dimension: Dimension, beside: Sequence[Dimension]
+) -> None:
+    """Try every end of the dimension, with every combination of the choices beside it."""
+    key, active = dimension.key, False
+    for settings in _combinations(dimension, beside):
+        if not is_active(dimension, branch, settings):
+            continue
+        active = True
+        candidate = branch.with_settings(settings)
+        for value in dimension.ends:
+            try:
+                candidate.with_settings({key: value})
+            except ConfigError as error:
+                given = ", ".join(f"{other} = {chosen!r}" for other, chosen in settings.items())
+                msg = f"{branch.arch}.space.{key}: {error}" + (f" (with {given})" if given else "")
+                raise ConfigError(msg) from error
+    if not active:
+        when = " and ".join(f"{other} = {list(v)}" for other, v in dimension.when.items())
+        msg = f"{branch.arch}.space.{key} has no effect: {when} never holds"
+        raise ConfigError(msg)
+
+
+def _has_effect(branch: Branch, dimension: Dimension, space: Sequence[Dimension]) -> bool:
+    try:
+        _refuse_without_effect(branch, dimension, [d for d in space if d.key in dimension.when])
+    except ConfigError:
+        return False
+    return True
+
+
+def _combinations(dimension: Dimension, beside: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+    """Settings of the other dimensions with choices; first none, which leaves the defaults."""
+    yield {}
+    others = [d for d in beside if d.choices and d.key != dimension.key and not d.when]
+    if others:
+        products = itertools.product(*(d.choices for d in others))
+        for values in itertools.islice(products, MOST_COMBINATIONS):
+            yield {d.key: value for d, value in zip(others, values, strict=True)}

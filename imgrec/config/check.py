@@ -1,0 +1,85 @@
+"""Which sections there are, and values checked against them with errors for people."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from imgrec.config.architectures import ARCHS, MODEL_CONFIGS, Arch
+from imgrec.config.section import Section
+from imgrec.config.sections import (
+    ClusterConfig,
+    DataConfig,
+    General,
+    PreprocessConfig,
+    SearchConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from imgrec.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+SHARED: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "preprocess": PreprocessConfig,
+    "train": TrainConfig,
+    "search": SearchConfig,
+    "cluster": ClusterConfig,
+    "tracking": TrackingConfig,
+}
+PARTS: dict[str, dict[Arch, type[Section]]] = {
+    "model": MODEL_CONFIGS,
+    "train": dict.fromkeys(ARCHS, TrainConfig),
+    "preprocess": dict.fromkeys(ARCHS, PreprocessConfig),
+}
+SECTIONS: dict[str, type[Section]] = SHARED | {
+    f"{arch}.{part}": PARTS[part][arch] for arch in ARCHS for part in PARTS
+}
+KEYS = [*General.model_fields] + [
+    f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields
+]
+
+
+def checked(section: type[S], name: str, values: Mapping[str, Any]) -> S:
+    """A section with these values.
+
+    Raises:
+        ConfigError: a key is unknown, or its value of the wrong type or out of range.
+    """
+    try:
+        return section(**values)
+    except ValidationError as error:
+        errors = error.errors()
+    first = errors[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    where = ".".join(filter(None, [name, key]))
+    if first["type"] == "extra_forbidden":
+        raise ConfigError(unknown(where))
+    # A key that may be of two types has an error for each: the rule is either.
+    rules = [_rule(other["msg"]) for other in errors if other["loc"][:1] == first["loc"][:1]]
+    # A rule over several keys has no one value to show.
+    shown = f" = {_toml(values[key])}" if key in values else ""
+    msg = f"{where}{shown}: {' or '.join(dict.fromkeys(rules))}"
+    raise ConfigError(msg)
+
+
+def unknown(key: str, prefix: str = "") -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    section, _, name = key.rpartition(".")
+    siblings = [known for known in KEYS if known.rpartition(".")[0] == section]
+    # A key in the right place comes first; then the same name elsewhere; then anything alike.
+    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    near = near or [known for known in KEYS if known.rpartition(".")[2] == name][:1]
+    near = near or difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
+    sections = ", ".join([*SHARED, *ARCHS])
+    hint = f"; did you mean {near[0]}?" if near else f"; the sections are {sections}"
+    return f"{prefix}{key}: no such setting{hint}"
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+
+
+def _toml(value: object) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)

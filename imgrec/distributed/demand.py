@@ -1,0 +1,107 @@
+"""What training and searching hold of a cluster, by arithmetic before anything starts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgrec.config import ClusterConfig, SearchConfig
+from imgrec.distributed.session import Node
+from imgrec.errors import ClusterError
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What each worker holds, and how many lanes of workers the cluster has room for."""
+
+    workers: int
+    cpus: int
+    use_gpu: bool
+    room: int
+
+
+def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
+    """Resources for every worker, by arithmetic before anything starts.
+
+    A worker runs on one node, so what counts is how many fit into each. With cpus_per_worker = 0 a
+    worker gets its share of the cores of a GPU node, or, without GPUs, as many cores as still leave
+    every worker a place.
+
+    Raises:
+        ClusterError: the cluster can never give what is asked for; Ray would wait for ever.
+    """
+    workers = cluster.workers
+    gpus = sum(node.gpus for node in nodes)
+    use_gpu = gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
+    if use_gpu and gpus < workers:
+        msg = f"cluster.workers = {workers}: needs as many GPUs, and Ray has {gpus}"
+        raise ClusterError(msg)
+
+    def places(cpus: int) -> int:
+        return sum(
+            min(node.cpus // cpus, node.gpus) if use_gpu else node.cpus // cpus for node in nodes
+        )
+
+    if cluster.cpus_per_worker:
+        cpus = cluster.cpus_per_worker
+    elif use_gpu:
+        cpus = max(1, min(node.cpus // node.gpus for node in nodes if node.gpus))
+    else:
+        most = max((node.cpus for node in nodes), default=1)
+        cpus = next((cpus for cpus in range(most, 1, -1) if places(cpus) >= workers), 1)
+    if places(cpus) < workers:
+        have = ", ".join(str(node.cpus) for node in nodes)
+        msg = (
+            f"cluster.workers = {workers}: needs {workers} times {cpus} cores, each on one node, "
+            f"and the nodes of Ray have {have}"
+        )
+        raise ClusterError(msg)
+    return Demand(workers, cpus, use_gpu, places(cpus) // workers)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDemand:
+    """What each training process of a trial holds, and how many trials run at a time."""
+
+    workers: int
+    cpus: int
+    gpus: float
+    room: int
+
+
+def plan_trials(nodes: Sequence[Node], search: SearchConfig, cluster: ClusterConfig) -> TrialDemand:
+    """Resources for trials, by arithmetic before anything starts.
+
+    Raises:
+        ClusterError: the cluster can never give what is asked for; Ray would wait for ever.
+    """
+    workers = search.workers_per_trial
+    all_gpus = sum(node.gpus for node in nodes)
+    use_gpu = all_gpus > 0 if cluster.use_gpu == "auto" else cluster.use_gpu
+    share = search.gpus_per_trial if use_gpu else 0.0
+    if use_gpu and workers > 1 and share < 1:
+        msg = (
+            f"search.gpus_per_trial = {share:g}: workers that train one model together need a "
+            f"whole GPU each; set it to 1, or search.workers_per_trial to 1"
+        )
+        raise ClusterError(msg)
+    gpu_places = {node: node.gpus * math.floor(1 / share) if share else 0 for node in nodes}
+    if search.cpus_per_trial:
+        cpus = search.cpus_per_trial
+    elif use_gpu:
+        cpus = max(
+            1, min((n.cpus // places for n, places in gpu_places.items() if places), default=1)
+        )
+    else:
+        cpus = max(1, min((node.cpus // 4 for node in nodes if node.cpus), default=1))
+    places = sum(
+        min(node.cpus // cpus, gpu_places[node]) if use_gpu else node.cpus // cpus for node in nodes
+    )
+    if places < workers:
+        have = ", ".join(f"{node.cpus} cores and {node.gpus} GPUs" for node in nodes)
+        asked = f"{cpus} cores" + (f" and {share:g} GPU" if use_gpu else "")
+        msg = (
+            f"search.workers_per_trial = {workers}: a trial needs {workers} times {asked}, each on "
+            f"one node, and the nodes of Ray have {have}; that is room for {places}"
+        )
+        raise ClusterError(msg)
+    return TrialDemand(workers, cpus, share, places // workers)

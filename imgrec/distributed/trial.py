@@ -1,0 +1,164 @@
+"""What the process of a trial runs: the training loop, or a trainer with workers of its own."""
+
+import gc
+import shutil
+import time
+import traceback
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from imgrec.config import ClusterConfig
+from imgrec.data.loader import Shard
+from imgrec.distributed.demand import TrialDemand
+from imgrec.distributed.events import Failed, Mailbox, as_report
+from imgrec.distributed.worker import Errand, work
+from imgrec.errors import ImgrecError
+from imgrec.training.checkpoint import latest_state
+from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.loop import EpochReport, fit
+from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
+
+FAILURE = "failure"
+"""The key of what a trial reports in place of an epoch, when it cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialErrand:
+    """What one trial is to do.
+
+    Attributes:
+        name: Such as `digits-cnn-3`.
+        job: What to train.
+        folder: For its checkpoints, seen by every node.
+        milestones: Epochs after which it may be stopped, and so writes one.
+    """
+
+    name: str
+    job: FitJob
+    folder: Path
+    milestones: frozenset[int]
+
+
+def run_trial(config: dict[str, Any], threads: int, checkpoint_seconds: float) -> None:
+    """Tune's entry for a trial with one training process: the plain loop.
+
+    What another try would only repeat is reported as the trial's failure; Ray makes good what
+    kills the process.
+    """
+    errand: TrialErrand = config["errand"]
+    torch.set_num_threads(threads)
+    try:
+        try:
+            _train(errand, errand.job, checkpoint_seconds)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _release_memory()
+            _train(errand, in_parts(errand.job), checkpoint_seconds)
+    except ImgrecError as error:
+        tune.report({FAILURE: str(error)})
+    except Exception as error:
+        if is_out_of_memory(error):
+            tune.report({FAILURE: str(out_of_memory(errand.job, error))})
+        else:
+            tune.report({FAILURE: traceback.format_exc()})
+    finally:
+        _release_memory()
+
+
+def _train(errand: TrialErrand, job: FitJob, checkpoint_seconds: float) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    learner = build_learner(job, device, Shard())
+    if resumed := latest_state(errand.folder, job.key):
+        learner.restore(resumed)
+        for epoch, metrics in enumerate(learner.history, start=1):
+            tune.report(as_report(epoch, metrics))
+    last_checkpoint = time.monotonic()
+
+    def on_epoch(report: EpochReport) -> None:
+        nonlocal last_checkpoint
+        due = time.monotonic() - last_checkpoint >= checkpoint_seconds
+        if due or report.epoch == report.epochs or report.epoch in errand.milestones:
+            # Before the report, which does not return where the trial is stopped.
+            _replace_checkpoint(errand.folder / f"epoch-{report.epoch}", learner)
+            last_checkpoint = time.monotonic()
+        tune.report(as_report(report.epoch, report.metrics))
+
+    fit(learner, on_epoch=on_epoch)
+
+
+def run_trial_on_workers(
+    config: dict[str, Any], demand: TrialDemand, cluster: ClusterConfig, mailbox: Mailbox
+) -> None:
+    """Tune's entry for a trial with several training processes: it starts them, and waits.
+
+    Every epoch's report reaches Tune through the callback.
+    """
+    errand: TrialErrand = config["errand"]
+    resumed = latest_state(errand.folder, errand.job.key)
+    lane = Errand(
+        lane=f"{errand.name}-{uuid.uuid4().hex[:8]}",
+        jobs={errand.name: errand.job},
+        threads=demand.cpus,
+        checkpoint_seconds=cluster.checkpoint_seconds,
+        results=errand.folder / "results",
+        mailbox=mailbox,
+        resume={errand.name: resumed} if resumed else {},
+        milestones=errand.milestones,
+        report_all=True,
+    )
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"errand": lane},
+        scaling_config=ScalingConfig(
+            num_workers=demand.workers,
+            use_gpu=bool(demand.gpus),
+            resources_per_worker={"CPU": demand.cpus},
+        ),
+        run_config=RunConfig(
+            name=lane.lane,
+            storage_path=str(errand.folder),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    failure = ""
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        failure = " ".join(str(error).split())[:300]
+    for _, event in mailbox.read(lane.lane):
+        if isinstance(event, Failed):
+            failure = str(event.error)
+    if failure:
+        tune.report({FAILURE: failure})
+
+
+def _replace_checkpoint(folder: Path, learner: Learner) -> None:
+    """Write a checkpoint, then remove those of earlier epochs: one is whole at any time."""
+    learner.save(folder)
+    for other in folder.parent.glob("epoch-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _release_memory() -> None:
+    """The process goes on to the next trial."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
