@@ -4,6 +4,7 @@ Nothing heavy is imported here: torch, ray and mlflow cost seconds, and `--help`
 """
 
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 INTERRUPTED = 130
+TUNE_TRIALS = 20
 app = typer.Typer(
     help="Train, compare, register and serve image recognizers.",
     no_args_is_help=True,
@@ -38,6 +40,15 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: train.epochs=20. Repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+OneArch = Annotated[str, typer.Option("--arch", help="ann, cnn, rnn or transformer.")]
+Trials = Annotated[
+    int | None, typer.Option(help="Settings to try for each architecture, its defaults among them.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Time for searching, such as 10m, divided evenly among architectures."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what is on record already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
@@ -58,28 +69,72 @@ def run(
     arch: Annotated[
         str | None, typer.Option(help="Architectures, comma-separated: ann,cnn,rnn,transformer.")
     ] = None,
+    trials: Trials = None,
+    budget: Budget = None,
+    fresh: Fresh = False,
+    show_plan: Annotated[
+        bool, typer.Option("--plan", help="Show the stages, and start nothing.")
+    ] = False,
     name: Name = None,
     settings: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and register every architecture, and rank them."""
+    """Search, train and register every architecture, and rank them."""
     archs = arch.split(",") if arch else None
-    _run(_load(config, data, archs, name, settings), as_json=as_json, quiet=quiet)
+    whole = _load(config, data, archs, name, settings, trials, budget)
+    if show_plan:
+        from pipelines.plan import show_plan as show  # noqa: PLC0415
+
+        show(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+    else:
+        _run(whole, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def train(
-    arch: Annotated[str, typer.Option(help="ann, cnn, rnn or transformer.")],
+    arch: OneArch,
     config: ConfigFile = None,
     data: Data = None,
+    trials: Trials = None,
+    budget: Budget = None,
+    fresh: Fresh = False,
     name: Name = None,
     settings: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and register one architecture."""
-    _run(_load(config, data, [arch], name, settings), as_json=as_json, quiet=quiet)
+    whole = _load(config, data, [arch], name, settings, trials, budget)
+    _run(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def tune(
+    arch: OneArch,
+    config: ConfigFile = None,
+    data: Data = None,
+    trials: Trials = None,
+    budget: Budget = None,
+    fresh: Fresh = False,
+    name: Name = None,
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search better settings for one architecture; imgrec run then takes them from the record."""
+    whole = _load(config, data, [arch], name, settings, trials, budget)
+    if not whole.search.wanted:
+        whole = _load(config, data, [arch], name, settings, TUNE_TRIALS, None)
+    _run(whole, fresh=fresh, as_json=as_json, quiet=quiet, only_search=True)
+
+
+@app.command()
+def runs(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
+    """List runs with their state and best scores, and how to go on with those that did not end."""
+    from pipelines.runs import show_runs  # noqa: PLC0415
+
+    show_runs(_load(config, None, None, None, settings), as_json=as_json)
 
 
 @app.command()
@@ -142,25 +197,28 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-def _run(config: "Config", *, as_json: bool, quiet: bool) -> None:
+def _run(
+    config: "Config", *, fresh: bool, as_json: bool, quiet: bool, only_search: bool = False
+) -> None:
     from imgrec.data.sources import refuse_missing  # noqa: PLC0415
 
     refuse_missing(config.data.source)
     from pipelines.display import Display  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.report import print_report  # noqa: PLC0415
-    from pipelines.run import run  # noqa: PLC0415
+    from pipelines.run import run, tune  # noqa: PLC0415
 
     log_file = log_to_file(Path(config.storage))
     with Display(quiet=quiet) as display, chatter_to(log_file):
-        summary = run(config, display, log_file)
+        work = tune if only_search else run
+        summary = work(config, display, log_file, fresh=fresh, command=_command())
     if as_json:
         print_json(summary.as_json())
     else:
         print_report(summary, log_file)
     if summary.failures:
         failed = "; ".join(f"{arch}: {reason}" for arch, reason in summary.failures.items())
-        msg = f"no model of {failed}"
+        msg = f"no {'search' if only_search else 'model'} of {failed}"
         raise TrainingError(msg)
 
 
@@ -170,6 +228,8 @@ def _load(
     archs: list[str] | None,
     name: str | None,
     settings: list[str] | None,
+    trials: int | None = None,
+    budget: str | None = None,
 ) -> "Config":
     from imgrec.config import load_config  # noqa: PLC0415
 
@@ -183,12 +243,21 @@ def _load(
         changes.append(f"name={json.dumps(name)}")
     if archs is not None:
         changes.append(f"archs={json.dumps(archs)}")
+    if trials is not None:
+        changes.append(f"search.trials={trials}")
+    if budget is not None:
+        changes.append(f"search.budget={json.dumps(budget)}")
     return load_config(path, [*changes, *(settings or [])])
 
 
 def print_json(content: dict[str, Any]) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _command() -> str:
+    """What the user typed, to be typed again."""
+    return shlex.join(["uv", "run", "imgrec", *sys.argv[1:]])
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

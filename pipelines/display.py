@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -12,12 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from imgrec.config import Arch
+from imgrec.config import Arch, Config
 from imgrec.distributed.events import Progress, Started, Step
+from imgrec.distributed.search import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.training.learner import FitJob
 from imgrec.training.loop import EpochReport
 from pipelines.prepare import Prepared
-from pipelines.summary import TrainedModel
+from pipelines.summary import Searched, TrainedModel
 
 SECONDS_BETWEEN_LINES = 5.0
 STAGES = {
@@ -34,6 +36,12 @@ class _Row:
 
     job: FitJob
     state: str = "waiting"
+    most_trials: int = 0
+    trials: int = 0
+    running: dict[int, int] = field(default_factory=dict)  # epochs done, by trial
+    search_ends: float = 0.0  # on the clock of time.monotonic
+    search_began: float = 0.0
+    trials_before: int = 0
     epoch: int = 0
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -43,15 +51,32 @@ class _Row:
 
     @property
     def share(self) -> float:
-        """How much of the training is done, 0 to 1."""
+        """How much of the search or of the training is done, 0 to 1."""
+        if self.state == "searching":
+            if self.search_ends:
+                whole = self.search_ends - self.search_began
+                return min(1.0, (time.monotonic() - self.search_began) / whole)
+            begun = sum(self.running.values()) / self.job.train.epochs
+            return min(1.0, (self.trials + begun) / self.most_trials)
         return min(1.0, (self.epoch + self.step / self.job.steps_per_epoch) / self.job.train.epochs)
 
     @property
     def left(self) -> str:
         """Time left, from what the last epoch took."""
+        if self.state == "searching":
+            return self._search_left
         if self.state != "training" or not self.epoch_seconds:
             return ""
-        return _duration((1 - self.share) * self.job.train.epochs * self.epoch_seconds)
+        return duration((1 - self.share) * self.job.train.epochs * self.epoch_seconds)
+
+    @property
+    def _search_left(self) -> str:
+        now, here = time.monotonic(), self.trials - self.trials_before
+        if self.search_ends:
+            return duration(max(0.0, self.search_ends - now))
+        if not here:
+            return ""
+        return duration((now - self.search_began) / here * (self.most_trials - self.trials))
 
 
 class Display:
@@ -119,10 +144,102 @@ class Display:
             self._line(f"data: {store.quarantined:,} left out, listed in {store.quarantine_file}")
         for arch, job in prepared.jobs.items():
             self._rows[arch] = _Row(job)
+
+    def searching(self, config: Config, tried: dict[Arch, int]) -> None:
+        """Searches begin: say how they share what there is."""
+        search = config.search
+        now = time.monotonic()
+        for arch, trials in tried.items():
+            row = self._rows[arch]
+            row.state, row.most_trials = "searching", search.trials
+            row.trials = row.trials_before = trials
+            row.search_began = now
+            row.search_ends = now + search.budget if search.budget else 0.0
+            if trials:
+                self._line(f"{arch}: the search goes on after {trials} trials")
+        parts = []
+        if search.trials:
+            parts.append(f"{search.trials} trials for each of {', '.join(tried)}")
+        if search.budget:
+            each = duration(search.budget / len(tried))
+            whole = duration(search.budget)
+            parts.append(f"at most {whole}, {each} for each of {', '.join(tried)}")
+        self._line(f"search: {'; '.join(parts)}; the first trial of each is its defaults")
+
+    def places(self, trials: int, cpus: int, gpus: float, checkpoints: int) -> None:
+        """What the search will hold of the cluster and of the disk."""
+        holds = f"{cpus} core{'s' if cpus > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
+        at_a_time = f"{trials} trials at a time" if trials > 1 else "one trial at a time"
+        self._line(f"search: {at_a_time}, {holds} each; checkpoints at most {size(checkpoints)}")
+
+    def trial(self, arch: Arch, event: SearchEvent) -> None:
+        """Something happened to a trial."""
+        row = self._rows[arch]
+        self._status = ""
+        match event:
+            case TrialStarted(number=number):
+                row.running[number] = 0
+            case TrialEpoch(number=number, epoch=epoch, metrics=metrics):
+                row.running[number] = epoch
+                row.metrics = metrics
+                row.best = max(row.best, metrics["val/macro_f1"])
+            case TrialEnded(trial=trial):
+                row.running.pop(trial.number, None)
+                row.trials += 1
+                if trial.state == "failed":
+                    reason = trial.reason.strip().splitlines()[-1]
+                    self._line(f"{arch}: trial {trial.number} failed: {reason}")
+        now = time.monotonic()
+        if not self._live and row.trials and now - row.printed > SECONDS_BETWEEN_LINES:
+            row.printed = now
+            of = f"/{row.most_trials}" if row.most_trials else ""
             self._line(
-                f"{arch}: {job.train.epochs} epochs, batch {job.train.batch_size}, "
-                f"{job.train.optimizer}, augmentation: {job.augmentation}"
+                f"{arch}: {row.trials}{of} trials, best val macro-F1 {row.best:.4f}, "
+                f"{row.left} left"
             )
+
+    def searched(self, arch: Arch, found: Searched) -> None:
+        """A search is over: what was tuned, beside the default that it replaces."""
+        row = self._rows[arch]
+        row.state = "waiting"
+        default = "" if found.default is None else f", defaults {found.default:.4f}"
+        failed = f", {found.failed} failed" if found.failed else ""
+        saved = f"{found.steps_saved:.0%} of their epochs saved by stopping early"
+        self._line(
+            f"{arch}: {found.trials} trials{failed}, {saved}; best val macro-F1 "
+            f"{found.best.score:.4f} (trial {found.best.number}){default}"
+        )
+        if not found.tuned:
+            self._line(f"{arch}: no trial was better than the defaults")
+        for key, (before, after) in found.tuned.items():
+            self._line(f"{arch}:   {key} = {_value(after)} (default {_value(before)})")
+
+    def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
+        """What the record has already."""
+        for arch, found in searches.items():
+            self._line(
+                f"{arch}: search taken from the record: {found.trials} trials, best val macro-F1 "
+                f"{found.best.score:.4f} (run {found.run_id[:12]})"
+            )
+        for arch, model in models.items():
+            self._rows[arch].state = "on record"
+            self._line(
+                f"{arch}: model taken from the record: {model.registered_model} version "
+                f"{model.version} (run {model.run_id[:12]})"
+            )
+
+    def will_train(self, arch: Arch, job: FitJob) -> None:
+        """An architecture is to be trained, with these settings."""
+        self._rows[arch] = _Row(job)
+        self._line(
+            f"{arch}: {job.train.epochs} epochs, batch {job.train.batch_size}, "
+            f"{job.train.optimizer}, augmentation: {job.augmentation}"
+        )
+
+    def trained_already(self, arch: Arch) -> None:
+        """Its best trial, or a run that was interrupted, has trained it to the end."""
+        self._rows[arch].epoch = self._rows[arch].job.train.epochs
+        self._line(f"{arch}: trained to the end already; nothing to repeat")
 
     def event(self, arch: Arch, event: Progress) -> None:
         """Something came from the workers."""
@@ -132,6 +249,8 @@ class Display:
             case Started(epochs_done=done):
                 if row.state == "training":
                     self._line(f"{arch}: a worker died; going on from epoch {done}")
+                elif done:
+                    self._line(f"{arch}: going on after epoch {done}, which was trained before")
                 row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
                 self._line(f"{arch}: training on {workers}, {event.device}, {event.precision}")
@@ -208,10 +327,15 @@ class Display:
             table.add_column(name, justify="left" if name in {"", "stage"} else "right")
         for arch, row in self._rows.items():
             metrics = row.metrics
+            style = {"registered": "green", "on record": "green", "failed": "red"}.get(row.state)
+            place = f"{row.epoch}/{row.job.train.epochs}"
+            if row.state == "searching":
+                of = f"/{row.most_trials}" if row.most_trials else ""
+                place = f"trial {row.trials}{of}"
             table.add_row(
                 Text(arch, style="bold"),
-                Text(row.state, style={"registered": "green", "failed": "red"}.get(row.state, "")),
-                f"{row.epoch}/{row.job.train.epochs}",
+                Text(row.state, style=style or ""),
+                place,
                 ProgressBar(total=1.0, completed=row.share, width=24),
                 f"{metrics['train/loss']:.3f}" if metrics else "",
                 f"{metrics['val/macro_f1']:.4f}" if metrics else "",
@@ -221,6 +345,20 @@ class Display:
         return table
 
 
-def _duration(seconds: float) -> str:
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count = round(count / 1000)
+    return f"{count:.0f} GB"
+
+
+def duration(seconds: float) -> str:
+    """For people: `2 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

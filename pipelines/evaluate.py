@@ -1,17 +1,18 @@
 """The best epoch of a fit as a calibrated classifier, and its scores."""
 
 from imgrec.classifier import Card, Classifier
-from imgrec.config import Arch, Config
+from imgrec.config import Config
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
+from imgrec.training.learner import FitJob
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
 
-def build_classifier(config: Config, prepared: Prepared, arch: Arch, fitted: Fitted) -> Classifier:
+def build_classifier(config: Config, prepared: Prepared, job: FitJob, fitted: Fitted) -> Classifier:
     """The weights of the best epoch, with a temperature fitted on the validation split."""
-    job, store = prepared.jobs[arch], prepared.store
+    store = prepared.store
     card = Card(
         model=job.model,
         image_shape=job.image_shape,

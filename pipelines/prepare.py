@@ -23,11 +23,13 @@ class Prepared:
     Attributes:
         store: The decoded pictures.
         splits: Which of them train, choose and test.
-        jobs: What each architecture will be trained with.
+        statistics: Of the training split.
+        jobs: What each architecture will be trained with, unless a search finds better.
     """
 
     store: Store
     splits: Splits
+    statistics: ChannelStatistics
     jobs: dict[Arch, FitJob]
 
 
@@ -49,7 +51,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     with torch.random.fork_rng(devices=[]):
         for job in jobs.values():
             build_optimizers(build_model(job.model, job.image_shape, job.num_classes), job.train)
-    return Prepared(store, splits, jobs)
+    return Prepared(store, splits, statistics, jobs)
 
 
 def make_job(

@@ -8,10 +8,12 @@ from imgrec.data.decode import encode_png
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.pictures import confusion_picture, learning_curves
 from imgrec.evaluation.scores import Evaluation
+from imgrec.models import count_parameters
 from imgrec.tracking.registry import RegisteredVersion, register
 from imgrec.tracking.runs import Run
 from imgrec.training.learner import FitJob
 from imgrec.version import code_version
+from pipelines.ledger import ARCH, DONE, KEY, KIND
 from pipelines.prepare import Prepared
 
 
@@ -43,10 +45,10 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     )
 
 
-def record_branch(workflow: Run, config: Config, job: FitJob) -> Run:
-    """The run of one architecture, with everything that it is trained with."""
+def start_model(workflow: Run, config: Config, job: FitJob, key: str) -> Run:
+    """The run of one architecture's model, with everything that it is trained with."""
     arch = job.model.arch
-    tags = {"imgrec.kind": "fit", "imgrec.arch": arch}
+    tags = {KIND: "model", ARCH: arch, KEY: key}
     branch = workflow.start_child(f"{config.name}-{arch}", tags)
     branch.log_params(
         {
@@ -61,22 +63,13 @@ def record_branch(workflow: Run, config: Config, job: FitJob) -> Run:
     return branch
 
 
-def record_evaluation(run: Run, name: str, fitted: Fitted, evaluation: Evaluation) -> None:
-    """Scores as numbers, pictures and a table for each class."""
+def record_evaluation(
+    run: Run, name: str, fitted: Fitted, classifier: Classifier, evaluation: Evaluation
+) -> None:
+    """Scores as numbers, pictures and a table for each class; the numbers last, and all at once."""
     curves_title = f"{name}: epoch {fitted.best.epoch} of {len(fitted.history)} was kept"
     images = int(evaluation.confusion.sum())
     confusion_title = f"{name}: {evaluation.scores.accuracy:.1%} of {images:,} test pictures right"
-    run.log_metrics(
-        evaluation.scores.as_metrics("test")
-        | fitted.best.val.as_metrics("best_val")
-        | {
-            "best_epoch": fitted.best.epoch,
-            "fit_seconds": fitted.seconds,
-            "median_images_per_second": fitted.images_per_second,
-            "restarts": fitted.restarts,
-        },
-        step=len(fitted.history),
-    )
     run.log_figure(
         learning_curves(fitted.history, fitted.best.epoch, curves_title), "learning_curves.png"
     )
@@ -86,6 +79,18 @@ def record_evaluation(run: Run, name: str, fitted: Fitted, evaluation: Evaluatio
     )
     columns = ("class", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
+    metrics = (
+        evaluation.scores.as_metrics("test")
+        | fitted.best.val.as_metrics("best_val")
+        | {
+            "best_epoch": fitted.best.epoch,
+            "fit_seconds": fitted.seconds,
+            "median_images_per_second": fitted.images_per_second,
+            "restarts": fitted.restarts,
+            "parameters": count_parameters(classifier.model),
+        }
+    )
+    run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
 
 
 def register_classifier(

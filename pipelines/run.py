@@ -1,110 +1,183 @@
-"""The workflow: prepare, then fit, evaluate and register every architecture, then rank them."""
+"""The workflow: prepare; then for each architecture search, fit, evaluate, register; then compare.
+
+What is on record is not done again, and what was interrupted goes on (pipelines/ledger.py).
+"""
 
 import shutil
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from imgrec.config import Arch, Config
-from imgrec.distributed.events import Progress
-from imgrec.distributed.fit import fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import TrainingError
 from imgrec.tracking.connection import connect
-from imgrec.tracking.runs import Run, start_run
-from imgrec.training.loop import EpochReport
+from imgrec.tracking.liveness import close_dead_runs
+from imgrec.tracking.runs import Run
 from pipelines.display import Display
-from pipelines.evaluate import build_classifier, evaluate
-from pipelines.prepare import Prepared, prepare
-from pipelines.record import record_branch, record_evaluation, record_inputs, register_classifier
-from pipelines.summary import Summary, TrainedModel
+from pipelines.ledger import Ledger
+from pipelines.prepare import prepare
+from pipelines.record import record_inputs
+from pipelines.search import job_with, search
+from pipelines.summary import Searched, Summary, TrainedModel
+from pipelines.train import train
 
 
-def run(config: Config, display: Display, log_file: Path) -> Summary:
+def run(
+    config: Config, display: Display, log_file: Path, *, fresh: bool = False, command: str = ""
+) -> Summary:
     """Settings to registered models.
+
+    Args:
+        config: Everything.
+        display: Told how it goes.
+        log_file: For the logs of workers.
+        fresh: Take nothing from the record.
+        command: What the user typed, for whoever wants to go on with it.
 
     Raises:
         ImgrecError: before anything is started, where settings, data or services are wrong.
     """
     started = time.perf_counter()
-    display.stage("tracking")
-    tracking = connect(config.tracking, Path(config.storage), create=True)
-    display.stage("data")
-    prepared = prepare(config, display.progress)
-    display.prepared(prepared)
-    experiment = config.tracking.experiment or config.name
-    with start_run(tracking, experiment, config.name, {"imgrec.kind": "workflow"}) as workflow:
-        record_inputs(workflow, config, prepared)
-        checkpoints = Path(config.storage) / "ray" / workflow.id
-        display.stage("ray")
-        try:
-            with ray_session(config.cluster, log_file) as session:
-                display.stage("train")
-                models, failures = _train_all(
-                    config, prepared, session, checkpoints, workflow, display
-                )
-        finally:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        summary = Summary(
-            name=config.name,
-            tracking_uri=tracking.uri,
-            run_id=workflow.id,
-            store=prepared.store,
-            splits=prepared.splits,
-            models=models,
-            failures=failures,
-            seconds=time.perf_counter() - started,
-        )
-        workflow.log_metrics({"seconds": summary.seconds, "models": len(models)})
+    ledger = _open(config, display, fresh=fresh)
+    last = ledger.last_workflow("workflow")
+    if last and last.status == "FINISHED":
+        searches = _finished_searches(ledger)
+        models = _finished_models(ledger, searches)
+        if len(models) == len(config.archs):
+            display.taken(searches, models)
+            return _summary(ledger, last.id, searches, models, {}, started)
+    with ledger.workflow("workflow", command) as workflow:
+        record_inputs(workflow, config, ledger.prepared)
+        with _working_folder(config, workflow) as work, ExitStack() as stack:
+
+            @cache
+            def session() -> Session:
+                display.stage("ray")
+                return stack.enter_context(ray_session(config.cluster, log_file))
+
+            searches, failures = _search(ledger, workflow, session, work, display)
+            models = _finished_models(ledger, searches)
+            display.taken({}, models)
+            jobs = {
+                arch: job_with(config, ledger.prepared, arch, _settings(searches, arch))
+                for arch in config.archs
+                if arch not in models and arch not in failures
+            }
+            for arch, outcome in train(ledger, workflow, session, work, display, jobs).items():
+                if isinstance(outcome, TrainingError):
+                    failures[arch] = str(outcome)
+                else:
+                    models[arch] = outcome
+        summary = _summary(ledger, workflow.id, searches, models, failures, started)
+        workflow.log_metrics({"seconds": summary.seconds, "models": len(summary.models)})
         workflow.log_table(*summary.leaderboard(), "leaderboard.json")
         if failures:
             workflow.end("FAILED")
     return summary
 
 
-def _train_all(
-    config: Config,
-    prepared: Prepared,
-    session: Session,
-    checkpoints: Path,
-    workflow: Run,
-    display: Display,
-) -> tuple[list[TrainedModel], dict[Arch, str]]:
-    """Every architecture, each registered as it ends; one that fails does not stop the others."""
-    arch_of = {f"{config.name}-{arch}": arch for arch in prepared.jobs}
-    runs: dict[Arch, Run] = {}
+def tune(
+    config: Config, display: Display, log_file: Path, *, fresh: bool = False, command: str = ""
+) -> Summary:
+    """Settings to better settings, and no further; a later run takes the searches from the record."""
+    started = time.perf_counter()
+    ledger = _open(config, display, fresh=fresh)
+    with ledger.workflow("tune", command) as workflow:
+        record_inputs(workflow, config, ledger.prepared)
+        with _working_folder(config, workflow) as work, ExitStack() as stack:
 
-    def on_event(name: str, event: Progress) -> None:
-        arch = arch_of[name]
-        if arch not in runs:
-            runs[arch] = record_branch(workflow, config, prepared.jobs[arch])
-        if isinstance(event, EpochReport):
-            runs[arch].log_metrics(event.metrics, step=event.epoch)
-        display.event(arch, event)
+            @cache
+            def session() -> Session:
+                display.stage("ray")
+                return stack.enter_context(ray_session(config.cluster, log_file))
 
-    models: list[TrainedModel] = []
-    failures: dict[Arch, str] = {}
-    fits = fit_on_workers(
-        session,
-        {name: prepared.jobs[arch] for name, arch in arch_of.items()},
-        config.cluster,
-        storage=checkpoints,
-        on_event=on_event,
-    )
-    for name, outcome in fits:
-        arch = arch_of[name]
+            searches, failures = _search(ledger, workflow, session, work, display)
+        if failures:
+            workflow.end("FAILED")
+    return _summary(ledger, workflow.id, searches, {}, failures, started)
+
+
+def _open(config: Config, display: Display, *, fresh: bool) -> Ledger:
+    display.stage("tracking")
+    tracking = connect(config.tracking, Path(config.storage), create=True)
+    close_dead_runs(tracking)
+    display.stage("data")
+    prepared = prepare(config, display.progress)
+    display.prepared(prepared)
+    return Ledger(tracking, config, prepared, fresh=fresh)
+
+
+@contextmanager
+def _working_folder(config: Config, workflow: Run) -> Iterator[Path]:
+    """For checkpoints: gone when nobody will go on from them."""
+    folder = Path(config.storage) / "work" / workflow.id
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _search(
+    ledger: Ledger, workflow: Run, session: Callable[[], Session], work: Path, display: Display
+) -> tuple[dict[Arch, Searched], dict[Arch, str]]:
+    """The searches, made or taken from the record, and why others came to nothing."""
+    searches, failures = _finished_searches(ledger), dict[Arch, str]()
+    display.taken(searches, {})
+    missing = [arch for arch in ledger.config.archs if arch not in searches]
+    if not ledger.config.search.wanted or not missing:
+        return searches, failures
+    for arch, outcome in search(ledger, workflow, session(), work, display, missing).items():
         if isinstance(outcome, TrainingError):
             failures[arch] = str(outcome)
             display.failed(arch, outcome)
-            if arch in runs:
-                runs[arch].set_tags({"failure": outcome})
-                runs[arch].end("FAILED")
-            continue
-        display.evaluating(arch)
-        classifier = build_classifier(config, prepared, arch, outcome)
-        evaluation = evaluate(classifier, prepared)
-        record_evaluation(runs[arch], f"{config.name}-{arch}", outcome, evaluation)
-        version = register_classifier(runs[arch], config, prepared, outcome, classifier, evaluation)
-        runs[arch].end("FINISHED")
-        models.append(TrainedModel.of(arch, version, outcome, classifier, evaluation))
-        display.registered(models[-1])
-    return sorted(models, key=lambda model: -model.test.macro_f1), failures
+        else:
+            searches[arch] = outcome
+    return searches, failures
+
+
+def _finished_searches(ledger: Ledger) -> dict[Arch, Searched]:
+    if not ledger.config.search.wanted:
+        return {}
+    found = {arch: ledger.finished_search(arch) for arch in ledger.config.archs}
+    return {arch: one for arch, one in found.items() if one}
+
+
+def _finished_models(ledger: Ledger, searches: Mapping[Arch, Searched]) -> dict[Arch, TrainedModel]:
+    """The models on record, of architectures whose search is made or not asked for."""
+    config = ledger.config
+    known = [arch for arch in config.archs if arch in searches or not config.search.wanted]
+    found = {
+        arch: ledger.finished_model(
+            arch, job_with(config, ledger.prepared, arch, _settings(searches, arch))
+        )
+        for arch in known
+    }
+    return {arch: model for arch, model in found.items() if model}
+
+
+def _settings(searches: Mapping[Arch, Searched], arch: Arch) -> Mapping[str, Any]:
+    return searches[arch].best.settings if arch in searches else {}
+
+
+def _summary(
+    ledger: Ledger,
+    run_id: str,
+    searches: Mapping[Arch, Searched],
+    models: Mapping[Arch, TrainedModel],
+    failures: Mapping[Arch, str],
+    started: float,
+) -> Summary:
+    return Summary(
+        name=ledger.config.name,
+        tracking_uri=ledger.tracking.uri,
+        run_id=run_id,
+        store=ledger.prepared.store,
+        splits=ledger.prepared.splits,
+        searches=dict(searches),
+        models=sorted(models.values(), key=lambda model: -model.test.macro_f1),
+        failures=dict(failures),
+        seconds=time.perf_counter() - started,
+    )

@@ -1,22 +1,25 @@
 """What a run came to: for people as a leaderboard, for programs as JSON."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imgrec.classifier import Classifier
-from imgrec.config import Arch
+from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
+from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
 from imgrec.tracking.registry import RegisteredVersion
-from imgrec.training.metrics import Scores
+from imgrec.training.learner import FitJob
+from imgrec.training.metrics import Scores, scores_from
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A registered model and how good it is."""
+    """A registered model and how good it is; `taken` if an earlier run had registered it."""
 
     arch: Arch
     registered_model: str
@@ -28,6 +31,26 @@ class TrainedModel:
     parameters: int
     fit_seconds: float
     images_per_second: float
+    taken: bool = False
+
+    @classmethod
+    def of_record(
+        cls, arch: Arch, version: RegisteredVersion, metrics: Mapping[str, float]
+    ) -> "TrainedModel":
+        """One that an earlier run registered."""
+        return cls(
+            arch=arch,
+            registered_model=version.name,
+            version=version.version,
+            champion=version.champion,
+            run_id=version.run_id,
+            val=scores_from(metrics, "best_val"),
+            test=scores_from(metrics, "test"),
+            parameters=int(metrics["parameters"]),
+            fit_seconds=metrics["fit_seconds"],
+            images_per_second=metrics["median_images_per_second"],
+            taken=True,
+        )
 
     @classmethod
     def of(
@@ -69,6 +92,75 @@ class TrainedModel:
             "parameters": self.parameters,
             "fit_seconds": self.fit_seconds,
             "images_per_second": self.images_per_second,
+            "taken": self.taken,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What the search of one architecture came to.
+
+    Attributes:
+        run_id: Of the search.
+        trials: How many were tried, with those that failed.
+        failed: How many of them failed.
+        steps_saved: Share of the epochs that were not trained because trials were stopped early.
+        default: The score of the defaults: `val/macro_f1` of the best epoch.
+        best: The best trial.
+        tuned: What the best trial changed: the default and what it was replaced with.
+        taken: Whether an earlier run had made the search.
+    """
+
+    run_id: str
+    trials: int
+    failed: int
+    steps_saved: float
+    default: float | None
+    best: Trial
+    tuned: dict[str, tuple[Any, Any]]
+    taken: bool
+
+    @classmethod
+    def of(
+        cls, branch: Branch, job: FitJob, trials: Sequence[Trial], run_id: str, *, taken: bool
+    ) -> "Searched":
+        """From the trials of a search, of which one at least counts."""
+        best = best_of(trials)
+        assert best is not None
+        defaults = default_settings(branch, job)
+        # Trials that failed say nothing of what stopping saves.
+        counted = [trial for trial in trials if trial.counts]
+        trained = sum(len(trial.scores) for trial in counted)
+        return cls(
+            run_id=run_id,
+            trials=len(trials),
+            failed=len(trials) - len(counted),
+            steps_saved=1 - trained / (len(counted) * job.train.epochs),
+            default=next((t.score for t in trials if t.number == DEFAULTS and t.counts), None),
+            best=best,
+            tuned={
+                key: (defaults.get(key), value)
+                for key, value in best.settings.items()
+                if value != defaults.get(key)
+            },
+            taken=taken,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "run_id": self.run_id,
+            "trials": self.trials,
+            "failed": self.failed,
+            "steps_saved": self.steps_saved,
+            "default_val_macro_f1": self.default,
+            "best_val_macro_f1": self.best.score,
+            "best_trial": self.best.number,
+            "tuned": {
+                key: {"default": default, "chosen": chosen}
+                for key, (default, chosen) in self.tuned.items()
+            },
+            "taken": self.taken,
         }
 
 
@@ -81,6 +173,7 @@ class Summary:
     run_id: str
     store: Store
     splits: Splits
+    searches: dict[Arch, Searched]
     models: list[TrainedModel]
     failures: dict[Arch, str]
     seconds: float
@@ -99,6 +192,7 @@ class Summary:
                 "test": len(self.splits.test),
                 "quarantined": self.store.quarantined,
             },
+            "searches": {arch: search.as_json() for arch, search in self.searches.items()},
             "models": [model.as_json() for model in self.models],
             "failures": self.failures,
             "seconds": self.seconds,

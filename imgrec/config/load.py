@@ -29,6 +29,10 @@ class Config(General):
     branches: tuple[Branch, ...]
     """One for each of archs, in the same order."""
 
+    def branch(self, arch: Arch) -> Branch:
+        """The settings of one of archs."""
+        return self.branches[self.archs.index(arch)]
+
 
 def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Config:
     """A TOML file (or nothing but defaults), with settings `a.b=value` on top, checked.

@@ -75,13 +75,10 @@ def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> S
     Raises:
         DataError: the source has no folder, no classes, or a class without a readable picture.
     """
-    samples = list_samples(config.source)
-    found = scan(samples, config, progress=progress)
-    key = _key(found, config)
-    folder = storage / "store" / key
+    found, folder = locate_store(config, storage, progress=progress)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=folder.parent))
+        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
             _build(building, found, config, progress)
             building.rename(folder)
@@ -92,6 +89,16 @@ def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> S
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return open_store(folder)
+
+
+def locate_store(config: DataConfig, storage: Path, *, progress: Progress) -> tuple[Scan, Path]:
+    """What a source holds, and the folder of its store, which need not exist yet.
+
+    Raises:
+        DataError: the source has no folder, no classes, or a class without a readable picture.
+    """
+    found = scan(list_samples(config.source), config, progress=progress)
+    return found, storage / "store" / _key(found, config)
 
 
 def open_store(folder: Path) -> Store:

@@ -7,6 +7,7 @@ places among architectures takes someone who sees them all.
 
 import math
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -239,7 +240,17 @@ class _Share:
             reason=failure,
         )
         self.study.tell(trial)
+        self._remove_losers()
         self._tell((self.name, TrialEnded(trial, best=self.study.best is trial)))
+
+    def _remove_losers(self) -> None:
+        """Of the checkpoints only those of running trials and of the best one stay."""
+        best = self.study.best
+        numbers = {trial.number for trial in self.trials.values()} | {best.number if best else -1}
+        keep = {self.search.checkpoints(number) for number in numbers}
+        for folder in self.search.folder.glob("trial-*"):
+            if folder not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

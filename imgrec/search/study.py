@@ -5,8 +5,9 @@ TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import optuna
@@ -33,6 +34,7 @@ DEFAULTS = 0
 # Trials drawn at random before TPE has something to go by.
 RANDOM_TRIALS = 5
 MOST_REDRAWS = 50
+FEWEST_FOR_IMPORTANCE = 8
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -166,12 +168,20 @@ class Study:
     def importances(self) -> dict[str, float]:
         """How much of the scores' variance each setting explains, largest first; sums to 1.
 
-        Empty where there are too few finished trials to say.
+        PED-ANOVA: Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter
+        Importance in Arbitrary Subspaces". Empty where there are too few trials to say.
         """
-        with contextlib.suppress(RuntimeError, ValueError):
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            found = optuna.importance.get_param_importances(self._optuna, evaluator=evaluator)
-            return dict(found)
+        if sum(trial.counts for trial in self.trials.values()) < FEWEST_FOR_IMPORTANCE:
+            return {}
+        # Of trials that were stopped it would know nothing, so they count with their best epoch.
+        complete = optuna.create_study(direction="maximize")
+        for trial in self.trials.values():
+            if trial.counts:
+                complete.add_trial(self._frozen(replace(trial, state="finished")))
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        with warnings.catch_warnings(), contextlib.suppress(RuntimeError, ValueError):
+            warnings.simplefilter("ignore")
+            return dict(optuna.importance.get_param_importances(complete, evaluator=evaluator))
         return {}
 
     def _draw(self, number: int) -> dict[str, Any]:

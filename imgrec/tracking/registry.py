@@ -75,7 +75,41 @@ def register(
         example: An encoded picture, kept as the input example.
         tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`.
     """
-    client = run.tracking.client
+    tracking, client = run.tracking, run.tracking.client
+    text = {key: str(value) for key, value in tags.items()}
+    with tracking.answering():
+        # A process that was killed on the way may have left it behind.
+        made = next(iter(client.search_model_versions(f"run_id = '{run.id}'")), None)
+    if made is None:
+        uri, model_id = _log(run, classifier, example)
+        with tracking.answering():
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
+    with tracking.answering():
+        champion = _champion(tracking, name)
+        wins = champion is None or champion.run_id == run.id or _is_better(text, champion.tags)
+        if wins:
+            client.set_registered_model_alias(name, CHAMPION, made.version)
+    return RegisteredVersion(name, int(made.version), wins, run.id, text)
+
+
+def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
+    """The registered version that a run made, if it is still there."""
+    with tracking.answering():
+        found = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
+    if found is None:
+        return None
+    champion = _champion(tracking, found.name)
+    leads = champion is not None and champion.version == found.version
+    return RegisteredVersion(found.name, int(found.version), leads, run_id, found.tags)
+
+
+def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
+    """The classifier as a logged model of the run: its URI and id."""
     run.tracking.use()
     with (
         run.tracking.answering(),
@@ -94,21 +128,7 @@ def register(
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=_requirements(classifier),
         )
-    text = {key: str(value) for key, value in tags.items()}
-    with run.tracking.answering():
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        made = client.create_model_version(
-            name, logged.model_uri, run.id, tags=text, model_id=logged.model_id
-        )
-        champion = _champion(run.tracking, name)
-        wins = champion is None or _is_better(text, champion.tags)
-        if wins:
-            client.set_registered_model_alias(name, CHAMPION, made.version)
-    return RegisteredVersion(name, int(made.version), wins, run.id, text)
+    return logged.model_uri, logged.model_id
 
 
 def list_versions(tracking: Tracking) -> list[RegisteredVersion]:

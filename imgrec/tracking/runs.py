@@ -1,22 +1,71 @@
-"""MLflow runs: one for the workflow, one below it for each architecture."""
+"""MLflow runs.
+
+One for the workflow; below it one for each search and one for each architecture's model; below a
+search one for each trial.
+"""
 
 import contextlib
 import getpass
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_USER
+from mlflow.entities import Run as MlflowRun
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
 
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, experiment_id
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-PARAMS_A_CALL = 100
+ITEMS_A_CALL = {"params": 100, "tags": 100, "metrics": 800}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the record has it.
+
+    Attributes:
+        id: MLflow's id.
+        name: For people.
+        experiment: Id of its experiment.
+        status: `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
+        started: Seconds since 1970.
+        tags: All of them.
+        metrics: The last value of each.
+    """
+
+    id: str
+    name: str
+    experiment: str
+    status: str
+    started: float
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, run: MlflowRun) -> "RunRecord":
+        """From MLflow's own."""
+        info, data = run.info, run.data
+        return cls(
+            id=info.run_id,
+            name=info.run_name,
+            experiment=info.experiment_id,
+            status=info.status,
+            started=info.start_time / 1000,
+            tags=dict(data.tags),
+            metrics=dict(data.metrics),
+        )
 
 
 class Run:
@@ -37,26 +86,39 @@ class Run:
         self._children.append(child)
         return child
 
+    def resume_child(self, record: RunRecord) -> "Run":
+        """Go on with a run that did not end, as one below this one."""
+        child = _resume(self.tracking, record)
+        child.set_tags({MLFLOW_PARENT_RUN_ID: self.id})
+        self._children.append(child)
+        return child
+
     def log_params(self, settings: Mapping[str, Any]) -> None:
         """Nested settings as params with dotted names."""
         params = [Param(key, str(value)) for key, value in _flat(settings)]
-        for start in range(0, len(params), PARAMS_A_CALL):
-            batch = params[start : start + PARAMS_A_CALL]
-            with self.tracking.answering():
-                self.tracking.client.log_batch(self.id, params=batch)
+        self._log(params=params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Several values at one step, in one call."""
+        self.log_history({step: metrics})
+
+    def log_history(
+        self, history: Mapping[int, Mapping[str, float]], tags: Mapping[str, Any] | None = None
+    ) -> None:
+        """The values of several steps, and tags, in one call: all of it arrives, or nothing."""
         now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        with self.tracking.answering():
-            self.tracking.client.log_batch(self.id, metrics=batch)
+        self._log(
+            metrics=[
+                Metric(key, float(value), now, step)
+                for step, metrics in history.items()
+                for key, value in metrics.items()
+            ],
+            tags=_tags(tags or {}),
+        )
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Several tags, in one call."""
-        batch = [RunTag(key, str(value)) for key, value in tags.items()]
-        with self.tracking.answering():
-            self.tracking.client.log_batch(self.id, tags=batch)
+        self._log(tags=_tags(tags))
 
     def log_dict(self, content: Mapping[str, Any], file: str) -> None:
         """JSON or YAML, by the ending of the file's name."""
@@ -69,10 +131,20 @@ class Run:
             self.tracking.client.log_figure(self.id, figure, file)
 
     def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], file: str) -> None:
-        """A table (file ending in .json) that the MLflow UI shows as one."""
-        data = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+        """A table (file ending in .json) that the MLflow UI shows as one.
+
+        MLflow's own log_table would add the rows to those of an earlier try.
+        """
+        table = {"columns": list(columns), "data": [list(row) for row in rows]}
+        entry = {"path": file, "type": "table"}
+        client = self.tracking.client
         with self.tracking.answering():
-            self.tracking.client.log_table(self.id, data, file)
+            client.log_dict(self.id, table, file)
+            logged = json.loads(
+                client.get_run(self.id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]")
+            )
+            if entry not in logged:
+                client.set_tag(self.id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*logged, entry]))
 
     def log_file(self, path: Path) -> None:
         """A copy of a file."""
@@ -88,13 +160,40 @@ class Run:
                 self.tracking.client.set_terminated(self.id, status)
             self._open = False
 
+    def _log(self, **items: Sequence[Any]) -> None:
+        """In one call where MLflow's limits allow."""
+        calls = max(-(-len(found) // ITEMS_A_CALL[kind]) for kind, found in items.items())
+        for call in range(calls):
+            batch = {
+                kind: found[call * ITEMS_A_CALL[kind] : (call + 1) * ITEMS_A_CALL[kind]]
+                for kind, found in items.items()
+            }
+            with self.tracking.answering():
+                self.tracking.client.log_batch(self.id, **batch)
+
 
 @contextmanager
 def start_run(
-    tracking: Tracking, experiment: str, name: str, tags: Mapping[str, str]
+    tracking: Tracking,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    resume: RunRecord | None = None,
 ) -> Iterator[Run]:
-    """A run that never stays RUNNING: FINISHED, FAILED after an error, KILLED after Ctrl-C."""
-    run = _start(tracking, experiment_id(tracking, experiment), name, tags)
+    """A run that never stays RUNNING: FINISHED, FAILED after an error, KILLED after Ctrl-C.
+
+    Args:
+        tracking: Where.
+        experiment: Name of the experiment.
+        name: For people.
+        tags: Of the run.
+        resume: A run that did not end, to go on with instead of a new one.
+    """
+    if resume:
+        run = _resume(tracking, resume)
+        run.set_tags(tags)
+    else:
+        run = _start(tracking, experiment_id(tracking, experiment), name, tags)
     try:
         yield run
     except BaseException as error:
@@ -103,6 +202,63 @@ def start_run(
             run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.end("FINISHED")
+
+
+def find_runs(
+    tracking: Tracking,
+    tags: Mapping[str, str],
+    *,
+    experiment: str = "",
+    parent: str = "",
+    status: str = "",
+) -> list[RunRecord]:
+    """The runs that bear all these tags, newest first.
+
+    Args:
+        tracking: Where.
+        tags: To look for.
+        experiment: Its name; all experiments without.
+        parent: Id of the run that they stand below.
+        status: Only runs of this status.
+    """
+    client = tracking.client
+    wanted = dict(tags) | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    parts = [f"tags.`{key}` = '{value}'" for key, value in wanted.items()]
+    parts += [f"attributes.status = '{status}'"] if status else []
+    with tracking.answering():
+        if experiment:
+            found = client.get_experiment_by_name(experiment)
+            experiments = [found.experiment_id] if found else []
+        else:
+            experiments = [e.experiment_id for e in client.search_experiments()]
+        runs: list[MlflowRun] = []
+        token: str | None = None
+        while experiments:
+            page = client.search_runs(
+                experiments,
+                " and ".join(parts),
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                break
+    return [RunRecord.of(run) for run in runs]
+
+
+def metric_history(tracking: Tracking, run_id: str, metric: str) -> dict[int, float]:
+    """The values of a metric by step."""
+    with tracking.answering():
+        found = tracking.client.get_metric_history(run_id, metric)
+    return {value.step: value.value for value in found}
+
+
+def set_status(tracking: Tracking, record: RunRecord, status: Status) -> None:
+    """Close a run whose own process cannot any more."""
+    with tracking.answering():
+        tracking.client.set_terminated(record.id, status)
 
 
 def _start(tracking: Tracking, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
@@ -114,6 +270,16 @@ def _start(tracking: Tracking, experiment: str, name: str, tags: Mapping[str, st
     with tracking.answering():
         created = tracking.client.create_run(experiment, run_name=name, tags={**system, **tags})
     return Run(tracking, experiment, created.info.run_id)
+
+
+def _resume(tracking: Tracking, record: RunRecord) -> Run:
+    with tracking.answering():
+        tracking.client.update_run(record.id, status="RUNNING")
+    return Run(tracking, record.experiment, record.id)
+
+
+def _tags(tags: Mapping[str, Any]) -> list[RunTag]:
+    return [RunTag(key, str(value)) for key, value in tags.items()]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

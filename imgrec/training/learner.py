@@ -24,6 +24,7 @@ from imgrec.training.ema import MovingAverage
 from imgrec.training.metrics import Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_precision, lay_out
+from imgrec.version import code_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,12 @@ class FitJob:
 
     @property
     def key(self) -> str:
-        """A hash, the same for all jobs that come to the same model.
+        """A hash, the same for all jobs that come to the same model with the same code.
 
         Where the store lies is not in it, nor how much of a batch fits into memory.
         """
         content = asdict(self) | {
+            "code": code_version(),
             "store": self.store.name,
             "data": self.data.model_dump(mode="json", include={"val_fraction", "test_fraction"}),
             "model": self.model.model_dump(mode="json"),
@@ -148,7 +150,6 @@ class Learner:
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
             "average": self.average and self.average.model.state_dict(),
             "average_steps": self.average and self.average.steps,
-            "job": self.job.key,
             **self.result(),
         }
         save_state(folder, state)
@@ -161,6 +162,7 @@ class Learner:
             "weights": self.best.weights,
         }
         return {
+            "job": self.job.key,
             "epochs_done": self.epochs_done,
             "best": best,
             "history": self.history,

@@ -4,7 +4,8 @@ Nothing is copied from the device until `scores` is asked for, and several worke
 counts up, so every picture counts exactly once.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,11 @@ class Scores:
     def as_metrics(self, split: str) -> dict[str, float]:
         """`{"val/loss": ..., "val/accuracy": ..., ...}`."""
         return {f"{split}/{name}": value for name, value in asdict(self).items()}
+
+
+def scores_from(metrics: Mapping[str, float], split: str) -> Scores:
+    """What `Scores.as_metrics` wrote."""
+    return Scores(**{field.name: metrics[f"{split}/{field.name}"] for field in fields(Scores)})
 
 
 class Meter:

@@ -1,0 +1,86 @@
+"""Whether the process that records a run still lives: one that was killed cannot say so itself."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from imgrec.errors import TrackingError
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.runs import Run, RunRecord, find_runs, set_status
+
+OWNER = "imgrec.owner"
+HEARTBEAT = "imgrec.heartbeat"
+SECONDS_BETWEEN_HEARTBEATS = 15.0
+SILENCE_OF_THE_DEAD = 4 * SECONDS_BETWEEN_HEARTBEATS
+
+
+@contextmanager
+def heartbeat(run: Run) -> Iterator[None]:
+    """Say inside that this process lives, for others who see the record, on other machines too."""
+    run.set_tags({OWNER: _owner(psutil.Process()), HEARTBEAT: int(time.time())})
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(SECONDS_BETWEEN_HEARTBEATS):
+            # Whether MLflow answers is for those to say who have something to record.
+            with contextlib.suppress(TrackingError):
+                run.set_tags({HEARTBEAT: int(time.time())})
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=1)
+
+
+def is_alive(record: RunRecord) -> bool:
+    """Whether the process that records this workflow still does.
+
+    On this machine its process tells; on another one how long it has been silent.
+    """
+    if record.status != "RUNNING":
+        return False
+    owner = record.tags.get(OWNER, "")
+    host, _, rest = owner.partition(" ")
+    if host == socket.gethostname():
+        try:
+            return _owner(psutil.Process(int(rest.split()[0]))) == owner
+        except psutil.NoSuchProcess:
+            return False
+    return time.time() - float(record.tags.get(HEARTBEAT, 0)) < SILENCE_OF_THE_DEAD
+
+
+def close_dead_runs(tracking: Tracking) -> None:
+    """Mark as KILLED what says RUNNING though its process is dead, with all that stands below it."""
+    for workflow in find_runs(tracking, {"imgrec.kind": "workflow"}, status="RUNNING"):
+        if not is_alive(workflow):
+            _close(tracking, workflow)
+
+
+def refuse_alive(record: RunRecord) -> None:
+    """Raise TrackingError if another process is at work on this run."""
+    if is_alive(record) and record.tags.get(OWNER) != _owner(psutil.Process()):
+        host, pid = record.tags[OWNER].split()[:2]
+        msg = (
+            f"the same run is going on already, as process {pid} on {host} (MLflow run "
+            f"{record.id}): wait for it, stop it, or start another with --fresh"
+        )
+        raise TrackingError(msg)
+
+
+def _close(tracking: Tracking, record: RunRecord) -> None:
+    for child in find_runs(tracking, {}, parent=record.id, status="RUNNING"):
+        _close(tracking, child)
+    set_status(tracking, record, "KILLED")
+
+
+def _owner(process: psutil.Process) -> str:
+    # A process id is given out again; with the time of its birth it is unique.
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.0f}"

@@ -1,0 +1,65 @@
+"""How long a stage will take and how much disk it will use, before it is started."""
+
+import itertools
+import time
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from imgrec.config import Branch
+from imgrec.errors import ConfigError
+from imgrec.models import build_model, count_parameters
+from imgrec.training.learner import FitJob
+
+# A backward pass costs about twice its forward pass.
+PASSES = 3
+TIMED_BATCH = 32
+# Of the epochs that a search would train without early stopping; measured, see docs/results.md.
+SEARCHED_SHARE = 0.5
+
+
+def images_per_second(job: FitJob) -> float:
+    """Training speed of this machine, guessed from a few timed forward passes; 0.1 s."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        model = build_model(job.model, job.image_shape, job.num_classes).eval()
+        height, width, channels = job.image_shape
+        images = torch.zeros(TIMED_BATCH, channels, height, width)
+        seconds = []
+        for _ in range(4):  # the first warms up
+            started = time.perf_counter()
+            model(images)
+            seconds.append(time.perf_counter() - started)
+    return TIMED_BATCH / (PASSES * min(seconds[1:]))
+
+
+def fit_seconds(job: FitJob, speed: float) -> float:
+    """All epochs at a speed in images/s."""
+    return job.train.epochs * job.steps_per_epoch * job.train.batch_size / speed
+
+
+def checkpoint_bytes(job: FitJob) -> int:
+    """Of one checkpoint: the weights, their average, the best ones, and the optimizer's state."""
+    copies = 2 + bool(job.train.ema_decay) + (2 if job.train.optimizer == "adamw" else 1)
+    return 4 * _parameters(job) * copies
+
+
+def largest_checkpoint(branch: Branch, job: FitJob) -> int:
+    """The most that a trial's checkpoint can take, over the sizes of models in the space."""
+    sizes = [d for d in branch.space if d.key.startswith("model.") and (d.choices or d.whole)]
+    largest = checkpoint_bytes(job)
+    for values in itertools.product(*(d.ends for d in sizes)):
+        try:
+            model = branch.with_settings(
+                dict(zip((d.key for d in sizes), values, strict=True))
+            ).model
+            largest = max(largest, checkpoint_bytes(replace(job, model=model)))
+        except ConfigError:
+            continue  # such a model cannot be built, and so not be tried
+    return largest
+
+
+def _parameters(job: FitJob) -> int:
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model: nn.Module = build_model(job.model, job.image_shape, job.num_classes)
+    return count_parameters(model)

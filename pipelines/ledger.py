@@ -1,0 +1,167 @@
+"""What the record in MLflow says has been done: every stage has a key, made of all that goes into it.
+
+A stage whose key stands on a run that got past it is not run again. The keys:
+
+- prepare: the store's own, made of the pictures' contents and of how they are decoded;
+- search: settings, space, budget, data, seed and code;
+- fit: the very job (settings, data, seed, code), so it does not matter who chose the settings;
+- evaluate and register follow from the fit, and are marked on its run by `imgrec.done`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from imgrec.config import Arch, Config
+from imgrec.search.study import Trial, best_of
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.liveness import heartbeat, refuse_alive
+from imgrec.tracking.registry import version_of
+from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
+from imgrec.training.learner import FitJob
+from pipelines.prepare import Prepared
+from pipelines.summary import Searched, TrainedModel
+
+KIND, KEY, ARCH, DONE = "imgrec.kind", "imgrec.key", "imgrec.arch", "imgrec.done"
+NUMBER, SETTINGS, STATE = "imgrec.trial", "imgrec.settings", "imgrec.state"
+COMMAND = "imgrec.command"
+MONITOR = "val/macro_f1"
+Done = Literal["search", "fit", "evaluate", "register"]
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The record, asked about one set of settings and data.
+
+    Attributes:
+        tracking: Where the record is.
+        config: The settings.
+        prepared: The data.
+        fresh: Take nothing from the record.
+    """
+
+    tracking: Tracking
+    config: Config
+    prepared: Prepared
+    fresh: bool = False
+
+    @property
+    def experiment(self) -> str:
+        """The name of the experiment."""
+        return self.config.tracking.experiment or self.config.name
+
+    def search_key(self, arch: Arch) -> str:
+        """The key of a search."""
+        branch, job = self.config.branch(arch), self.prepared.jobs[arch]
+        how = self.config.search.model_dump(
+            include={"trials", "budget", "min_epochs", "reduction", "workers_per_trial"}
+        )
+        if self.config.search.budget:
+            how["searches"] = len(self.config.archs)  # among which the time is divided
+        return key_of(self.config.name, job.key, branch.model_dump(mode="json")["space"], how)
+
+    def fit_key(self, job: FitJob) -> str:
+        """The key of a fit, and of the model that comes of it."""
+        return key_of(self.config.name, job.key)
+
+    @property
+    def workflow_key(self) -> str:
+        """The key of the whole."""
+        if self.config.search.wanted:
+            return key_of(*(self.search_key(arch) for arch in self.config.archs))
+        return key_of(*(self.fit_key(job) for job in self.prepared.jobs.values()))
+
+    @contextmanager
+    def workflow(self, kind: str, command: str) -> Iterator[Run]:
+        """The run of the whole: one that did not end with what was asked, or a new one.
+
+        Raises:
+            TrackingError: the same run is going on in another process.
+        """
+        tags = {KIND: kind, KEY: self.workflow_key, COMMAND: command}
+        earlier = self.last_workflow(kind)
+        if earlier:
+            refuse_alive(earlier)
+            if earlier.status == "FINISHED":
+                earlier = None
+        with (
+            start_run(
+                self.tracking, self.experiment, self.config.name, tags, resume=earlier
+            ) as run,
+            heartbeat(run),
+        ):
+            yield run
+
+    def last_workflow(self, kind: str) -> RunRecord | None:
+        """The last run of the whole with these settings and data."""
+        tags = {KIND: kind, KEY: self.workflow_key}
+        return None if self.fresh else self._last(tags)
+
+    def finished_search(self, arch: Arch) -> Searched | None:
+        """What a search came to that was carried through."""
+        record = self.last("search", self.search_key(arch), done="search")
+        if record is None:
+            return None
+        trials = self.trials(record)
+        if best_of(trials) is None:
+            return None
+        return Searched.of(
+            self.config.branch(arch), self.prepared.jobs[arch], trials, record.id, taken=True
+        )
+
+    def finished_model(self, arch: Arch, job: FitJob) -> TrainedModel | None:
+        """A model of exactly this job that is registered."""
+        record = self.last("model", self.fit_key(job), done="register")
+        if record is None:
+            return None
+        version = version_of(self.tracking, record.id)
+        return TrainedModel.of_record(arch, version, record.metrics) if version else None
+
+    def last(self, kind: str, key: str, done: Done | None = None) -> RunRecord | None:
+        """The last run of this kind and key: any, or one that got as far as `done`."""
+        tags = {KIND: kind, KEY: key} | ({DONE: done} if done else {})
+        return None if self.fresh else self._last(tags)
+
+    def trials(self, search: RunRecord) -> list[Trial]:
+        """The trials of a search that was carried through."""
+        return [trial for trial, _ in self.trial_runs(search)]
+
+    def trial_runs(self, search: RunRecord) -> list[tuple[Trial, RunRecord]]:
+        """The trials of a search, each with its run; interrupted ones have no STATE on theirs."""
+        records = find_runs(
+            self.tracking, {KIND: "trial"}, experiment=self.experiment, parent=search.id
+        )
+        return [
+            (
+                Trial(
+                    number=int(record.tags[NUMBER]),
+                    settings=_settings(record.tags[SETTINGS]),
+                    scores=metric_history(self.tracking, record.id, MONITOR),
+                    state=record.tags.get(STATE, "stopped"),  # type: ignore[arg-type]
+                    seconds=record.metrics.get("seconds", 0.0),
+                    reason=record.tags.get("failure", ""),
+                ),
+                record,
+            )
+            for record in records
+        ]
+
+    def _last(self, tags: dict[str, str]) -> RunRecord | None:
+        found = find_runs(self.tracking, tags, experiment=self.experiment)
+        return found[0] if found else None
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Lists of settings are tuples, as they are in the config."""
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in json.loads(text).items()
+    }

@@ -1,0 +1,235 @@
+"""What a run would do: its stages, which are on record, and what the others would take.
+
+Starts neither Ray nor training, and writes nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from imgrec.config import Arch, Config
+from imgrec.data.scan import Scan
+from imgrec.data.store import locate_store
+from imgrec.errors import TrackingError
+from imgrec.search.study import best_of
+from imgrec.tracking.connection import connect
+from imgrec.tracking.runs import RunRecord, find_runs
+from imgrec.training.learner import FitJob
+from pipelines.cli import print_json
+from pipelines.display import Display, duration, size
+from pipelines.estimate import (
+    SEARCHED_SHARE,
+    checkpoint_bytes,
+    fit_seconds,
+    images_per_second,
+    largest_checkpoint,
+)
+from pipelines.ledger import ARCH, DONE, KIND, STATE, Ledger
+from pipelines.prepare import prepare
+from pipelines.search import job_with
+
+# The package, its tables and pictures, beside the weights of a registered model.
+BYTES_BESIDE_WEIGHTS = 1_000_000
+SECONDS_TO_START_RAY = 4.0
+SECONDS_TO_START_WORKERS = 12.0
+SECONDS_TO_REGISTER = 1.0
+DECODED_A_SECOND = 2000
+WIDTH = 110  # where there is no terminal to ask
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a run.
+
+    Attributes:
+        name: `prepare`, `search`, `fit`, `evaluate, register` or `compare`.
+        arch: Whose; empty for those of the whole run.
+        state: `done`, `goes on` or `to do`.
+        seconds: A guess of what is left.
+        disk: Bytes that it adds, at most.
+        note: Where the record has it, or what the guess stands on.
+    """
+
+    name: str
+    arch: str = ""
+    state: str = "to do"
+    seconds: float = 0.0
+    disk: int = 0
+    note: str = ""
+
+
+def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> None:
+    """Print the stages."""
+    with Display(quiet=quiet) as display:
+        stages = plan(config, display, fresh=fresh)
+    if as_json:
+        print_json({"name": config.name, "stages": [asdict(stage) for stage in stages]})
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("stage", "", "state", "time", "disk", ""):
+        justify = "right" if column in {"time", "disk"} else "left"
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for stage in stages:
+        left = stage.state != "done"
+        table.add_row(
+            stage.name,
+            stage.arch,
+            {"done": "[green]done[/]", "goes on": "[cyan]goes on[/]"}.get(stage.state, stage.state),
+            f"about {duration(stage.seconds)}" if left and stage.seconds >= 1 else "",
+            size(stage.disk) if left and stage.disk else "",
+            f"[dim]{stage.note}[/]",
+        )
+    seconds, disk = sum(s.seconds for s in stages), sum(s.disk for s in stages)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
+    console.print(
+        f"\nabout {duration(seconds)} and at most {size(disk)} of disk; nothing was started"
+    )
+
+
+def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
+    """The stages in their order, with what the record has of them.
+
+    Raises:
+        ImgrecError: the settings or the data are wrong.
+    """
+    storage = Path(config.storage)
+    found, folder = locate_store(config.data, storage, progress=display.progress)
+    if not folder.exists():
+        return _before_data(config, found)
+    prepared = prepare(config, display.progress)
+    ledger = None
+    try:
+        tracking = connect(config.tracking, storage, create=False)
+        ledger = Ledger(tracking, config, prepared, fresh=fresh)
+    except TrackingError:
+        if config.tracking.uri:
+            raise  # a server that does not answer; a missing file has no record
+    stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
+    for arch in config.archs:
+        stages += _branch(config, ledger, prepared.jobs[arch], arch)
+    return _with_starts(config, [*stages, _compare(stages)])
+
+
+def _branch(config: Config, ledger: Ledger | None, job: FitJob, arch: Arch) -> Iterator[Stage]:
+    speed, source = _speed(ledger, job)
+    note = f"{speed:,.0f} images/s, {source}"
+    settings = {}
+    if config.search.wanted:
+        searched = ledger.finished_search(arch) if ledger else None
+        if searched is None:
+            yield _search(config, ledger, job, arch, speed, note)
+            # The best trial is often trained to its end; then there is nothing left to fit.
+            yield _fit(job, speed, "at most: goes on from the best trial")
+            yield _register(job)
+            return
+        yield Stage(
+            "search", arch, "done", note=f"{searched.trials} trials, run {searched.run_id[:12]}"
+        )
+        settings = searched.best.settings
+        assert ledger
+        job = job_with(config, ledger.prepared, arch, settings)
+    model = ledger.finished_model(arch, job) if ledger else None
+    if model:
+        yield Stage("fit", arch, "done", note=f"run {model.run_id[:12]}")
+        registered = f"{model.registered_model} version {model.version}"
+        yield Stage("evaluate, register", arch, "done", note=registered)
+        return
+    begun = ledger.last("model", ledger.fit_key(job)) if ledger else None
+    if begun and begun.tags.get(DONE) in {"fit", "evaluate"}:
+        yield Stage("fit", arch, "done", note=f"run {begun.id[:12]}")
+        yield _register(job)
+        return
+    yield _fit(job, speed, note, begun)
+    yield _register(job)
+
+
+def _search(
+    config: Config, ledger: Ledger | None, job: FitJob, arch: Arch, speed: float, note: str
+) -> Stage:
+    search, branch = config.search, config.branch(arch)
+    begun = ledger.last("search", ledger.search_key(arch)) if ledger else None
+    tried = ledger.trial_runs(begun) if ledger and begun else []
+    ended = [trial for trial, record in tried if STATE in record.tags]
+    left = max(0, search.trials - len(ended)) if search.trials else None
+    each = fit_seconds(job, speed) * SEARCHED_SHARE
+    seconds = search.budget / len(config.archs) if left is None else left * each
+    if search.budget and left is not None:
+        seconds = min(seconds, search.budget / len(config.archs))
+    parts = [f"{search.trials} trials"] if search.trials else []
+    if begun:
+        best = best_of(ended)
+        score = f", best {best.score:.4f}" if best else ""
+        parts.append(f"{len(ended)} ended{score}, run {begun.id[:12]}")
+    # A checkpoint of the running trial and of the best one.
+    disk = 2 * largest_checkpoint(branch, job)
+    return Stage(
+        "search", arch, "goes on" if begun else "to do", seconds, disk, "; ".join([*parts, note])
+    )
+
+
+def _fit(job: FitJob, speed: float, note: str, begun: RunRecord | None = None) -> Stage:
+    seconds = fit_seconds(job, speed)
+    if begun:
+        note = f"{note}; run {begun.id[:12]}"
+    state = "goes on" if begun else "to do"
+    return Stage("fit", job.model.arch, state, seconds, 2 * checkpoint_bytes(job), note)
+
+
+def _register(job: FitJob) -> Stage:
+    weights = checkpoint_bytes(job) // 3
+    return Stage(
+        "evaluate, register",
+        job.model.arch,
+        seconds=SECONDS_TO_REGISTER,
+        disk=weights + BYTES_BESIDE_WEIGHTS,
+    )
+
+
+def _compare(stages: list[Stage]) -> Stage:
+    done = all(stage.state == "done" for stage in stages)
+    return Stage("compare", state="done" if done else "to do")
+
+
+def _with_starts(config: Config, stages: list[Stage]) -> list[Stage]:
+    """Ray's start, and that of the workers, as stages of their own: they are long for small data."""
+    trains = any(stage.name in {"search", "fit"} and stage.state != "done" for stage in stages)
+    if not trains:
+        return stages
+    note = "a local Ray" if not config.cluster.address else config.cluster.address
+    seconds = SECONDS_TO_START_RAY + SECONDS_TO_START_WORKERS
+    return [stages[0], Stage("start", seconds=seconds, note=note), *stages[1:]]
+
+
+def _before_data(config: Config, found: Scan) -> list[Stage]:
+    """Where the pictures are not decoded yet, the rest cannot be known in detail."""
+    height, width, channels = found.image_shape
+    count = len(found.samples)
+    stages = [
+        Stage(
+            "prepare",
+            seconds=count / DECODED_A_SECOND,
+            disk=count * height * width * channels,
+            note=f"{count:,} pictures to decode, {height} x {width}",
+        )
+    ]
+    names = [*(["search"] if config.search.wanted else []), "fit", "evaluate, register"]
+    later = "known when the pictures are decoded"
+    stages += [Stage(name, arch, note=later) for arch in config.archs for name in names]
+    return [*stages, Stage("compare")]
+
+
+def _speed(ledger: Ledger | None, job: FitJob) -> tuple[float, str]:
+    """Images/s of the last model of this architecture on these data, or a guess."""
+    if ledger:
+        fingerprint = ledger.prepared.store.fingerprint
+        tags = {KIND: "model", ARCH: job.model.arch, "data.fingerprint": fingerprint}
+        for record in find_runs(ledger.tracking, tags, experiment=ledger.experiment):
+            if speed := record.metrics.get("median_images_per_second"):
+                return speed, "as measured before"
+    return images_per_second(job), "guessed from a forward pass"

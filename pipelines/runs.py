@@ -1,0 +1,80 @@
+"""The runs on record: how each ended, what came of it, and how to go on with it."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from imgrec.config import Config
+from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.liveness import close_dead_runs
+from imgrec.tracking.runs import RunRecord, find_runs
+from pipelines.cli import print_json
+from pipelines.ledger import ARCH, COMMAND, DONE, KIND
+
+STATES = {"FINISHED": "finished", "RUNNING": "running", "FAILED": "failed", "KILLED": "interrupted"}
+COLORS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+def show_runs(config: Config, *, as_json: bool) -> None:
+    """Print every run, newest first; those whose process was killed are closed on the way."""
+    tracking = connect(config.tracking, Path(config.storage), create=False)
+    close_dead_runs(tracking)
+    records = [run for kind in ("workflow", "tune") for run in find_runs(tracking, {KIND: kind})]
+    records.sort(key=lambda record: -record.started)
+    rows = [_row(tracking, record) for record in records]
+    if as_json:
+        print_json({"tracking_uri": tracking.uri, "runs": rows})
+        return
+    console = Console(highlight=False)
+    for row in rows:
+        color = COLORS[row["state"]]
+        console.print(
+            f"[dim]{row['started']}[/]  [bold]{escape(row['name'])}[/]  [{color}]{row['state']}[/]  "
+            f"[dim]run {row['run_id'][:12]}[/]",
+            soft_wrap=True,
+        )
+        for branch in row["models"]:
+            score = branch["test_macro_f1"]
+            shown = branch["state"] if score is None else f"test macro-F1 {score:.4f}"
+            console.print(f"    {branch['arch']:12} {shown}", soft_wrap=True)
+        for search in row["searches"]:
+            console.print(
+                f"    {search['arch']:12} search: {search['trials']} trials, best val macro-F1 "
+                + ("none" if search["best"] is None else f"{search['best']:.4f}"),
+                soft_wrap=True,
+            )
+        if row["state"] in {"interrupted", "failed"}:
+            console.print(f"    go on with: {escape(row['command'])}", soft_wrap=True)
+    if not rows:
+        console.print("nothing has been run yet: imgrec run")
+
+
+def _row(tracking: Tracking, record: RunRecord) -> dict[str, Any]:
+    children = find_runs(tracking, {}, parent=record.id)
+    models = [child for child in children if child.tags.get(KIND) == "model"]
+    searches = [child for child in children if child.tags.get(KIND) == "search"]
+    return {
+        "run_id": record.id,
+        "name": record.name,
+        "state": STATES[record.status],
+        "started": f"{dt.datetime.fromtimestamp(record.started).astimezone():%Y-%m-%d %H:%M}",
+        "command": record.tags.get(COMMAND, ""),
+        "models": [
+            {
+                "arch": model.tags[ARCH],
+                "state": "registered" if model.tags.get(DONE) == "register" else "unfinished",
+                "test_macro_f1": model.metrics.get("test/macro_f1"),
+            }
+            for model in models
+        ],
+        "searches": [_search_row(tracking, search) for search in searches],
+    }
+
+
+def _search_row(tracking: Tracking, search: RunRecord) -> dict[str, Any]:
+    trials = find_runs(tracking, {KIND: "trial"}, parent=search.id)
+    scores = [t.metrics["best_val_macro_f1"] for t in trials if "best_val_macro_f1" in t.metrics]
+    return {"arch": search.tags[ARCH], "trials": len(trials), "best": max(scores, default=None)}

@@ -1,0 +1,202 @@
+"""Better settings than the defaults, for every architecture that asks for them."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from imgrec.config import Arch, Config
+from imgrec.distributed.demand import plan_trials
+from imgrec.distributed.search import (
+    Search,
+    SearchEvent,
+    TrialEnded,
+    TrialEpoch,
+    TrialStarted,
+    search_on_workers,
+)
+from imgrec.distributed.session import Session
+from imgrec.errors import TrainingError
+from imgrec.evaluation.search_pictures import (
+    importance_picture,
+    optimization_history,
+    parallel_coordinates,
+)
+from imgrec.search.study import Study, Trial
+from imgrec.tracking.runs import Run, RunRecord
+from imgrec.training.learner import FitJob
+from pipelines.curves import Curves
+from pipelines.display import Display
+from pipelines.estimate import largest_checkpoint
+from pipelines.ledger import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE, Ledger
+from pipelines.prepare import Prepared, make_job
+from pipelines.summary import Searched
+
+Outcome = Searched | TrainingError
+
+
+def search(
+    ledger: Ledger, workflow: Run, session: Session, work: Path, display: Display, archs: list[Arch]
+) -> dict[Arch, Outcome]:
+    """Search for these architectures; what an interrupted search had tried is not tried again.
+
+    Args:
+        ledger: What the record has.
+        workflow: The run that searches stand below.
+        session: A Ray that is up.
+        work: Folder for checkpoints, seen by every node.
+        display: Told how it goes.
+        archs: Which.
+    """
+    config = ledger.config
+    recorders = {arch: _Recorder(ledger, workflow, display, arch) for arch in archs}
+    searches = {
+        arch: Search(
+            study=recorder.study,
+            make_job=partial(job_with, config, ledger.prepared, arch),
+            folder=work / f"search-{arch}",
+        )
+        for arch, recorder in recorders.items()
+    }
+    demand = plan_trials(session.nodes, config.search, config.cluster)
+    largest = [
+        largest_checkpoint(config.branch(arch), ledger.prepared.jobs[arch]) for arch in archs
+    ]
+    display.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
+    # One of each running trial, and of the best of each search.
+    display.places(demand.room, demand.cpus, demand.gpus, demand.room * max(largest) + sum(largest))
+
+    def on_event(arch: str, event: SearchEvent) -> None:
+        recorders[arch].record(event)  # type: ignore[index]
+
+    search_on_workers(
+        session,
+        {str(arch): one for arch, one in searches.items()},
+        config.search,
+        config.cluster,
+        storage=work,
+        on_event=on_event,
+    )
+    return {arch: recorder.finish() for arch, recorder in recorders.items()}
+
+
+def job_with(config: Config, prepared: Prepared, arch: Arch, settings: Mapping[str, Any]) -> FitJob:
+    """What an architecture is trained with, with some settings replaced."""
+    branch = config.branch(arch).with_settings(settings)
+    return make_job(config, branch, prepared.store, prepared.splits, prepared.statistics)
+
+
+class _Recorder:
+    """One search and its trials, into MLflow and onto the screen."""
+
+    def __init__(self, ledger: Ledger, workflow: Run, display: Display, arch: Arch) -> None:
+        self.arch = arch
+        self._ledger = ledger
+        self._display = display
+        key = ledger.search_key(arch)
+        earlier = ledger.last("search", key)
+        name = f"{ledger.config.name}-{arch} search"
+        if earlier:
+            self._run = workflow.resume_child(earlier)
+            trials = ledger.trial_runs(earlier)
+        else:
+            self._run = workflow.start_child(name, {KIND: "search", ARCH: arch, KEY: key})
+            trials = []
+        self._interrupted: dict[int, tuple[Trial, RunRecord]] = {
+            trial.number: (trial, record) for trial, record in trials if STATE not in record.tags
+        }
+        self.study = Study.open(
+            ledger.config.branch(arch),
+            ledger.prepared.jobs[arch],
+            seed=ledger.config.seed,
+            ended=[trial for trial, record in trials if STATE in record.tags],
+            interrupted=[trial for trial, _ in self._interrupted.values()],
+        )
+        self._runs: dict[int, Run] = {}
+        self._curves: dict[int, Curves] = {}
+
+    def record(self, event: SearchEvent) -> None:
+        """Something happened to a trial."""
+        match event:
+            case TrialStarted():
+                if event.number not in self._runs:
+                    self._start(event)
+            case TrialEpoch():
+                self._curves[event.number].add(event.epoch, event.metrics)
+            case TrialEnded():
+                self._end(event.trial)
+        self._display.trial(self.arch, event)
+
+    def finish(self) -> Outcome:
+        """After the last trial: what came of it, with pictures."""
+        trials = sorted(self.study.trials.values(), key=lambda trial: trial.number)
+        best = self.study.best
+        if best is None:
+            reason = next(
+                (trial.reason for trial in trials if trial.reason), "no time for an epoch"
+            )
+            error = TrainingError(f"none of {len(trials)} trials came to a score: {reason}")
+            self._run.set_tags({"failure": error})
+            self._run.end("FAILED")
+            return error
+        branch = self._ledger.config.branch(self.arch)
+        job = self._ledger.prepared.jobs[self.arch]
+        found = Searched.of(branch, job, trials, self._run.id, taken=False)
+        title = f"{self._ledger.config.name}-{self.arch}"
+        figures = {
+            "optimization_history.png": optimization_history(trials, job.train.epochs, title),
+            "parallel_coordinates.png": parallel_coordinates(
+                trials, branch.space, self.study.defaults, title
+            ),
+        }
+        if importances := self.study.importances():
+            figures["parameter_importance.png"] = importance_picture(importances, title)
+        for file, figure in figures.items():
+            self._run.log_figure(figure, file)
+        rows = [[key, str(default), str(value)] for key, (default, value) in found.tuned.items()]
+        self._run.log_table(("setting", "default", "chosen"), rows, "tuned.json")
+        metrics = {
+            "trials": found.trials,
+            "failed": found.failed,
+            "best_val_macro_f1": best.score,
+            "steps_saved": found.steps_saved,
+        }
+        tags = {
+            "best.trial": best.number,
+            "best.settings": json.dumps(best.settings),
+            DONE: "search",
+        }
+        self._run.log_history({0: metrics}, tags)
+        self._run.end("FINISHED")
+        self._display.searched(self.arch, found)
+        return found
+
+    def _start(self, event: TrialStarted) -> None:
+        number = event.number
+        if number in self._interrupted:
+            trial, record = self._interrupted[number]
+            self._runs[number] = self._run.resume_child(record)
+            self._curves[number] = Curves(self._runs[number], list(trial.scores))
+            return
+        tags = {
+            KIND: "trial",
+            ARCH: self.arch,
+            NUMBER: str(number),
+            SETTINGS: json.dumps(event.settings),
+        }
+        run = self._runs[number] = self._run.start_child(f"trial {number}", tags)
+        run.log_params(event.settings or self.study.defaults)
+        self._curves[number] = Curves(run)
+
+    def _end(self, trial: Trial) -> None:
+        run = self._runs[trial.number]
+        self._curves[trial.number].flush()
+        metrics: dict[str, float] = {"seconds": trial.seconds, "epochs": len(trial.scores)}
+        tags: dict[str, str] = {STATE: trial.state}
+        if trial.scores:
+            metrics["best_val_macro_f1"] = trial.score
+        if trial.reason:
+            tags["failure"] = trial.reason[:5000]
+        run.log_history({len(trial.scores): metrics}, tags)
+        run.end("FAILED" if trial.state == "failed" else "FINISHED")

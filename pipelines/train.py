@@ -1,0 +1,135 @@
+"""From settings to a registered model: fit, evaluate, register, for several architectures."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from imgrec.config import Arch
+from imgrec.distributed.events import Progress
+from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
+from imgrec.distributed.session import Session
+from imgrec.errors import TrainingError
+from imgrec.tracking.runs import Run, metric_history
+from imgrec.training.checkpoint import latest_state
+from imgrec.training.learner import FitJob
+from imgrec.training.loop import EpochReport
+from pipelines.curves import Curves
+from pipelines.display import Display
+from pipelines.evaluate import build_classifier, evaluate
+from pipelines.ledger import DONE, MONITOR, Ledger
+from pipelines.record import record_evaluation, register_classifier, start_model
+from pipelines.summary import TrainedModel
+
+Outcome = TrainedModel | TrainingError
+
+
+def train(
+    ledger: Ledger,
+    workflow: Run,
+    session: Callable[[], Session],
+    work: Path,
+    display: Display,
+    jobs: Mapping[Arch, FitJob],
+) -> dict[Arch, Outcome]:
+    """Train, score and register, each architecture as it ends; one that fails stops no other.
+
+    A job that a trial or an interrupted run has begun goes on from its last checkpoint; one that was
+    trained to its end needs no worker.
+
+    Args:
+        ledger: What the record has.
+        workflow: The run that the models' runs stand below.
+        session: Brings Ray up; called where something is left to train.
+        work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
+        display: Told how it goes.
+        jobs: What to train.
+    """
+    models = {arch: _Model(ledger, workflow, display, arch, job) for arch, job in jobs.items()}
+    outcomes: dict[Arch, Outcome] = {}
+    begun: dict[str, Path] = {}
+    for arch, job in jobs.items():
+        found = None if ledger.fresh else latest_state(work.parent, job.key)
+        fitted = load_fitted(found) if found else None
+        if fitted and len(fitted.history) == job.train.epochs:
+            display.trained_already(arch)
+            outcomes[arch] = models[arch].finish(fitted)
+        elif found:
+            begun[models[arch].name] = found
+    arch_of = {model.name: arch for arch, model in models.items() if arch not in outcomes}
+    if not arch_of:
+        return outcomes
+    running = session()
+    display.stage("train")
+    fits = fit_on_workers(
+        running,
+        {name: jobs[arch] for name, arch in arch_of.items()},
+        ledger.config.cluster,
+        storage=work,
+        on_event=lambda name, event: models[arch_of[name]].progress(event),
+        resume=begun,
+    )
+    for name, outcome in fits:
+        arch = arch_of[name]
+        if isinstance(outcome, TrainingError):
+            models[arch].fail(outcome)
+            outcomes[arch] = outcome
+        else:
+            outcomes[arch] = models[arch].finish(outcome)
+    return outcomes
+
+
+class _Model:
+    """One architecture's way from its first epoch to the registry, on record and on the screen."""
+
+    def __init__(
+        self, ledger: Ledger, workflow: Run, display: Display, arch: Arch, job: FitJob
+    ) -> None:
+        self.name = f"{ledger.config.name}-{arch}"
+        self._ledger = ledger
+        self._display = display
+        self._arch = arch
+        self._job = job
+        key = ledger.fit_key(job)
+        earlier = ledger.last("model", key)
+        if earlier:
+            self._run = workflow.resume_child(earlier)
+            known = metric_history(ledger.tracking, earlier.id, MONITOR)
+            self._done = earlier.tags.get(DONE, "")
+        else:
+            self._run = start_model(workflow, ledger.config, job, key)
+            known, self._done = {}, ""
+        self._curves = Curves(self._run, list(known))
+        display.will_train(arch, job)
+
+    def progress(self, event: Progress) -> None:
+        """Something came from the workers."""
+        if isinstance(event, EpochReport):
+            self._curves.add(event.epoch, event.metrics)
+        self._display.event(self._arch, event)
+
+    def finish(self, fitted: Fitted) -> TrainedModel:
+        """Training has ended: score and register what came of it."""
+        prepared = self._ledger.prepared
+        for epoch, metrics in enumerate(fitted.history, start=1):
+            self._curves.add(epoch, metrics)  # what another process had trained
+        self._curves.flush()
+        self._display.evaluating(self._arch)
+        classifier = build_classifier(self._ledger.config, prepared, self._job, fitted)
+        evaluation = evaluate(classifier, prepared)
+        if self._done not in {"evaluate", "register"}:
+            self._run.set_tags({DONE: "fit"})
+            record_evaluation(self._run, self.name, fitted, classifier, evaluation)
+        version = register_classifier(
+            self._run, self._ledger.config, prepared, fitted, classifier, evaluation
+        )
+        self._run.set_tags({DONE: "register"})
+        self._run.end("FINISHED")
+        model = TrainedModel.of(self._arch, version, fitted, classifier, evaluation)
+        self._display.registered(model)
+        return model
+
+    def fail(self, error: TrainingError) -> None:
+        """There will be no model."""
+        self._curves.flush()
+        self._run.set_tags({"failure": error})
+        self._run.end("FAILED")
+        self._display.failed(self._arch, error)
