@@ -53,11 +53,7 @@ def run(
     with ledger.workflow("workflow", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
         with _working_folder(config, workflow) as work, ExitStack() as stack:
-
-            @cache
-            def session() -> Session:
-                display.stage("ray")
-                return stack.enter_context(ray_session(config.cluster, log_file))
+            session = _starter(config, display, log_file, stack)
 
             searches, failures = _search(ledger, workflow, session, work, display)
             models = _finished_models(ledger, searches)
@@ -89,16 +85,26 @@ def tune(
     with ledger.workflow("tune", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
         with _working_folder(config, workflow) as work, ExitStack() as stack:
-
-            @cache
-            def session() -> Session:
-                display.stage("ray")
-                return stack.enter_context(ray_session(config.cluster, log_file))
+            session = _starter(config, display, log_file, stack)
 
             searches, failures = _search(ledger, workflow, session, work, display)
         if failures:
             workflow.end("FAILED")
     return _summary(ledger, workflow.id, searches, {}, failures, started)
+
+
+def _starter(
+    config: Config, display: Display, log_file: Path, stack: ExitStack
+) -> Callable[[], Session]:
+    """Brings Ray up at the first call; it goes down with the stack."""
+
+    @cache
+    def session() -> Session:
+        display.stage("ray")
+        nested = config.search.wanted and config.search.workers_per_trial > 1
+        return stack.enter_context(ray_session(config.cluster, log_file, dashboard=nested))
+
+    return session
 
 
 def _open(config: Config, display: Display, *, fresh: bool) -> Ledger:

@@ -274,7 +274,7 @@ class _Fair(Searcher):  # type: ignore[misc]
     """Asks the search that has had the least."""
 
     def __init__(self, shares: _Shares, *, by_time: bool) -> None:
-        super().__init__(metric=SCORE, mode="max")
+        super().__init__()
         self._shares = shares
         self._by_time = by_time
 

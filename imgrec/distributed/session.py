@@ -46,13 +46,15 @@ class Session:
 
 @contextmanager
 def ray_session(
-    config: ClusterConfig, log_file: Path, *, cpus: int | None = None
+    config: ClusterConfig, log_file: Path, *, cpus: int | None = None, dashboard: bool = False
 ) -> Iterator[Session]:
     """Ray is up inside, and down (or left alone, if it was joined) after.
 
     Args:
         config: Names the cluster; without an address and RAY_ADDRESS a local Ray is started.
         cpus: Cores of a local Ray; by default those of the machine.
+        dashboard: Start a local Ray with its dashboard, which trials with several workers need:
+            through it Ray learns that a trainer was killed, and frees what its workers held.
         log_file: The logs of a local Ray's workers are appended to it at the end.
 
     Raises:
@@ -70,7 +72,7 @@ def ray_session(
             ray.init(
                 "local",
                 num_cpus=cpus,
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(temporary),
                 **quiet,

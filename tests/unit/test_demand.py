@@ -1,9 +1,11 @@
 """How workers are laid out on a cluster is arithmetic, done before anything starts."""
 
+from typing import Any
+
 import pytest
 
-from imgrec.config import ClusterConfig
-from imgrec.distributed.fit import Demand, plan_demand
+from imgrec.config import ClusterConfig, SearchConfig
+from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials
 from imgrec.distributed.session import Node
 from imgrec.errors import ClusterError
 
@@ -38,3 +40,46 @@ def test_what_can_never_be_is_refused(settings: dict[str, object]) -> None:
     """Ray itself would wait for ever."""
     with pytest.raises(ClusterError, match=r"cluster\.workers = \d"):
         plan_demand([Node(2, 0)], ClusterConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "demand"),
+    [
+        ([(2, 0)], {}, TrialDemand(1, 1, 0.0, 2)),
+        ([(16, 0)], {}, TrialDemand(1, 4, 0.0, 4)),
+        ([(2, 0)], {"cpus_per_trial": 2}, TrialDemand(1, 2, 0.0, 1)),
+        ([(2, 0)], {"workers_per_trial": 2}, TrialDemand(2, 1, 0.0, 1)),
+        ([(8, 0)], {"workers_per_trial": 2, "cpus_per_trial": 1}, TrialDemand(2, 1, 0.0, 4)),
+        ([(16, 2)], {}, TrialDemand(1, 8, 1.0, 2)),
+        ([(16, 2)], {"gpus_per_trial": 0.25}, TrialDemand(1, 2, 0.25, 8)),
+        ([(16, 2)], {"gpus_per_trial": 0.4}, TrialDemand(1, 4, 0.4, 4)),  # two fit on each GPU
+        ([(8, 1), (32, 0)], {}, TrialDemand(1, 8, 1.0, 1)),  # without a GPU there is no place
+    ],
+)
+def test_trials_share_what_there_is(
+    nodes: list[tuple[int, int]], settings: dict[str, Any], demand: TrialDemand
+) -> None:
+    """How many run at a time is known before the first starts."""
+    found = plan_trials([Node(*node) for node in nodes], SearchConfig(**settings), ClusterConfig())
+
+    assert found == demand
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "said"),
+    [
+        (
+            [(2, 0)],
+            {"workers_per_trial": 3},
+            "needs 3 times 1 cores.*2 cores and 0 GPUs.*room for 2",
+        ),
+        ([(2, 0), (2, 0)], {"cpus_per_trial": 4}, "needs 1 times 4 cores"),
+        ([(8, 2)], {"workers_per_trial": 2, "gpus_per_trial": 0.5}, "a whole GPU each"),
+    ],
+)
+def test_trials_that_never_fit_are_refused_with_the_numbers(
+    nodes: list[tuple[int, int]], settings: dict[str, Any], said: str
+) -> None:
+    """Ray would wait for ever."""
+    with pytest.raises(ClusterError, match=said):
+        plan_trials([Node(*node) for node in nodes], SearchConfig(**settings), ClusterConfig())

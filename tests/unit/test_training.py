@@ -14,10 +14,11 @@ from torch import nn
 from imgrec.config import Arch, load_config
 from imgrec.data.loader import Shard
 from imgrec.errors import DivergedError
-from imgrec.training.checkpoint import load_state, save_state
+from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
 from imgrec.training.learner import FitJob, Learner, best_of, build_learner
 from imgrec.training.loop import EpochReport, fit
+from imgrec.training.memory import in_parts, is_out_of_memory
 from imgrec.training.metrics import Meter
 from imgrec.training.optim import FlatMuon, build_optimizers, build_schedules
 from imgrec.training.precision import choose_precision
@@ -226,6 +227,45 @@ def test_the_moving_average_starts_fast_and_counts_buffers() -> None:
 
     assert (average.model[0].weight - 5).abs().max() < 0.01
     assert (average.model[1].running_mean - 5).abs().max() < 0.01
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    """What does not fit into memory at once is still the same step; parts need not be equal."""
+    extra = ["ann.model.dropout=0.0", "preprocess.augment=none", "train.epochs=1"]
+    job = job_for("ann", tmp_path, *extra, "train.batch_size=66", "train.ema_decay=0.0")
+    whole, parts = trained(job), trained(in_parts(job))
+
+    assert job.key == in_parts(job).key
+    assert parts.history[0]["train/loss"] == pytest.approx(whole.history[0]["train/loss"], rel=1e-5)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
+    """On a CPU only the message tells."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50)
+
+    assert is_out_of_memory(error.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_the_state_that_got_furthest_is_found_and_broken_or_foreign_ones_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    """A killed process may leave half a state; another job's weights would be worse than none."""
+    job = job_for("ann", tmp_path / "data")
+    trained(job, stop_after=1, folder=tmp_path / "a" / "epoch-1")
+    trained(job, stop_after=2, folder=tmp_path / "b" / "epoch-2")
+    trained(job, stop_after=3, folder=tmp_path / "b" / "epoch-3")
+    tensors = tmp_path / "b" / "epoch-3" / "state.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    other = replace(job, seed=1)
+
+    assert latest_state(tmp_path, job.key) == tmp_path / "b" / "epoch-2"
+    assert latest_state(tmp_path, other.key) is None
+    assert latest_state(tmp_path / "nowhere", job.key) is None
 
 
 def test_a_state_comes_back_as_it_was_without_pickle(tmp_path: Path) -> None:

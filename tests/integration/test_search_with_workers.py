@@ -1,0 +1,45 @@
+"""Trials that start workers of their own, on a real Ray with two cores."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgrec.config import ClusterConfig
+from imgrec.distributed.session import Session, ray_session
+from imgrec.search.study import DEFAULTS
+from imgrec.training.checkpoint import latest_state
+from tests.integration.watched import Watched
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """With the dashboard, without which Ray would not free what a killed trainer held."""
+    log_file = tmp_path_factory.mktemp("logs") / "ray.log"
+    with ray_session(ClusterConfig(), log_file, cpus=2, dashboard=True) as up:
+        yield up
+
+
+def test_trials_with_several_workers_are_stopped_early_and_keep_their_best_checkpoint(
+    session: Session, tmp_path: Path
+) -> None:
+    """Each starts workers of its own, which hold both cores: the trial itself must hold none."""
+    watched = Watched(
+        tmp_path,
+        "archs=['ann']",
+        "search.trials=3",
+        "search.workers_per_trial=2",
+        "ann.space.train.learning_rate={low=1e-7, high=2e-3, log=true}",
+    )
+    watched.run(session)
+    search = watched.searches["ann"]
+    best = search.study.best
+    assert best is not None
+
+    assert sorted(trial.number for trial in watched.ended["ann"]) == [0, 1, 2]
+    assert len(next(t for t in watched.ended["ann"] if t.number == DEFAULTS).scores) == 9
+    assert any(trial.state == "stopped" for trial in watched.ended["ann"])
+    assert latest_state(search.folder, search.make_job(best.settings).key) is not None
+    assert [f.name for f in search.folder.iterdir()] == [f"trial-{best.number}"]
