@@ -212,7 +212,7 @@ class Display:
         if not found.tuned:
             self._line(f"{arch}: no trial was better than the defaults")
         for key, (before, after) in found.tuned.items():
-            self._line(f"{arch}:   {key} = {_value(after)} (default {_value(before)})")
+            self._line(f"{arch}:   {key} = {shown(after)} (default {shown(before)})")
 
     def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
         """What the record has already."""
@@ -345,7 +345,8 @@ class Display:
         return table
 
 
-def _value(value: object) -> str:
+def shown(value: object) -> str:
+    """A setting, for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,5 +1,7 @@
 """The end of a run, for people: the leaderboard and how to go on."""
 
+import shlex
+import sys
 from pathlib import Path
 from shlex import quote
 
@@ -8,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgrec.tracking.connection import SQLITE
+from pipelines.display import shown
 from pipelines.summary import Summary
 
 WIDTH = 100  # where there is no terminal to ask
@@ -19,8 +22,12 @@ def print_report(summary: Summary, log_file: Path) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     console.print()
-    console.print(_leaderboard(summary))
-    console.print()
+    if summary.models:
+        console.print(_leaderboard(summary))
+        console.print()
+    if summary.searches:
+        console.print(_tuned(summary))
+        console.print()
     for purpose, text in [*_next_commands(summary), ("log", str(log_file))]:
         console.print(
             Text(f"{purpose:9}", style="dim") + Text(text, style="not dim"), soft_wrap=True
@@ -60,13 +67,40 @@ def _leaderboard(summary: Summary) -> Table:
     return table
 
 
+def _tuned(summary: Summary) -> Table:
+    """What the searches changed, beside the defaults."""
+    table = Table(
+        title="What the searches found",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+    )
+    for column in ("search", "val macro-F1", "setting", "default", "chosen"):
+        table.add_column(column, no_wrap=True)
+    for arch, found in summary.searches.items():
+        gain = f"{found.best.score:.4f}"
+        if found.default is not None:
+            gain = f"{found.default:.4f} -> {gain}"
+        about = f"{arch}, {found.trials} trials"
+        if not found.tuned:
+            table.add_row(about, gain, "[dim]the defaults were best[/]")
+        for key, (default, chosen) in found.tuned.items():
+            table.add_row(about, gain, key, shown(default), shown(chosen))
+            about = gain = ""
+    return table
+
+
 def _next_commands(summary: Summary) -> list[tuple[str, str]]:
     local = Path("mlruns/mlflow.db").absolute()
     elsewhere = summary.tracking_uri != f"{SQLITE}{local}"
     where = f" --set tracking.uri={quote(summary.tracking_uri)}" if elsewhere else ""
     look = ("look", f"uv run imgrec ui{where}")
     if not summary.models:
-        return [look]
+        # The same words train with what was found: the search is taken from the record.
+        words = [*sys.argv[2:]]
+        return [look, ("train", shlex.join(["uv", "run", "imgrec", "run", *words]))]
     best = summary.models[0].registered_model
     serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"
     return [

@@ -119,6 +119,78 @@ def test_one_command_registers_four_models_that_learned(finished: Finished) -> N
     assert scores == sorted(scores, reverse=True)
 
 
+def test_the_same_command_again_takes_everything_from_the_record(finished: Finished) -> None:
+    """Without Ray, within seconds, as the same run; and `--plan` says so before."""
+    folder, result, _ = finished
+    words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
+    planned = imgrec("run", *words, "--plan", cwd=folder)
+    again = imgrec("run", *words, cwd=folder)
+    taken = json.loads(again.stdout)
+    states = {stage["state"] for stage in json.loads(planned.stdout)["stages"]}
+
+    assert states == {"done"}
+    assert "starting Ray" not in again.stderr
+    assert "model taken from the record: thirds-cnn version 1" in again.stderr
+    assert taken["run_id"] == result["run_id"]
+    assert all(model["taken"] for model in taken["models"])
+    for one, other in zip(taken["models"], result["models"], strict=True):
+        assert {**one, "taken": False} == pytest.approx(other) or one["test"] == other["test"]
+
+
+def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) -> None:
+    """In a run of its own; the plan says so before, and starts neither Ray nor training."""
+    folder, result, _ = finished
+    words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
+    words += ["--set", "ann.train.label_smoothing=0.05"]
+    before = set(Path("/tmp").glob("imgrec-*"))
+    planned = imgrec("run", *words, "--plan", cwd=folder)
+    started = set(Path("/tmp").glob("imgrec-*")) - before
+    changed = json.loads(imgrec("run", *words, cwd=folder).stdout)
+    listed = json.loads(imgrec("runs", "--json", cwd=folder).stdout)["runs"]
+    stages = json.loads(planned.stdout)["stages"]
+    to_do = {(stage["name"], stage["arch"]) for stage in stages if stage["state"] != "done"}
+
+    assert to_do == {
+        ("start", ""),
+        ("fit", "ann"),
+        ("evaluate, register", "ann"),
+        ("compare", ""),
+    }
+    assert all(stage["seconds"] > 0 for stage in stages if stage["name"] == "fit" and stage["disk"])
+    assert not started
+    assert {model["arch"]: model["taken"] for model in changed["models"]} == {
+        "ann": False,
+        "cnn": True,
+        "rnn": True,
+        "transformer": True,
+    }
+    assert changed["run_id"] != result["run_id"]
+    assert [run["state"] for run in listed] == ["finished", "finished"]
+
+
+def test_what_tune_found_is_what_run_trains_with(finished: Finished, tmp_path: Path) -> None:
+    """Searched once, with its pictures on record, and shown beside the defaults."""
+    folder, *_ = finished
+    words = [str(folder / "small.toml"), "--data", str(folder / "my pictures"), "--name", "tuned"]
+    words += ["--trials", "6", "--arch", "ann", "--json"]
+    tuned = imgrec("tune", *words, cwd=tmp_path)
+    ran = imgrec("run", *words, cwd=tmp_path)
+    search = json.loads(tuned.stdout)["searches"]["ann"]
+    result = json.loads(ran.stdout)
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    files = {file.path for file in tracking.client.list_artifacts(search["run_id"])}
+    params = tracking.client.get_run(result["models"][0]["run_id"]).data.params
+
+    assert search["trials"] == 6
+    assert search["best_val_macro_f1"] >= search["default_val_macro_f1"]
+    assert {"optimization_history.png", "parallel_coordinates.png", "tuned.json"} <= files
+    assert "search taken from the record: 6 trials" in ran.stderr
+    assert result["searches"]["ann"]["taken"]
+    for key, values in search["tuned"].items():
+        if key.startswith("train."):
+            assert params[key] == str(values["chosen"])
+
+
 def test_the_screen_shows_our_lines_and_nothing_of_ray_or_mlflow(finished: Finished) -> None:
     """Their chatter is in the log file."""
     folder, _, screen = finished

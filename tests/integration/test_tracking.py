@@ -3,10 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -18,8 +22,16 @@ from imgrec.errors import TrackingError
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.tracking.connection import Tracking, connect
-from imgrec.tracking.registry import fetch_classifier, list_versions, register
-from imgrec.tracking.runs import start_run
+from imgrec.tracking.liveness import (
+    HEARTBEAT,
+    OWNER,
+    close_dead_runs,
+    heartbeat,
+    is_alive,
+    refuse_alive,
+)
+from imgrec.tracking.registry import fetch_classifier, list_versions, register, version_of
+from imgrec.tracking.runs import RunRecord, find_runs, start_run
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +209,67 @@ def test_a_deleted_experiment_is_not_written_to(tracking: Tracking) -> None:
         pass
     with pytest.raises(MlflowException):
         tracking.client.create_experiment("gone")
+
+
+def test_a_run_whose_process_died_is_closed_with_all_below_it(tmp_path: Path) -> None:
+    """It cannot say so itself; a living one is left alone, and refuses a second."""
+    here = connect(TrackingConfig(), tmp_path, create=True)
+    tags = {"imgrec.kind": "workflow"}
+    with start_run(here, "dead", "living", tags) as living, heartbeat(living):
+        with start_run(here, "dead", "dead", tags) as dead:
+            child = dead.start_child("child", {})
+            grandchild = child.start_child("grandchild", {})
+            dead.set_tags({OWNER: f"{socket.gethostname()} 1 123", HEARTBEAT: int(time.time())})
+            close_dead_runs(here)
+            closed = [here.client.get_run(run.id).info.status for run in (dead, child, grandchild)]
+        (alive,) = [r for r in find_runs(here, tags, status="RUNNING") if r.id == living.id]
+        refuse_alive(alive)  # this very process may go on with it
+        others = alive.tags | {OWNER: _owner_of_parent()}
+
+        assert closed == ["KILLED"] * 3
+        assert is_alive(alive)
+        with pytest.raises(TrackingError, match=r"going on already, as process \d+.*--fresh"):
+            refuse_alive(replace(alive, tags=others))
+
+
+@pytest.mark.parametrize(("silent", "alive"), [(5, True), (300, False)])
+def test_on_another_machine_silence_tells(silent: float, alive: bool) -> None:
+    """There is no process to look at."""
+    tags = {OWNER: "elsewhere 7 123", HEARTBEAT: str(int(time.time() - silent))}
+    record = RunRecord("id", "name", "0", "RUNNING", 0.0, tags, {})
+
+    assert is_alive(record) == alive
+
+
+def test_registering_again_after_a_crash_makes_no_second_version(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """The process may have died between the version and the alias."""
+    example = encode_png(digits.images[0])
+    with start_run(tracking, "again", "run", {}) as run:
+        first = register(run, "again-ann", classifier, example, tags(0.9))
+        tracking.client.delete_registered_model_alias("again-ann", "champion")
+        second = register(run, "again-ann", classifier, example, tags(0.9))
+
+    assert (first.version, second.version) == (1, 1)
+    assert version_of(tracking, run.id) == second
+    assert second.champion
+
+
+def test_a_table_that_is_logged_again_replaces_the_first(tracking: Tracking) -> None:
+    """MLflow's own would add the rows of a second try to those of the first."""
+    with start_run(tracking, "tables", "run", {}) as run:
+        for accuracy in (0.5, 0.6):
+            run.log_table(("model", "accuracy"), [("ann", accuracy)], "leaderboard.json")
+        run.log_table(("a",), [(1,)], "other.json")
+    file = tracking.client.download_artifacts(run.id, "leaderboard.json")
+    logged = tracking.client.get_run(run.id).data.tags["mlflow.loggedArtifacts"]
+
+    assert json.loads(Path(file).read_text())["data"] == [["ann", 0.6]]
+    assert [entry["path"] for entry in json.loads(logged)] == ["leaderboard.json", "other.json"]
+
+
+def _owner_of_parent() -> str:
+    parent = psutil.Process().parent()
+    assert parent is not None
+    return f"{socket.gethostname()} {parent.pid} {parent.create_time():.0f}"

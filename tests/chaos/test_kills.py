@@ -1,0 +1,257 @@
+"""Kill -9 in every stage, then the same command: it ends as if nothing had happened.
+
+Each test compares what the record holds with that of an undisturbed run.
+"""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from imgrec.config import TrackingConfig
+from imgrec.tracking.connection import connect
+from imgrec.tracking.runs import find_runs, metric_history
+from tests.conftest import picture
+
+IMGREC = [sys.executable, "-m", "pipelines"]
+SETTINGS = """
+archs = ["ann", "cnn"]
+name = "thirds"
+[preprocess]
+flip = false
+erase = 0.0
+[train]
+epochs = 60
+batch_size = 16
+[ann.model]
+hidden = [32]
+[cnn.model]
+widths = [8, 16]
+[cnn.train]
+epochs = 30
+[search]
+min_epochs = 10
+[cluster]
+checkpoint_seconds = 0.2
+"""
+SEARCH, PLAIN = ("--trials", "4"), ()
+MODEL_STAGES = ("fit", "evaluate", "register")
+
+
+@dataclass
+class Record:
+    """What a run left behind."""
+
+    result: dict[str, Any]
+    runs: Counter[tuple[str, str, str, str]]  # kind, architecture, status, last stage done
+    trials: dict[str, list[int]]
+    models: dict[str, int]
+
+    @classmethod
+    def read(cls, folder: Path, result: dict[str, Any]) -> "Record":
+        tracking = connect(TrackingConfig(), folder / "mlruns", create=False)
+        runs = find_runs(tracking, {})
+        for run in runs:
+            with sqlite3.connect(folder / "mlruns" / "mlflow.db") as database:
+                query = "select step from metrics where run_uuid = ? and key = 'val/macro_f1'"
+                steps = [step for (step,) in database.execute(query, [run.id])]
+            assert sorted(steps) == list(range(1, len(steps) + 1)), (run.name, steps)
+            assert len(metric_history(tracking, run.id, "val/macro_f1")) == len(steps)
+        found: dict[str, list[int]] = {}
+        for run in runs:
+            if run.tags["imgrec.kind"] == "trial":
+                number = int(run.tags["imgrec.trial"])
+                found.setdefault(run.tags["imgrec.arch"], []).append(number)
+        kept = ("imgrec.kind", "imgrec.arch", "imgrec.done")
+        return cls(
+            result=result,
+            runs=Counter(
+                (
+                    run.tags[kept[0]],
+                    run.tags.get(kept[1], ""),
+                    run.status,
+                    run.tags.get(kept[2], ""),
+                )
+                for run in runs
+            ),
+            trials={arch: sorted(numbers) for arch, numbers in found.items()},
+            models={
+                model.name: max(int(version.version) for version in model.latest_versions)
+                for model in tracking.client.search_registered_models()
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of pictures, and the settings."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for label, name in enumerate(("left", "middle", "right")):
+        (folder / "data" / name).mkdir(parents=True)
+        for index in range(60):
+            picture(label, index).save(folder / "data" / name / f"{index}.png")
+    (folder / "run.toml").write_text(SETTINGS)
+    return folder
+
+
+def start(folder: Path, pictures: Path, *words: str) -> subprocess.Popen[str]:
+    command = [
+        "run",
+        str(pictures / "run.toml"),
+        "--data",
+        str(pictures / "data"),
+        "--json",
+        *words,
+    ]
+    return subprocess.Popen(
+        [*IMGREC, *command], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(folder: Path, pictures: Path, *words: str) -> tuple[Record, str]:
+    with start(folder, pictures, *words) as process:
+        stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
+    return Record.read(folder, json.loads(stdout)), stderr
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Record:
+    """The record of an undisturbed run with a search."""
+    return finish(tmp_path_factory.mktemp("searched"), pictures, *SEARCH)[0]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Record:
+    """The record of an undisturbed run without a search."""
+    return finish(tmp_path_factory.mktemp("plain"), pictures, *PLAIN)[0]
+
+
+def count(folder: Path, query: str) -> int:
+    """A number from MLflow's database, 0 before it has its tables."""
+    try:
+        with sqlite3.connect(f"file:{folder}/mlruns/mlflow.db?mode=ro", uri=True) as database:
+            return int(database.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def kill_when(
+    folder: Path, process: subprocess.Popen[str], happened: Callable[[Path], bool]
+) -> None:
+    """Kill the driver, and only it, as soon as something has happened."""
+    deadline = time.monotonic() + 120
+    while not happened(folder):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def in_prepare(folder: Path) -> bool:
+    """The database is there and the pictures are being looked at."""
+    return bool(list((folder / "mlruns").glob("mlflow.db")))
+
+
+def in_search(folder: Path) -> bool:
+    """Three trials have ended and at least one is running."""
+    ended = count(folder, "select count(*) from tags where key = 'imgrec.state'")
+    started = count(folder, "select count(*) from tags where key = 'imgrec.trial'")
+    return ended >= 3 and started > ended
+
+
+def in_fit(folder: Path) -> bool:
+    """A model is half trained, and has a checkpoint."""
+    steps = count(folder, "select count(*) from metrics where key = 'val/macro_f1'")
+    return steps >= 20 and bool(list((folder / "mlruns" / "work").rglob("state.safetensors")))
+
+
+def in_register(folder: Path) -> bool:
+    """A model has its scores, and is on its way to the registry."""
+    return count(folder, "select count(*) from tags where value = 'evaluate'") > 0
+
+
+def same_ending(record: Record, undisturbed: Record) -> None:
+    """The same stages, trials and models."""
+    assert record.runs == undisturbed.runs
+    assert record.trials == undisturbed.trials
+    assert record.models == undisturbed.models
+    assert set(record.result) == set(undisturbed.result)
+
+
+@pytest.mark.parametrize("happened", [in_prepare, in_search], ids=["prepare", "search"])
+def test_a_driver_killed_before_it_ends_a_search_goes_on(
+    happened: Callable[[Path], bool], searched: Record, pictures: Path, tmp_path: Path
+) -> None:
+    """Trials that had ended are not run again, and there is one set of runs."""
+    with start(tmp_path, pictures, *SEARCH) as process:
+        kill_when(tmp_path, process, happened)
+    record, screen = finish(tmp_path, pictures, *SEARCH)
+
+    same_ending(record, searched)
+    assert record.trials == {"ann": [0, 1, 2, 3], "cnn": [0, 1, 2, 3]}
+    if happened is in_search:
+        assert "the search goes on after" in screen
+
+
+@pytest.mark.parametrize("happened", [in_fit, in_register], ids=["fit", "register"])
+def test_a_driver_killed_on_the_way_to_a_model_goes_on(
+    happened: Callable[[Path], bool], plain: Record, pictures: Path, tmp_path: Path
+) -> None:
+    """The half-trained model continues, and comes to the same scores to the last digit."""
+    with start(tmp_path, pictures, *PLAIN) as process:
+        kill_when(tmp_path, process, happened)
+    record, screen = finish(tmp_path, pictures, *PLAIN)
+    tests = [
+        {model["arch"]: model["test"] for model in one.result["models"]} for one in (record, plain)
+    ]
+
+    same_ending(record, plain)
+    assert tests[0] == tests[1]
+    assert "going on after epoch" in screen or "trained to the end already" in screen
+
+
+def test_a_worker_killed_in_a_search_costs_no_trial(
+    searched: Record, pictures: Path, tmp_path: Path
+) -> None:
+    """The same run goes on by itself."""
+    with start(tmp_path, pictures, *SEARCH) as process:
+        while not in_search(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        trials = [c for c in children if "ImplicitFunc" in " ".join(c.cmdline())]
+        trials[0].kill()
+        stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
+
+    same_ending(Record.read(tmp_path, json.loads(stdout)), searched)
+
+
+def test_a_run_that_nobody_goes_on_with_is_closed(
+    plain: Record, pictures: Path, tmp_path: Path
+) -> None:
+    """Nothing says RUNNING for ever: the next command that looks marks it, and says how to go on."""
+    with start(tmp_path, pictures, *PLAIN) as process:
+        kill_when(tmp_path, process, in_fit)
+    listed = subprocess.run(
+        [*IMGREC, "runs", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (run,) = json.loads(listed.stdout)["runs"]
+    record = Record.read(tmp_path, {})
+
+    assert run["state"] == "interrupted"
+    assert run["command"].startswith("uv run imgrec run ")
+    assert {status for _, _, status, _ in record.runs} == {"KILLED"}
+    assert plain.models
