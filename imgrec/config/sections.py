@@ -130,7 +130,7 @@ class SearchConfig(Section):
     """Time for all searches together, in seconds or as `90s`, `10m`, `1h30m`; divided evenly among
     the architectures. 0 means as long as `trials` take."""
     min_epochs: NonNegative = 0
-    """Epochs before a trial can be stopped for being worse than others; 0 means a tenth of all."""
+    """Epochs before a trial can be stopped for being worse than others; 0 means a quarter of all."""
     reduction: Annotated[int, Field(ge=2, le=10)] = 3
     """Of the trials that come to min_epochs one in this many goes on, and again at each multiple by
     this number."""

@@ -77,7 +77,7 @@ class Dimension(Section):
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
-def around(default: float, factor: float = 5.0) -> dict[str, Any]:
+def around(default: float, factor: float = 4.0) -> dict[str, Any]:
     """A range of orders of magnitude with the default in its middle."""
     return {"low": default / factor, "high": default * factor, "log": True}
 
@@ -91,10 +91,10 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
     """
     shared: dict[str, dict[str, Any]] = {
         "train.learning_rate": around(train["learning_rate"]),
-        "train.weight_decay": around(train["weight_decay"] or 0.01, 10.0),
+        "train.weight_decay": around(train["weight_decay"] or 0.01),
         "train.label_smoothing": {"low": 0.0, "high": 0.2},
-        "preprocess.shift": {"low": 0.0, "high": 0.25},
-        "preprocess.erase": {"low": 0.0, "high": 0.5},
+        "preprocess.shift": {"low": 0.0, "high": 0.2},
+        "preprocess.erase": {"low": 0.0, "high": 0.4},
     }
     own: dict[Arch, dict[str, dict[str, Any]]] = {
         "ann": {
@@ -103,7 +103,7 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
         },
         "cnn": {
             "model.widths": {"choices": [[32, 64, 64], [32, 64, 128], [64, 128, 256]]},
-            "model.dropout": {"low": 0.0, "high": 0.4},
+            "model.dropout": {"low": 0.0, "high": 0.3},
         },
         "rnn": {
             "model.sweep": {"choices": ["rows", "rows_columns"]},

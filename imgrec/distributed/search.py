@@ -150,8 +150,7 @@ class _Share:
         self.name = name
         self.search = search
         self.study = search.study
-        self.started: dict[str, float] = {}  # by Tune's trial id
-        self.trials: dict[str, _Running] = {}
+        self.trials: dict[str, _Running] = {}  # by Tune's trial id
         self._tell = tell
         self._room = demand.room
         self._most_trials = config.trials or math.inf
@@ -164,7 +163,7 @@ class _Share:
             metric=SCORE,
             mode="max",
             max_t=epochs,
-            grace_period=min(epochs, config.min_epochs or max(1, epochs // 10)),
+            grace_period=min(epochs, config.min_epochs or max(1, epochs // 4)),
             reduction_factor=config.reduction,
         )
         (bracket,) = self.halving._brackets  # noqa: SLF001 - to tell it of what came before
