@@ -1,5 +1,6 @@
 """To MLflow: an SQLite file that needs no service, or a tracking server."""
 
+import fcntl
 import http.client
 import os
 import signal
@@ -110,13 +111,25 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     # the variable.
     registry = ENVIRONMENT["MLFLOW_REGISTRY_URI"] or uri
     try:
-        client = MlflowClient(uri, registry)
-        client.search_experiments(max_results=1)
+        with _alone(uri):
+            client = MlflowClient(uri, registry)
+            client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         msg = f"tracking.uri = {uri!r}: MLflow cannot use it: {_first_line(error)}"
         raise TrackingError(msg) from error
     local = uri.startswith(SQLITE)
     return Tracking(uri, registry, client, (storage / "artifacts").as_uri() if local else "")
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time on this machine: two that make the same SQLite file leave it broken."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    with Path(uri.removeprefix(SQLITE) + ".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -95,6 +95,20 @@ def test_two_places_do_not_mix(
     assert not [name for name in os.environ if name.startswith("MLFLOW_") and "URI" in name]
 
 
+def test_several_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+    """MLflow's own first use races, and leaves a database that nobody can use."""
+    code = (
+        "import sys; from pathlib import Path; from imgrec.config import TrackingConfig; "
+        "from imgrec.tracking.connection import connect; "
+        "connect(TrackingConfig(), Path(sys.argv[1]), create=True)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "mlruns")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [process.communicate()[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
 def test_an_interrupt_waits_for_the_end_of_a_transaction(tracking: Tracking) -> None:
     """In the middle it would leave the file locked, for the 20 s that MLflow gives a lock."""
     seen = []
