@@ -26,6 +26,7 @@ STAGES = {
     "tracking": "opening the record of runs",
     "data": "looking at the pictures",
     "ray": "starting Ray",
+    "search": "starting the processes of the trials",
     "train": "starting the first workers",
 }
 

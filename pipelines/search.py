@@ -67,6 +67,8 @@ def search(
     # One of each running trial, and of the best of each search.
     display.places(demand.room, demand.cpus, demand.gpus, demand.room * max(largest) + sum(largest))
 
+    display.stage("search")
+
     def on_event(arch: str, event: SearchEvent) -> None:
         recorders[arch].record(event)  # type: ignore[index]
 

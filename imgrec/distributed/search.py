@@ -10,6 +10,7 @@ import queue
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,7 @@ def search_on_workers(
     demand = plan_trials(session.nodes, search, cluster)
     told: queue.SimpleQueue[tuple[str, SearchEvent]] = queue.SimpleQueue()
     shares = _Shares(
-        (name, _Share(name, one, search, demand, len(searches), told.put))
+        (name, _Share(name, one, search, demand, len(searches), cluster.max_failures, told.put))
         for name, one in searches.items()
     )
     tuner = _tuner(shares, search, demand, cluster, session, storage)
@@ -145,6 +146,7 @@ class _Share:
         config: SearchConfig,
         demand: TrialDemand,
         searches: int,
+        max_failures: int,
         tell: Callable[[tuple[str, SearchEvent]], None],
     ) -> None:
         self.name = name
@@ -152,6 +154,8 @@ class _Share:
         self.study = search.study
         self.trials: dict[str, _Running] = {}  # by Tune's trial id
         self._tell = tell
+        self._max_failures = max_failures
+        self._given_back: Counter[int] = Counter()
         self._room = demand.room
         self._most_trials = config.trials or math.inf
         self._most_seconds = config.budget / searches if config.budget else math.inf
@@ -214,6 +218,7 @@ class _Share:
     def begins(self, trial_id: str) -> None:
         """A process has taken the trial up."""
         trial = self.trials[trial_id]
+        trial.began = True
         self._tell((self.name, TrialStarted(trial.number, trial.settings, trial.job)))
 
     def result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -224,6 +229,18 @@ class _Share:
         elif (epoch := result.get(EPOCH)) and epoch not in trial.scores:
             trial.scores[epoch] = result[SCORE]
             self._tell((self.name, TrialEpoch(trial.number, epoch, result[METRICS])))
+
+    def died(self, trial_id: str) -> None:
+        """Ray has given the trial up. One whose process died before it began it never retries."""
+        trial = self.trials[trial_id]
+        if not trial.began and self._given_back[trial.number] < self._max_failures:
+            self._given_back[trial.number] += 1
+            del self.trials[trial_id]
+            self.study.give_back(trial.number)
+            return
+        if not trial.began:
+            self.begins(trial_id)
+        self.end(trial_id, f"its process died more than {self._max_failures} times")
 
     def end(self, trial_id: str, failure: str = "") -> None:
         """The trial is over, whether by itself or by our will."""
@@ -258,6 +275,7 @@ class _Running:
     settings: dict[str, Any]
     job: FitJob
     scores: dict[int, float] = field(default_factory=dict)
+    began: bool = False
     failure: str = ""
     started: float = field(default_factory=time.monotonic)
 
@@ -327,9 +345,8 @@ class _Halving(FIFOScheduler):  # type: ignore[misc]
 class _Watch(tune.Callback):  # type: ignore[misc]
     """Hears of every trial in the Tuner's thread."""
 
-    def __init__(self, shares: _Shares, max_failures: int) -> None:
+    def __init__(self, shares: _Shares) -> None:
         self._shares = shares
-        self._max_failures = max_failures
 
     def on_trial_start(self, *, trial: TuneTrial, **_: Any) -> None:
         self._share(trial).begins(trial.trial_id)
@@ -341,8 +358,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._share(trial).end(trial.trial_id)
 
     def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:
-        reason = f"its process died more than {self._max_failures} times"
-        self._share(trial).end(trial.trial_id, reason)
+        self._share(trial).died(trial.trial_id)
 
     def _share(self, trial: TuneTrial) -> _Share:
         return self._shares[trial.config["search"]]
@@ -381,7 +397,7 @@ def _tuner(
             name="search",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[_Watch(shares, cluster.max_failures)],
+            callbacks=[_Watch(shares)],
             failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
         ),
     )

@@ -82,7 +82,7 @@ def optimization_history(trials: Sequence[Trial], epochs: int, title: str) -> Fi
     upper.set_title(
         f"{title}: {len(trials)} trials, best {gain}", loc="left", color=INK, fontsize=12
     )
-    upper.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=5)
     for axes in (upper, lower):
         _bare(axes)
     return figure

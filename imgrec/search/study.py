@@ -160,6 +160,11 @@ class Study:
         self._optuna.tell(asked, trial.score if state == TrialState.COMPLETE else None, state=state)
         self.trials[trial.number] = trial
 
+    def give_back(self, number: int) -> None:
+        """A trial that `ask` gave could not be begun; it comes again, under its number."""
+        self._optuna.tell(self._asked.pop(number), state=TrialState.FAIL)
+        self._waiting.insert(0, (number, self._settings[number]))
+
     @property
     def best(self) -> Trial | None:
         """The trial with the best epoch; of two alike the earlier one, so the defaults first."""

@@ -43,6 +43,7 @@ epochs = 30
 min_epochs = 10
 [cluster]
 checkpoint_seconds = 0.2
+cpus_per_worker = 1
 """
 SEARCH, PLAIN = ("--trials", "4"), ()
 MODEL_STAGES = ("fit", "evaluate", "register")
@@ -190,7 +191,11 @@ def same_ending(record: Record, undisturbed: Record) -> None:
     assert set(record.result) == set(undisturbed.result)
 
 
-@pytest.mark.parametrize("happened", [in_prepare, in_search], ids=["prepare", "search"])
+@pytest.mark.parametrize(
+    "happened",
+    [pytest.param(in_prepare, marks=pytest.mark.chaos), in_search],
+    ids=["prepare", "search"],
+)
 def test_a_driver_killed_before_it_ends_a_search_goes_on(
     happened: Callable[[Path], bool], searched: Record, pictures: Path, tmp_path: Path
 ) -> None:
@@ -205,7 +210,11 @@ def test_a_driver_killed_before_it_ends_a_search_goes_on(
         assert "the search goes on after" in screen
 
 
-@pytest.mark.parametrize("happened", [in_fit, in_register], ids=["fit", "register"])
+@pytest.mark.parametrize(
+    "happened",
+    [in_fit, pytest.param(in_register, marks=pytest.mark.chaos)],
+    ids=["fit", "register"],
+)
 def test_a_driver_killed_on_the_way_to_a_model_goes_on(
     happened: Callable[[Path], bool], plain: Record, pictures: Path, tmp_path: Path
 ) -> None:

@@ -128,6 +128,19 @@ def test_after_a_crash_it_knows_what_was_tried_and_repeats_nothing(tmp_path: Pat
     assert after.best.number == 4
 
 
+def test_a_trial_that_could_not_be_begun_comes_again(tmp_path: Path) -> None:
+    """Under its number and with its settings, before any other."""
+    asked = study(tmp_path)
+    first = asked.ask()
+    second = asked.ask()
+    assert second is not None
+    asked.give_back(second[0])
+
+    assert first == (0, {})
+    assert asked.ask() == second
+    assert (asked.ask() or (0, {}))[0] == 2
+
+
 def test_a_space_that_was_tried_out_ends_the_search(tmp_path: Path) -> None:
     """Three combinations are three trials, whatever was asked for."""
     every = [f"ann.space.{d.key}=false" for d in prepared(tmp_path)[0].branches[0].space]
