@@ -162,7 +162,7 @@ class Display:
         if search.trials:
             parts.append(f"{search.trials} trials for each of {', '.join(tried)}")
         if search.budget:
-            each = duration(search.budget / len(tried))
+            each = duration(search.budget / len(config.archs))
             whole = duration(search.budget)
             parts.append(f"at most {whole}, {each} for each of {', '.join(tried)}")
         self._line(f"search: {'; '.join(parts)}; the first trial of each is its defaults")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from imgrec.config import Arch, Config
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.liveness import heartbeat, refuse_alive
+from imgrec.tracking.liveness import heartbeat, owner_tags, refuse_alive
 from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
 from imgrec.training.learner import FitJob
@@ -86,7 +86,7 @@ class Ledger:
         Raises:
             TrackingError: the same run is going on in another process.
         """
-        tags = {KIND: kind, KEY: self.workflow_key, COMMAND: command}
+        tags = {KIND: kind, KEY: self.workflow_key, COMMAND: command, **owner_tags()}
         earlier = self.last_workflow(kind)
         if earlier:
             refuse_alive(earlier)

@@ -21,7 +21,8 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     """What went in: settings, data and code."""
     store, splits = prepared.store, prepared.splits
     settings = config.model_dump(mode="json", exclude={"branches"})
-    workflow.log_params(settings)
+    if not workflow.resumed:  # MLflow's params cannot change; those that may are not in the key
+        workflow.log_params(settings)
     branches = {branch.arch: branch.model_dump(mode="json") for branch in config.branches}
     workflow.log_dict(settings | branches, "config.json")
     data = {

@@ -5,8 +5,8 @@ What is on record is not done again, and what was interrupted goes on (pipelines
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from imgrec.config import Arch, Config
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import TrainingError
 from imgrec.tracking.connection import connect
-from imgrec.tracking.liveness import close_dead_runs
-from imgrec.tracking.runs import Run
+from imgrec.tracking.liveness import close_dead_runs, is_alive
+from imgrec.tracking.runs import Run, find_run
 from pipelines.display import Display
-from pipelines.ledger import Ledger
+from pipelines.ledger import KEY, Ledger
 from pipelines.prepare import prepare
 from pipelines.record import record_inputs
 from pipelines.search import job_with, search
@@ -52,9 +52,9 @@ def run(
             return _summary(ledger, last.id, searches, models, {}, started)
     with ledger.workflow("workflow", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
-        with _working_folder(config, workflow) as work, ExitStack() as stack:
+        work = _working_folder(config, workflow)
+        with ExitStack() as stack:
             session = _starter(config, display, log_file, stack)
-
             searches, failures = _search(ledger, workflow, session, work, display)
             models = _finished_models(ledger, searches)
             display.taken({}, models)
@@ -73,6 +73,7 @@ def run(
         workflow.log_table(*summary.leaderboard(), "leaderboard.json")
         if failures:
             workflow.end("FAILED")
+        _remove_work(ledger, workflow)
     return summary
 
 
@@ -84,9 +85,9 @@ def tune(
     ledger = _open(config, display, fresh=fresh)
     with ledger.workflow("tune", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
-        with _working_folder(config, workflow) as work, ExitStack() as stack:
+        work = _working_folder(config, workflow)
+        with ExitStack() as stack:
             session = _starter(config, display, log_file, stack)
-
             searches, failures = _search(ledger, workflow, session, work, display)
         if failures:
             workflow.end("FAILED")
@@ -117,13 +118,24 @@ def _open(config: Config, display: Display, *, fresh: bool) -> Ledger:
     return Ledger(tracking, config, prepared, fresh=fresh)
 
 
-@contextmanager
-def _working_folder(config: Config, workflow: Run) -> Iterator[Path]:
-    """For checkpoints: gone when nobody will go on from them."""
+def _working_folder(config: Config, workflow: Run) -> Path:
+    """For checkpoints, beside those of other workflows, from which this one may go on."""
     folder = Path(config.storage) / "work" / workflow.id
     folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _remove_work(ledger: Ledger, finished: Run) -> None:
+    """Remove the checkpoints that nobody will go on from, this workflow's among them.
+
+    Those of running workflows stay, and of interrupted ones with other settings or data.
+    """
+    key = ledger.workflow_key
+    for folder in (Path(ledger.config.storage) / "work").iterdir():
+        record = find_run(ledger.tracking, folder.name)
+        other = record and record.status != "FINISHED" and record.tags.get(KEY) != key
+        if folder.name == finished.id or not (record and (other or is_alive(record))):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _search(

@@ -77,6 +77,7 @@ def search(
         {str(arch): one for arch, one in searches.items()},
         config.search,
         config.cluster,
+        among=len(config.archs),
         storage=work,
         on_event=on_event,
     )
@@ -99,7 +100,7 @@ class _Recorder:
         key = ledger.search_key(arch)
         earlier = ledger.last("search", key)
         name = f"{ledger.config.name}-{arch} search"
-        if earlier:
+        if earlier and earlier.status != "FAILED":
             self._run = workflow.resume_child(earlier)
             trials = ledger.trial_runs(earlier)
         else:

@@ -90,6 +90,7 @@ def search_on_workers(
     search: SearchConfig,
     cluster: ClusterConfig,
     *,
+    among: int,
     storage: Path,
     on_event: Callable[[str, SearchEvent], None],
 ) -> None:
@@ -103,6 +104,7 @@ def search_on_workers(
         searches: By name.
         search: How long, and with what.
         cluster: How often a trial's process may die; whether to use GPUs.
+        among: How many searches share the budget of time: these, and those that had theirs before.
         storage: Folder for what Tune writes, this call's own.
         on_event: Told in this thread how each trial goes.
 
@@ -112,7 +114,7 @@ def search_on_workers(
     demand = plan_trials(session.nodes, search, cluster)
     told: queue.SimpleQueue[tuple[str, SearchEvent]] = queue.SimpleQueue()
     shares = _Shares(
-        (name, _Share(name, one, search, demand, len(searches), cluster.max_failures, told.put))
+        (name, _Share(name, one, search, demand, among, cluster.max_failures, told.put))
         for name, one in searches.items()
     )
     tuner = _tuner(shares, search, demand, cluster, session, storage)
@@ -145,7 +147,7 @@ class _Share:
         search: Search,
         config: SearchConfig,
         demand: TrialDemand,
-        searches: int,
+        among: int,
         max_failures: int,
         tell: Callable[[tuple[str, SearchEvent]], None],
     ) -> None:
@@ -158,7 +160,7 @@ class _Share:
         self._given_back: Counter[int] = Counter()
         self._room = demand.room
         self._most_trials = config.trials or math.inf
-        self._most_seconds = config.budget / searches if config.budget else math.inf
+        self._most_seconds = config.budget / among if config.budget else math.inf
         self._exhausted = False
         job = search.make_job({})
         epochs = job.train.epochs

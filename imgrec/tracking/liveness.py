@@ -21,8 +21,10 @@ SILENCE_OF_THE_DEAD = 4 * SECONDS_BETWEEN_HEARTBEATS
 
 @contextmanager
 def heartbeat(run: Run) -> Iterator[None]:
-    """Say inside that this process lives, for others who see the record, on other machines too."""
-    run.set_tags({OWNER: _owner(psutil.Process()), HEARTBEAT: int(time.time())})
+    """Say inside that this process lives, for others who see the record, on other machines too.
+
+    The run is to bear `owner_tags` from its first moment.
+    """
     over = threading.Event()
 
     def beat() -> None:
@@ -38,6 +40,11 @@ def heartbeat(run: Run) -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=1)
+
+
+def owner_tags() -> dict[str, str]:
+    """Who records a run: this process, as of now."""
+    return {OWNER: _owner(psutil.Process()), HEARTBEAT: str(int(time.time()))}
 
 
 def is_alive(record: RunRecord) -> bool:

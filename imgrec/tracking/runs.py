@@ -17,6 +17,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_PARENT_RUN_ID,
@@ -69,11 +70,20 @@ class RunRecord:
 
 
 class Run:
-    """A run that is being recorded; `end` closes it and whatever is still open below it."""
+    """A run that is being recorded; `end` closes it and whatever is still open below it.
 
-    def __init__(self, tracking: Tracking, experiment: str, run_id: str) -> None:
+    Attributes:
+        tracking: Where.
+        id: MLflow's id.
+        resumed: Whether an earlier process began it.
+    """
+
+    def __init__(
+        self, tracking: Tracking, experiment: str, run_id: str, *, resumed: bool = False
+    ) -> None:
         self.tracking = tracking
         self.id = run_id
+        self.resumed = resumed
         self._experiment = experiment
         self._children: list[Run] = []
         self._open = True
@@ -255,6 +265,15 @@ def metric_history(tracking: Tracking, run_id: str, metric: str) -> dict[int, fl
     return {value.step: value.value for value in found}
 
 
+def find_run(tracking: Tracking, run_id: str) -> RunRecord | None:
+    """A run by its id, if there is one that was not deleted."""
+    try:
+        run = tracking.client.get_run(run_id)
+    except MlflowException:
+        return None
+    return RunRecord.of(run) if run.info.lifecycle_stage == "active" else None
+
+
 def set_status(tracking: Tracking, record: RunRecord, status: Status) -> None:
     """Close a run whose own process cannot any more."""
     with tracking.answering():
@@ -275,7 +294,7 @@ def _start(tracking: Tracking, experiment: str, name: str, tags: Mapping[str, st
 def _resume(tracking: Tracking, record: RunRecord) -> Run:
     with tracking.answering():
         tracking.client.update_run(record.id, status="RUNNING")
-    return Run(tracking, record.experiment, record.id)
+    return Run(tracking, record.experiment, record.id, resumed=True)
 
 
 def _tags(tags: Mapping[str, Any]) -> list[RunTag]:

@@ -49,6 +49,7 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
             searches,
             config.search,
             config.cluster,
+            among=len(searches),
             storage=tmp_path / "tune",
             on_event=on_event,
         )

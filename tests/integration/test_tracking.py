@@ -28,6 +28,7 @@ from imgrec.tracking.liveness import (
     close_dead_runs,
     heartbeat,
     is_alive,
+    owner_tags,
     refuse_alive,
 )
 from imgrec.tracking.registry import fetch_classifier, list_versions, register, version_of
@@ -229,7 +230,7 @@ def test_a_run_whose_process_died_is_closed_with_all_below_it(tmp_path: Path) ->
     """It cannot say so itself; a living one is left alone, and refuses a second."""
     here = connect(TrackingConfig(), tmp_path, create=True)
     tags = {"imgrec.kind": "workflow"}
-    with start_run(here, "dead", "living", tags) as living, heartbeat(living):
+    with start_run(here, "dead", "living", tags | owner_tags()) as living, heartbeat(living):
         with start_run(here, "dead", "dead", tags) as dead:
             child = dead.start_child("child", {})
             grandchild = child.start_child("grandchild", {})

@@ -48,6 +48,7 @@ class Watched:
             self.searches,
             self.config.search,
             self.config.cluster,
+            among=len(self.searches),
             storage=self.storage / "tune",
             on_event=self,
         )
