@@ -22,6 +22,8 @@ from imgrec.config import TrackingConfig
 from imgrec.errors import TrackingError
 
 SQLITE = "sqlite:///"
+# Without it the MLflow UI opens an experiment in its view for chat models.
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 # What the user set. MLflow writes the variables too, whenever it is told where to go.
 ENVIRONMENT = {
     name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -166,7 +168,9 @@ def experiment_id(tracking: Tracking, name: str) -> str:
         found = tracking.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return tracking.client.create_experiment(name, tracking.artifacts or None)
+                return tracking.client.create_experiment(
+                    name, tracking.artifacts or None, tags=MODEL_TRAINING
+                )
             except MlflowException:
                 # Another run may have made it in between.
                 found = tracking.client.get_experiment_by_name(name)
