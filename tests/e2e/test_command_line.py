@@ -168,6 +168,31 @@ def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) 
     assert [run["state"] for run in listed] == ["finished", "finished"]
 
 
+def test_one_architecture_that_fails_does_not_stop_the_other(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """Status 3, the failed one named, the other registered, and taken when it is tried again."""
+    folder, *_ = finished
+    words = [str(folder / "small.toml"), "--data", str(folder / "my pictures"), "--name", "half"]
+    words += ["--arch", "ann,cnn", "--json", "--set", "ann.train.optimizer=sgd"]
+    # Every step takes the weights times -9.
+    bad = {"learning_rate": 10.0, "weight_decay": 1.0, "max_grad_norm": 0.0, "warmup": 0.0}
+    for key, value in bad.items():
+        words += ["--set", f"ann.train.{key}={value}"]
+    first = imgrec("run", *words, cwd=tmp_path)
+    again = imgrec("run", *words, cwd=tmp_path)
+    listed = json.loads(imgrec("runs", "--json", cwd=tmp_path).stdout)["runs"]
+
+    for ended, taken in ((first, False), (again, True)):
+        assert ended.returncode == 3
+        assert ended.stderr.splitlines()[-1].startswith("imgrec: no model of ann: loss is")
+        result = json.loads(ended.stdout)
+        assert [(m["arch"], m["taken"]) for m in result["models"]] == [("cnn", taken)]
+        assert list(result["failures"]) == ["ann"]
+    assert [run["state"] for run in listed] == ["failed"]
+    assert listed[0]["command"].startswith("uv run imgrec run")
+
+
 def test_what_tune_found_is_what_run_trains_with(finished: Finished, tmp_path: Path) -> None:
     """Searched once, with its pictures on record, and shown beside the defaults."""
     folder, *_ = finished
