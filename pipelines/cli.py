@@ -257,7 +257,8 @@ def print_json(content: dict[str, Any]) -> None:
 
 def _command() -> str:
     """What the user typed, to be typed again."""
-    return shlex.join(["uv", "run", "imgrec", *sys.argv[1:]])
+    words = [word for word in sys.argv[1:] if word != "--fresh"]  # to go on is not to begin anew
+    return shlex.join(["uv", "run", "imgrec", *words])
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

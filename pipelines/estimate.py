@@ -15,6 +15,7 @@ from imgrec.training.learner import FitJob
 # A backward pass costs about twice its forward pass.
 PASSES = 3
 TIMED_BATCH = 32
+COPIES = 5
 # Of the epochs that a search would train without early stopping; measured, see docs/results.md.
 SEARCHED_SHARE = 0.5
 
@@ -39,9 +40,8 @@ def fit_seconds(job: FitJob, speed: float) -> float:
 
 
 def checkpoint_bytes(job: FitJob) -> int:
-    """Of one checkpoint: the weights, their average, the best ones, and the optimizer's state."""
-    copies = 2 + bool(job.train.ema_decay) + (2 if job.train.optimizer == "adamw" else 1)
-    return 4 * _parameters(job) * copies
+    """At most of one checkpoint: the weights, their average, the best ones, two states of AdamW."""
+    return COPIES * 4 * parameters(job)
 
 
 def largest_checkpoint(branch: Branch, job: FitJob) -> int:
@@ -59,7 +59,8 @@ def largest_checkpoint(branch: Branch, job: FitJob) -> int:
     return largest
 
 
-def _parameters(job: FitJob) -> int:
+def parameters(job: FitJob) -> int:
+    """Trainable numbers of the model, without making it."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model: nn.Module = build_model(job.model, job.image_shape, job.num_classes)
     return count_parameters(model)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from imgrec.config import Arch, Config
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.liveness import heartbeat, owner_tags, refuse_alive
+from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
 from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
 from imgrec.training.learner import FitJob
@@ -126,9 +126,14 @@ class Ledger:
         return TrainedModel.of_record(arch, version, record.metrics) if version else None
 
     def last(self, kind: str, key: str, done: Done | None = None) -> RunRecord | None:
-        """The last run of this kind and key: any, or one that got as far as `done`."""
-        tags = {KIND: kind, KEY: key} | ({DONE: done} if done else {})
-        return None if self.fresh else self._last(tags)
+        """The last run of this kind and key that no other process is at work on.
+
+        Any, or one that got as far as `done`.
+        """
+        if self.fresh:
+            return None
+        found = self._last({KIND: kind, KEY: key} | ({DONE: done} if done else {}))
+        return None if found and is_at_work(self.tracking, found) else found
 
     def trials(self, search: RunRecord) -> list[Trial]:
         """The trials of a search that was carried through."""

@@ -13,9 +13,8 @@ from rich.table import Table
 from imgrec.config import Arch, Config
 from imgrec.data.scan import Scan
 from imgrec.data.store import locate_store
-from imgrec.errors import TrackingError
-from imgrec.search.study import best_of
-from imgrec.tracking.connection import connect
+from imgrec.search.study import best_of, default_settings
+from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.runs import RunRecord, find_runs
 from imgrec.training.learner import FitJob
 from pipelines.cli import print_json
@@ -26,6 +25,7 @@ from pipelines.estimate import (
     fit_seconds,
     images_per_second,
     largest_checkpoint,
+    parameters,
 )
 from pipelines.ledger import ARCH, DONE, KIND, STATE, Ledger
 from pipelines.prepare import prepare
@@ -49,7 +49,7 @@ class Stage:
         arch: Whose; empty for those of the whole run.
         state: `done`, `goes on` or `to do`.
         seconds: A guess of what is left.
-        disk: Bytes that it adds, at most.
+        disk: A guess of the bytes that it adds.
         note: Where the record has it, or what the guess stands on.
     """
 
@@ -87,9 +87,7 @@ def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> Non
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
-    console.print(
-        f"\nabout {duration(seconds)} and at most {size(disk)} of disk; nothing was started"
-    )
+    console.print(f"\nabout {duration(seconds)} and {size(disk)} of disk; nothing was started")
 
 
 def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
@@ -104,12 +102,12 @@ def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
         return _before_data(config, found)
     prepared = prepare(config, display.progress)
     ledger = None
-    try:
+    if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)
         ledger = Ledger(tracking, config, prepared, fresh=fresh)
-    except TrackingError:
-        if config.tracking.uri:
-            raise  # a server that does not answer; a missing file has no record
+    if config.search.wanted:
+        for branch in config.branches:
+            default_settings(branch, prepared.jobs[branch.arch])
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
     for arch in config.archs:
         stages += _branch(config, ledger, prepared.jobs[arch], arch)
@@ -166,8 +164,8 @@ def _search(
         best = best_of(ended)
         score = f", best {best.score:.4f}" if best else ""
         parts.append(f"{len(ended)} ended{score}, run {begun.id[:12]}")
-    # A checkpoint of the running trial and of the best one.
-    disk = 2 * largest_checkpoint(branch, job)
+    # A running trial's checkpoint and the next, and that of the best one.
+    disk = 3 * largest_checkpoint(branch, job)
     return Stage(
         "search", arch, "goes on" if begun else "to do", seconds, disk, "; ".join([*parts, note])
     )
@@ -182,7 +180,7 @@ def _fit(job: FitJob, speed: float, note: str, begun: RunRecord | None = None) -
 
 
 def _register(job: FitJob) -> Stage:
-    weights = checkpoint_bytes(job) // 3
+    weights = 4 * parameters(job)
     return Stage(
         "evaluate, register",
         job.model.arch,

@@ -46,10 +46,10 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     )
 
 
-def start_model(workflow: Run, config: Config, job: FitJob, key: str) -> Run:
+def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, key: str) -> Run:
     """The run of one architecture's model, with everything that it is trained with."""
     arch = job.model.arch
-    tags = {KIND: "model", ARCH: arch, KEY: key}
+    tags = {KIND: "model", ARCH: arch, KEY: key, "data.fingerprint": prepared.store.fingerprint}
     branch = workflow.start_child(f"{config.name}-{arch}", tags)
     branch.log_params(
         {

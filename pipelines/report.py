@@ -97,9 +97,16 @@ def _next_commands(summary: Summary) -> list[tuple[str, str]]:
     elsewhere = summary.tracking_uri != f"{SQLITE}{local}"
     where = f" --set tracking.uri={quote(summary.tracking_uri)}" if elsewhere else ""
     look = ("look", f"uv run imgrec ui{where}")
+    if not summary.models and not summary.searches:
+        return [look]
     if not summary.models:
         # The same words train with what was found: the search is taken from the record.
-        words = [*sys.argv[2:]]
+        words = [
+            word for word in sys.argv[2:] if word not in {"--fresh", "--json", "--quiet", "-q"}
+        ]
+        if not any(word.startswith(("--trials", "--budget")) for word in words):
+            trials = max(found.trials for found in summary.searches.values())
+            words += ["--trials", str(trials)]
         return [look, ("train", shlex.join(["uv", "run", "imgrec", "run", *words]))]
     best = summary.models[0].registered_model
     serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"

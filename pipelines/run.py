@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
+from imgrec.distributed.fit import refuse_batches_below
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import TrainingError
+from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect
 from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.runs import Run, find_run
@@ -115,6 +117,11 @@ def _open(config: Config, display: Display, *, fresh: bool) -> Ledger:
     display.stage("data")
     prepared = prepare(config, display.progress)
     display.prepared(prepared)
+    refuse_batches_below(config.cluster.workers, prepared.jobs.values())
+    if config.search.wanted:
+        refuse_batches_below(config.search.workers_per_trial, prepared.jobs.values())
+        for branch in config.branches:
+            default_settings(branch, prepared.jobs[branch.arch])
     return Ledger(tracking, config, prepared, fresh=fresh)
 
 

@@ -46,7 +46,7 @@ def show_runs(config: Config, *, as_json: bool) -> None:
                 + ("none" if search["best"] is None else f"{search['best']:.4f}"),
                 soft_wrap=True,
             )
-        if row["state"] in {"interrupted", "failed"}:
+        if row["command"] and row["state"] in {"interrupted", "failed"}:
             console.print(f"    go on with: {escape(row['command'])}", soft_wrap=True)
     if not rows:
         console.print("nothing has been run yet: imgrec run")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
-from imgrec.distributed.demand import plan_trials
+from imgrec.distributed.demand import plan_demand, plan_trials
 from imgrec.distributed.search import (
     Search,
     SearchEvent,
@@ -60,12 +60,16 @@ def search(
         for arch, recorder in recorders.items()
     }
     demand = plan_trials(session.nodes, config.search, config.cluster)
+    # What the fits after it will need too: refused now rather than after the search.
+    plan_demand(session.nodes, config.cluster)
     largest = [
         largest_checkpoint(config.branch(arch), ledger.prepared.jobs[arch]) for arch in archs
     ]
     display.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
-    # One of each running trial, and of the best of each search.
-    display.places(demand.room, demand.cpus, demand.gpus, demand.room * max(largest) + sum(largest))
+    # Of each running trial one and the next, which is written before the first goes; and of the
+    # best of each search.
+    disk = 2 * demand.room * max(largest) + sum(largest)
+    display.places(demand.room, demand.cpus, demand.gpus, disk)
 
     display.stage("search")
 
@@ -149,10 +153,11 @@ class _Recorder:
         title = f"{self._ledger.config.name}-{self.arch}"
         figures = {
             "optimization_history.png": optimization_history(trials, job.train.epochs, title),
-            "parallel_coordinates.png": parallel_coordinates(
-                trials, branch.space, self.study.defaults, title
-            ),
         }
+        if branch.space:
+            figures["parallel_coordinates.png"] = parallel_coordinates(
+                trials, branch.space, self.study.defaults, title
+            )
         if importances := self.study.importances():
             figures["parameter_importance.png"] = importance_picture(importances, title)
         for file, figure in figures.items():

@@ -95,7 +95,7 @@ class _Model:
             known = metric_history(ledger.tracking, earlier.id, MONITOR)
             self._done = earlier.tags.get(DONE, "")
         else:
-            self._run = start_model(workflow, ledger.config, job, key)
+            self._run = start_model(workflow, ledger.config, ledger.prepared, job, key)
             known, self._done = {}, ""
         self._curves = Curves(self._run, list(known))
         display.will_train(arch, job)

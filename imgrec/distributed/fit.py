@@ -106,7 +106,7 @@ def fit_on_workers(
         ConfigError: an architecture cannot be built as asked.
     """
     demand = plan_demand(session.nodes, cluster)
-    _refuse_small_batches(jobs.values(), cluster.workers)
+    refuse_batches_below(cluster.workers, jobs.values())
     names = list(jobs)
 
     def start(chosen: list[str]) -> _Lane:
@@ -136,7 +136,8 @@ def fit_on_workers(
                     lanes.append(start(lane.waiting))
 
 
-def _refuse_small_batches(jobs: Iterable[FitJob], workers: int) -> None:
+def refuse_batches_below(workers: int, jobs: Iterable[FitJob]) -> None:
+    """Raise ClusterError where a batch leaves a worker with less than two pictures."""
     batch_size = min(job.train.batch_size for job in jobs)
     if batch_size < 2 * workers:
         msg = (

@@ -262,9 +262,10 @@ class _Share:
         self._tell((self.name, TrialEnded(trial, best=self.study.best is trial)))
 
     def _remove_losers(self) -> None:
-        """Of the checkpoints only those of running trials and of the best one stay."""
+        """Of the checkpoints only those of trials that run or will, and of the best one, stay."""
         best = self.study.best
-        numbers = {trial.number for trial in self.trials.values()} | {best.number if best else -1}
+        numbers = {trial.number for trial in self.trials.values()} | self.study.waiting
+        numbers.add(best.number if best else DEFAULTS)
         keep = {self.search.checkpoints(number) for number in numbers}
         for folder in self.search.folder.glob("trial-*"):
             if folder not in keep:
@@ -297,12 +298,14 @@ class _Fair(Searcher):  # type: ignore[misc]
         self._shares = shares
         self._by_time = by_time
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         while waiting := [share for share in self._shares.values() if share.wants_more]:
             share = min(waiting, key=lambda share: share.used if self._by_time else share.asked)
             if suggestion := share.ask(trial_id):
                 return suggestion
-        return Searcher.FINISHED
+        # What runs may still be given back by a process that dies.
+        running = any(share.trials for share in self._shares.values())
+        return None if running else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -314,7 +317,7 @@ class _Halving(FIFOScheduler):  # type: ignore[misc]
     """ASHA for each search by itself, whose scores and epochs do not compare with others'.
 
     ASHA: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". The defaults are
-    never stopped for being worse, so that what wins has won against all of them.
+    never stopped, so that what wins has won against all of them.
     """
 
     def __init__(self, shares: _Shares) -> None:
@@ -328,12 +331,10 @@ class _Halving(FIFOScheduler):  # type: ignore[misc]
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         share = self._share(trial)
-        if share.is_over:
-            return TrialScheduler.STOP
         action = share.halving.on_trial_result(tune_controller, trial, result)
         if share.trials[trial.trial_id].number == DEFAULTS:
             return TrialScheduler.CONTINUE
-        return action
+        return TrialScheduler.STOP if share.is_over else action
 
     def on_trial_complete(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
@@ -377,7 +378,10 @@ def _tuner(
     if demand.workers == 1:
         holds = {"CPU": demand.cpus} | ({"GPU": demand.gpus} if demand.gpus else {})
         trainable = tune.with_parameters(
-            run_trial, threads=demand.cpus, checkpoint_seconds=cluster.checkpoint_seconds
+            run_trial,
+            threads=demand.cpus,
+            use_gpu=bool(demand.gpus),
+            checkpoint_seconds=cluster.checkpoint_seconds,
         )
     else:
         holds = {HEAD_NODE: 0.001}

@@ -27,7 +27,7 @@ from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
 from imgrec.distributed.worker import Errand, work
 from imgrec.errors import ImgrecError
-from imgrec.training.checkpoint import latest_state
+from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
@@ -53,7 +53,9 @@ class TrialErrand:
     milestones: frozenset[int]
 
 
-def run_trial(config: dict[str, Any], threads: int, checkpoint_seconds: float) -> None:
+def run_trial(
+    config: dict[str, Any], threads: int, use_gpu: bool, checkpoint_seconds: float
+) -> None:
     """Tune's entry for a trial with one training process: the plain loop.
 
     What another try would only repeat is reported as the trial's failure; Ray makes good what
@@ -61,27 +63,40 @@ def run_trial(config: dict[str, Any], threads: int, checkpoint_seconds: float) -
     """
     errand: TrialErrand = config["errand"]
     torch.set_num_threads(threads)
+    device = torch.device("cuda" if use_gpu else "cpu")
+    job = errand.job
     try:
-        try:
-            _train(errand, errand.job, checkpoint_seconds)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        if not _fits_into_memory(errand, job, device, checkpoint_seconds):
+            # Here, where no exception keeps alive what the first try had in memory.
             _release_memory()
-            _train(errand, in_parts(errand.job), checkpoint_seconds)
+            _train(errand, in_parts(job), device, checkpoint_seconds)
     except ImgrecError as error:
         tune.report({FAILURE: str(error)})
     except Exception as error:
         if is_out_of_memory(error):
-            tune.report({FAILURE: str(out_of_memory(errand.job, error))})
+            tune.report({FAILURE: str(out_of_memory(job, error))})
         else:
             tune.report({FAILURE: traceback.format_exc()})
     finally:
         _release_memory()
 
 
-def _train(errand: TrialErrand, job: FitJob, checkpoint_seconds: float) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _fits_into_memory(
+    errand: TrialErrand, job: FitJob, device: torch.device, checkpoint_seconds: float
+) -> bool:
+    """Train; False where memory ran out."""
+    try:
+        _train(errand, job, device, checkpoint_seconds)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return False
+        raise
+    return True
+
+
+def _train(
+    errand: TrialErrand, job: FitJob, device: torch.device, checkpoint_seconds: float
+) -> None:
     learner = build_learner(job, device, Shard())
     if resumed := latest_state(errand.folder, job.key):
         learner.restore(resumed)
@@ -110,6 +125,12 @@ def run_trial_on_workers(
     """
     errand: TrialErrand = config["errand"]
     resumed = latest_state(errand.folder, errand.job.key)
+    if resumed:
+        history = load_state(resumed)["history"]
+        for epoch, metrics in enumerate(history, start=1):
+            tune.report(as_report(epoch, metrics))
+        if len(history) == errand.job.train.epochs:
+            return
     lane = Errand(
         lane=f"{errand.name}-{uuid.uuid4().hex[:8]}",
         jobs={errand.name: errand.job},

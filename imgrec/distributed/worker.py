@@ -86,7 +86,7 @@ def work(config: dict[str, Any]) -> None:
                 worker.tell(Failed(error))
                 worker.wait_until_told()
             except Exception as error:
-                _report_bug(errand, name, shard, error)
+                _report_bug(errand, name, shard, error, in_parts_already=worker.in_parts)
                 raise
 
 
@@ -100,7 +100,9 @@ def _last_checkpoint() -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def _report_bug(errand: Errand, name: str, shard: Shard, error: Exception) -> None:
+def _report_bug(
+    errand: Errand, name: str, shard: Shard, error: Exception, *, in_parts_already: bool
+) -> None:
     """Tell the driver of an error that another try would only repeat.
 
     With several workers a RuntimeError may be the echo of another one's death, which Ray makes
@@ -109,9 +111,8 @@ def _report_bug(errand: Errand, name: str, shard: Shard, error: Exception) -> No
     """
     mailbox = errand.mailbox
     if is_out_of_memory(error):
-        mark = f"{errand.lane}/{name}: memory"
-        if not mailbox.is_condemned(mark):
-            mailbox.condemn(mark)
+        if not in_parts_already:
+            mailbox.condemn(f"{errand.lane}/{name}: memory")
             return
         failure: Exception = out_of_memory(errand.jobs[name], error)
     elif shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
@@ -131,6 +132,7 @@ class _Worker:
         self.shard = shard
         self.learner: Learner | None = None
         self.last_sent: ray.ObjectRef | None = None
+        self.in_parts = False
         self.last_checkpoint = self.last_heartbeat = time.monotonic()
 
     def tell(self, event: Event) -> None:
@@ -147,7 +149,7 @@ class _Worker:
         """Train the model to its last epoch, from a checkpoint or afresh."""
         job = self.errand.jobs[self.name]
         if self.errand.mailbox.is_condemned(f"{self.errand.lane}/{self.name}: memory"):
-            job = in_parts(job)
+            job, self.in_parts = in_parts(job), True
         learner = build_learner(job, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)

@@ -166,6 +166,11 @@ class Study:
         self._waiting.insert(0, (number, self._settings[number]))
 
     @property
+    def waiting(self) -> set[int]:
+        """The numbers of trials that come before any new one."""
+        return {number for number, _ in self._waiting}
+
+    @property
     def best(self) -> Trial | None:
         """The trial with the best epoch; of two alike the earlier one, so the defaults first."""
         return best_of(self.trials.values())

@@ -79,6 +79,12 @@ def tracking_uri(config: TrackingConfig, storage: Path) -> str:
     return f"{SQLITE}{storage / 'mlflow.db'}"
 
 
+def has_record(config: TrackingConfig, storage: Path) -> bool:
+    """Whether there is anything to connect to: False for an SQLite file that is not there yet."""
+    uri = tracking_uri(config, storage)
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
 def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     """Connect to MLflow and make sure that it answers.
 

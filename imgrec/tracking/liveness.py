@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.runs import Run, RunRecord, find_runs, set_status
+from imgrec.tracking.runs import Run, RunRecord, find_run, find_runs, set_status
 
 OWNER = "imgrec.owner"
 HEARTBEAT = "imgrec.heartbeat"
@@ -66,9 +67,21 @@ def is_alive(record: RunRecord) -> bool:
 
 def close_dead_runs(tracking: Tracking) -> None:
     """Mark as KILLED what says RUNNING though its process is dead, with all that stands below it."""
-    for workflow in find_runs(tracking, {"imgrec.kind": "workflow"}, status="RUNNING"):
-        if not is_alive(workflow):
-            _close(tracking, workflow)
+    for kind in ("workflow", "tune"):
+        for workflow in find_runs(tracking, {"imgrec.kind": kind}, status="RUNNING"):
+            if not is_alive(workflow):
+                _close(tracking, workflow)
+
+
+def is_at_work(tracking: Tracking, record: RunRecord) -> bool:
+    """Whether another process is at work on this run, as part of its workflow."""
+    parent = find_run(tracking, record.tags.get(MLFLOW_PARENT_RUN_ID, ""))
+    return (
+        record.status == "RUNNING"
+        and parent is not None
+        and is_alive(parent)
+        and parent.tags.get(OWNER) != _owner(psutil.Process())
+    )
 
 
 def refuse_alive(record: RunRecord) -> None:

@@ -38,11 +38,12 @@ def latest_state(folder: Path, job: str) -> Path | None:
     found: list[tuple[int, Path]] = []
     for file in folder.rglob(STRUCTURE):
         try:
-            state = load_state(file.parent)
+            structure = json.loads(file.read_text(encoding="utf-8"))
+            if dict(structure["dict"]).get("job") == job:
+                state = load_state(file.parent)  # all of it, to see that it is whole
+                found.append((state["epochs_done"], file.parent))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue
-        if state.get("job") == job:
-            found.append((state["epochs_done"], file.parent))
     return max(found, default=(0, None))[1]
 
 

@@ -161,8 +161,8 @@ def kill_when(
 
 
 def in_prepare(folder: Path) -> bool:
-    """The database is there and the pictures are being looked at."""
-    return bool(list((folder / "mlruns").glob("mlflow.db")))
+    """The store is being built."""
+    return bool(list((folder / "mlruns").glob("store/*")))
 
 
 def in_search(folder: Path) -> bool:

@@ -142,9 +142,9 @@ def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) 
     folder, result, _ = finished
     words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
     words += ["--set", "ann.train.label_smoothing=0.05"]
-    before = set(Path("/tmp").glob("imgrec-*"))
-    planned = imgrec("run", *words, "--plan", cwd=folder)
-    started = set(Path("/tmp").glob("imgrec-*")) - before
+    # To start Ray would be to join a cluster that does not exist.
+    nowhere = "--set=cluster.address=127.0.0.1:9"
+    planned = imgrec("run", *words, "--plan", nowhere, cwd=folder)
     changed = json.loads(imgrec("run", *words, cwd=folder).stdout)
     listed = json.loads(imgrec("runs", "--json", cwd=folder).stdout)["runs"]
     stages = json.loads(planned.stdout)["stages"]
@@ -157,7 +157,7 @@ def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) 
         ("compare", ""),
     }
     assert all(stage["seconds"] > 0 for stage in stages if stage["name"] == "fit" and stage["disk"])
-    assert not started
+    assert planned.returncode == 0
     assert {model["arch"]: model["taken"] for model in changed["models"]} == {
         "ann": False,
         "cnn": True,
