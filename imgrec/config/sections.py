@@ -131,7 +131,7 @@ class SearchConfig(Section):
     the architectures. 0 means as long as `trials` take."""
     min_epochs: NonNegative = 0
     """Epochs before a trial can be stopped for being worse than others; 0 means a quarter of all."""
-    reduction: Annotated[int, Field(ge=2, le=10)] = 3
+    reduction: Annotated[int, Field(ge=2, le=10)] = 4
     """Of the trials that come to min_epochs one in this many goes on, and again at each multiple by
     this number."""
     workers_per_trial: Annotated[int, Field(ge=1, le=4096)] = 1
