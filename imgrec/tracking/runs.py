@@ -267,10 +267,13 @@ def metric_history(tracking: Tracking, run_id: str, metric: str) -> dict[int, fl
 
 def find_run(tracking: Tracking, run_id: str) -> RunRecord | None:
     """A run by its id, if there is one that was not deleted."""
-    try:
-        run = tracking.client.get_run(run_id)
-    except MlflowException:
-        return None
+    with tracking.answering():
+        try:
+            run = tracking.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
     return RunRecord.of(run) if run.info.lifecycle_stage == "active" else None
 
 
