@@ -47,7 +47,7 @@ def train(
     outcomes: dict[Arch, Outcome] = {}
     begun: dict[str, Path] = {}
     for arch, job in jobs.items():
-        found = None if ledger.fresh else latest_state(work.parent, job.key)
+        found = latest_state(work if ledger.fresh else work.parent, job.key)
         fitted = load_fitted(found) if found else None
         if fitted and len(fitted.history) == job.train.epochs:
             display.trained_already(arch)
