@@ -1,10 +1,12 @@
 """Pictures and stores that the tests make themselves."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -14,6 +16,16 @@ from imgrec.data.store import Store, prepare_store
 # What a developer has set must not decide what the tests see.
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
+
+
+def processes_of(parent: psutil.Process, name: str) -> list[psutil.Process]:
+    """The living processes below one whose command line holds a name, such as `RayTrainWorker`."""
+    found = []
+    for child in parent.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if name in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def no_progress(what: str, done: int, total: int) -> None:

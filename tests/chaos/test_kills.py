@@ -21,7 +21,7 @@ import pytest
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import find_runs, metric_history
-from tests.conftest import picture
+from tests.conftest import picture, processes_of
 
 IMGREC = [sys.executable, "-m", "pipelines"]
 SETTINGS = """
@@ -239,9 +239,7 @@ def test_a_worker_killed_in_a_search_costs_no_trial(
         while not in_search(tmp_path):
             assert process.poll() is None
             time.sleep(0.02)
-        children = psutil.Process(process.pid).children(recursive=True)
-        trials = [c for c in children if "ImplicitFunc" in " ".join(c.cmdline())]
-        trials[0].kill()
+        processes_of(psutil.Process(process.pid), "ray::ImplicitFunc")[0].kill()
         stdout, stderr = process.communicate(timeout=250)
     assert process.returncode == 0, stderr
 

@@ -21,7 +21,7 @@ import pytest
 
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
-from tests.conftest import picture
+from tests.conftest import picture, processes_of
 
 IMGREC = [sys.executable, "-m", "pipelines"]
 SMALL = """
@@ -377,11 +377,7 @@ def test_a_killed_worker_costs_no_epoch_and_no_model(finished: Finished, tmp_pat
         for line in process.stderr:
             if "loss" in line:
                 break
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]
+        workers = processes_of(psutil.Process(process.pid), "RayTrainWorker")
         for worker in workers:
             worker.kill()
         stdout, stderr = process.communicate(timeout=200)

@@ -20,7 +20,7 @@ from imgrec.errors import ClusterError, DivergedError, TrainingError
 from imgrec.training.learner import FitJob, build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from pipelines.prepare import prepare
-from tests.conftest import no_progress
+from tests.conftest import no_progress, processes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -69,8 +69,7 @@ def run(
 
 def workers_of_ray() -> list[psutil.Process]:
     """The processes that train at this moment."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    return processes_of(psutil.Process(), "RayTrainWorker")
 
 
 def test_a_worker_ends_with_the_weights_of_the_plain_loop_bit_for_bit(

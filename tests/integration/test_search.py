@@ -15,6 +15,7 @@ from imgrec.distributed.search import SearchEvent, TrialEpoch, TrialStarted
 from imgrec.distributed.session import Session, ray_session
 from imgrec.search.study import DEFAULTS
 from imgrec.training.checkpoint import latest_state
+from tests.conftest import processes_of
 from tests.integration.watched import Watched
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -30,8 +31,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 def trial_process() -> psutil.Process:
     """A process that runs trials at this moment."""
-    children = psutil.Process().children(recursive=True)
-    return next(c for c in children if "ray::ImplicitFunc" in " ".join(c.cmdline()))
+    return processes_of(psutil.Process(), "ray::ImplicitFunc")[0]
 
 
 def test_every_search_has_the_same_number_of_trials_and_keeps_the_checkpoint_of_its_best(
