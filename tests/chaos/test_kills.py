@@ -231,6 +231,7 @@ def test_a_driver_killed_on_the_way_to_a_model_goes_on(
     assert "going on after epoch" in screen or "trained to the end already" in screen
 
 
+@pytest.mark.chaos
 def test_a_worker_killed_in_a_search_costs_no_trial(
     searched: Record, pictures: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_worker_killed_in_a_search_costs_no_trial(
     same_ending(Record.read(tmp_path, json.loads(stdout)), searched)
 
 
+@pytest.mark.chaos
 def test_a_run_that_nobody_goes_on_with_is_closed(
     plain: Record, pictures: Path, tmp_path: Path
 ) -> None:
