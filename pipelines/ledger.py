@@ -123,7 +123,7 @@ class Ledger:
         if record is None:
             return None
         version = version_of(self.tracking, record.id)
-        return TrainedModel.of_record(arch, version, record.metrics) if version else None
+        return TrainedModel.of(arch, version, record.metrics, taken=True) if version else None
 
     def last(self, kind: str, key: str, done: Done | None = None) -> RunRecord | None:
         """The last run of this kind and key that no other process is at work on.

@@ -117,7 +117,6 @@ def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
 def _branch(config: Config, ledger: Ledger | None, job: FitJob, arch: Arch) -> Iterator[Stage]:
     speed, source = _speed(ledger, job)
     note = f"{speed:,.0f} images/s, {source}"
-    settings = {}
     if config.search.wanted:
         searched = ledger.finished_search(arch) if ledger else None
         if searched is None:
@@ -129,9 +128,8 @@ def _branch(config: Config, ledger: Ledger | None, job: FitJob, arch: Arch) -> I
         yield Stage(
             "search", arch, "done", note=f"{searched.trials} trials, run {searched.run_id[:12]}"
         )
-        settings = searched.best.settings
         assert ledger
-        job = job_with(config, ledger.prepared, arch, settings)
+        job = job_with(config, ledger.prepared, arch, searched.best.settings)
     model = ledger.finished_model(arch, job) if ledger else None
     if model:
         yield Stage("fit", arch, "done", note=f"run {model.run_id[:12]}")

@@ -1,6 +1,7 @@
 """What a run leaves in MLflow."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from imgrec.classifier import Classifier
 from imgrec.config import Config
@@ -64,8 +65,25 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, 
     return branch
 
 
+def model_metrics(
+    fitted: Fitted, classifier: Classifier, evaluation: Evaluation
+) -> dict[str, float]:
+    """What a model came to, in numbers; its run keeps them, and all reports are made of them."""
+    return (
+        evaluation.scores.as_metrics("test")
+        | fitted.best.val.as_metrics("best_val")
+        | {
+            "best_epoch": fitted.best.epoch,
+            "fit_seconds": fitted.seconds,
+            "median_images_per_second": fitted.images_per_second,
+            "restarts": fitted.restarts,
+            "parameters": count_parameters(classifier.model),
+        }
+    )
+
+
 def record_evaluation(
-    run: Run, name: str, fitted: Fitted, classifier: Classifier, evaluation: Evaluation
+    run: Run, name: str, fitted: Fitted, evaluation: Evaluation, metrics: Mapping[str, float]
 ) -> None:
     """Scores as numbers, pictures and a table for each class; the numbers last, and all at once."""
     curves_title = f"{name}: epoch {fitted.best.epoch} of {len(fitted.history)} was kept"
@@ -80,17 +98,6 @@ def record_evaluation(
     )
     columns = ("class", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
-    metrics = (
-        evaluation.scores.as_metrics("test")
-        | fitted.best.val.as_metrics("best_val")
-        | {
-            "best_epoch": fitted.best.epoch,
-            "fit_seconds": fitted.seconds,
-            "median_images_per_second": fitted.images_per_second,
-            "restarts": fitted.restarts,
-            "parameters": count_parameters(classifier.model),
-        }
-    )
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
 
 

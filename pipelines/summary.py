@@ -4,13 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgrec.classifier import Classifier
 from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
-from imgrec.distributed.fit import Fitted
-from imgrec.evaluation.scores import Evaluation
-from imgrec.models import count_parameters
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
 from imgrec.tracking.registry import RegisteredVersion
 from imgrec.training.learner import FitJob
@@ -31,13 +27,13 @@ class TrainedModel:
     parameters: int
     fit_seconds: float
     images_per_second: float
-    taken: bool = False
+    taken: bool
 
     @classmethod
-    def of_record(
-        cls, arch: Arch, version: RegisteredVersion, metrics: Mapping[str, float]
+    def of(
+        cls, arch: Arch, version: RegisteredVersion, metrics: Mapping[str, float], *, taken: bool
     ) -> "TrainedModel":
-        """One that an earlier run registered."""
+        """From what its run has on record (`record.model_metrics`)."""
         return cls(
             arch=arch,
             registered_model=version.name,
@@ -49,30 +45,7 @@ class TrainedModel:
             parameters=int(metrics["parameters"]),
             fit_seconds=metrics["fit_seconds"],
             images_per_second=metrics["median_images_per_second"],
-            taken=True,
-        )
-
-    @classmethod
-    def of(
-        cls,
-        arch: Arch,
-        version: RegisteredVersion,
-        fitted: Fitted,
-        classifier: Classifier,
-        evaluation: Evaluation,
-    ) -> "TrainedModel":
-        """Gather what the stages of one architecture returned."""
-        return cls(
-            arch=arch,
-            registered_model=version.name,
-            version=version.version,
-            champion=version.champion,
-            run_id=version.run_id,
-            val=fitted.best.val,
-            test=evaluation.scores,
-            parameters=count_parameters(classifier.model),
-            fit_seconds=fitted.seconds,
-            images_per_second=fitted.images_per_second,
+            taken=taken,
         )
 
     def as_json(self) -> dict[str, Any]:

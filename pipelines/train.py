@@ -16,7 +16,7 @@ from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.evaluate import build_classifier, evaluate
 from pipelines.ledger import DONE, MONITOR, Ledger
-from pipelines.record import record_evaluation, register_classifier, start_model
+from pipelines.record import model_metrics, record_evaluation, register_classifier, start_model
 from pipelines.summary import TrainedModel
 
 Outcome = TrainedModel | TrainingError
@@ -109,21 +109,22 @@ class _Model:
     def finish(self, fitted: Fitted) -> TrainedModel:
         """Training has ended: score and register what came of it."""
         prepared = self._ledger.prepared
-        for epoch, metrics in enumerate(fitted.history, start=1):
-            self._curves.add(epoch, metrics)  # what another process had trained
+        for epoch, values in enumerate(fitted.history, start=1):
+            self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
         self._display.evaluating(self._arch)
         classifier = build_classifier(self._ledger.config, prepared, self._job, fitted)
         evaluation = evaluate(classifier, prepared)
+        metrics = model_metrics(fitted, classifier, evaluation)
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})
-            record_evaluation(self._run, self.name, fitted, classifier, evaluation)
+            record_evaluation(self._run, self.name, fitted, evaluation, metrics)
         version = register_classifier(
             self._run, self._ledger.config, prepared, fitted, classifier, evaluation
         )
         self._run.set_tags({DONE: "register"})
         self._run.end("FINISHED")
-        model = TrainedModel.of(self._arch, version, fitted, classifier, evaluation)
+        model = TrainedModel.of(self._arch, version, metrics, taken=False)
         self._display.registered(model)
         return model
 

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from imgrec.config import Branch, Dimension, is_active
 from imgrec.errors import ConfigError
 from imgrec.training.learner import FitJob
+from imgrec.training.optim import MOMENTUM
 
 State = Literal["finished", "stopped", "failed"]
 STATES = {
@@ -35,7 +36,6 @@ DEFAULTS = 0
 RANDOM_TRIALS = 5
 MOST_REDRAWS = 50
 FEWEST_FOR_IMPORTANCE = 8
-MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

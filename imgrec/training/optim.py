@@ -12,6 +12,8 @@ from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
 
 Parameters = list[nn.Parameter]
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}
+"""The default of each optimizer that has one."""
 
 
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
@@ -34,7 +36,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
                 {"params": matrices, "weight_decay": decay},
                 {"params": vectors, "weight_decay": 0.0},
             ]
-            momentum = 0.9 if config.momentum is None else config.momentum
+            momentum = MOMENTUM["sgd"] if config.momentum is None else config.momentum
             return [SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)]
         case "muon":
             inside = _inner_matrices(model)
@@ -45,7 +47,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
                 raise ConfigError(msg)
             chosen = {id(p) for p in inside}
             outside = [p for p in matrices if id(p) not in chosen]
-            momentum = 0.95 if config.momentum is None else config.momentum
+            momentum = MOMENTUM["muon"] if config.momentum is None else config.momentum
             muon = FlatMuon(inside, lr=rate, weight_decay=decay, momentum=momentum)
             return [muon, _adamw(outside, vectors, config)]
 
