@@ -18,11 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imgrec.config import CnnConfig, ModelConfig
+from imgrec.config import CnnConfig, Filter, ModelConfig
 from imgrec.data.decode import ImageShape, Resize, decode
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
-from imgrec.preprocess.augment import PRESETS
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.precision import lay_out
 
@@ -42,6 +41,7 @@ class Card(BaseModel):
     image_shape: ImageShape
     resize: Resize
     max_pixels: int
+    filters: tuple[Filter, ...] = ()
     statistics: ChannelStatistics
     class_names: tuple[str, ...]
     temperature: float = 1.0
@@ -82,7 +82,7 @@ class Classifier:
             msg = f"the weights do not fit the {card.model.arch} on the card: {reason}"
             raise ClassifierError(msg) from error
         self.model = lay_out(model, card.model.arch).to(self.device).eval()
-        self.recipe = Recipe(card.statistics, PRESETS["none"]).to(self.device).eval()
+        self.recipe = Recipe(card.statistics, card.filters).to(self.device).eval()
 
     def predict(
         self, contents: Sequence[bytes], names: Sequence[str] | None = None

@@ -2,15 +2,14 @@
 
 from imgrec.classifier import Card, Classifier
 from imgrec.config import Config
-from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
-from imgrec.training.learner import FitJob
+from imgrec.training.learner import Best, FitJob
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
 
-def build_classifier(config: Config, prepared: Prepared, job: FitJob, fitted: Fitted) -> Classifier:
+def build_classifier(config: Config, prepared: Prepared, job: FitJob, best: Best) -> Classifier:
     """The weights of the best epoch, with a temperature fitted on the validation split."""
     store = prepared.store
     card = Card(
@@ -18,19 +17,20 @@ def build_classifier(config: Config, prepared: Prepared, job: FitJob, fitted: Fi
         image_shape=job.image_shape,
         resize=config.data.resize,
         max_pixels=config.data.max_pixels,
+        filters=job.filters,
         statistics=job.statistics,
         class_names=store.class_names,
         made_by={
             "name": config.name,
             "seed": config.seed,
             "train": job.train.model_dump(mode="json"),
-            "epoch": fitted.best.epoch,
-            "val": fitted.best.val.as_metrics("val"),
+            "epoch": best.epoch,
+            "val": best.val.as_metrics("val"),
             "data_fingerprint": store.fingerprint,
             "code_version": code_version(),
         },
     )
-    classifier = Classifier(card, fitted.best.weights)
+    classifier = Classifier(card, best.weights)
     logits, labels = split_logits(classifier, store, prepared.splits.val)
     return classifier.with_temperature(fit_temperature(logits, labels))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from imgrec.config import Arch, Branch, Config
@@ -11,6 +12,7 @@ from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.models import build_model
 from imgrec.preprocess.augment import choose_augmentation
+from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics, channel_statistics
 from imgrec.training.learner import FitJob
 from imgrec.training.optim import build_optimizers
@@ -23,7 +25,7 @@ class Prepared:
     Attributes:
         store: The decoded pictures.
         splits: Which of them train, choose and test.
-        statistics: Of the training split.
+        statistics: Of the training split, unfiltered.
         jobs: What each architecture will be trained with, unless a search finds better.
     """
 
@@ -58,16 +60,19 @@ def make_job(
     config: Config, branch: Branch, store: Store, splits: Splits, statistics: ChannelStatistics
 ) -> FitJob:
     """What an architecture is trained with, with all that the settings leave to the data chosen."""
-    num_train = len(splits.train)
+    counts = np.bincount(store.labels[splits.train], minlength=len(store.class_names))
+    class_counts = tuple(counts.tolist())
+    filters = branch.preprocess.filters
+    refuse_too_small(filters, store.image_shape)
     return FitJob(
         store=store.folder,
         data=config.data,
         seed=config.seed,
         image_shape=store.image_shape,
-        num_classes=len(store.class_names),
-        num_train=num_train,
+        class_counts=class_counts,
         model=branch.model,
-        train=branch.train.resolved(num_train),
-        statistics=statistics,
+        train=branch.train.resolved(class_counts),
+        filters=filters,
+        statistics=channel_statistics(store, splits.train, filters) if filters else statistics,
         augmentation=choose_augmentation(branch.preprocess, store.image_shape[2]),
     )

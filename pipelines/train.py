@@ -113,7 +113,7 @@ class _Model:
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
         self._display.evaluating(self._arch)
-        classifier = build_classifier(self._ledger.config, prepared, self._job, fitted)
+        classifier = build_classifier(self._ledger.config, prepared, self._job, fitted.best)
         evaluation = evaluate(classifier, prepared)
         metrics = model_metrics(fitted, classifier, evaluation)
         if self._done not in {"evaluate", "register"}:

@@ -30,10 +30,12 @@ from imgrec.config.architectures import (
     TransformerConfig,
 )
 from imgrec.config.branch import Branch, is_active
+from imgrec.config.filters import FILTERS, Filter
 from imgrec.config.load import Config, load_config
 from imgrec.config.sections import (
     ClusterConfig,
     DataConfig,
+    Imbalance,
     PreprocessConfig,
     SearchConfig,
     TrackingConfig,
@@ -43,6 +45,7 @@ from imgrec.config.space import Dimension
 
 __all__ = [
     "ARCHS",
+    "FILTERS",
     "AnnConfig",
     "Arch",
     "Branch",
@@ -51,6 +54,8 @@ __all__ = [
     "Config",
     "DataConfig",
     "Dimension",
+    "Filter",
+    "Imbalance",
     "ModelConfig",
     "PreprocessConfig",
     "RnnConfig",

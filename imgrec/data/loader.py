@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ def training_batches(
     epoch: int,
     shard: Shard,
     device: torch.device,
+    balanced: bool = False,
 ) -> Iterator[Batch]:
     """This worker's share of every batch of one epoch, in the epoch's own random order.
 
@@ -45,11 +47,37 @@ def training_batches(
         epoch: From 0.
         shard: This worker among all.
         device: Where the batches are to be.
+        balanced: Show every class equally often.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    rng = np.random.default_rng([seed, epoch])
+    order = balanced_order(rows, store.labels[rows], rng) if balanced else rng.permutation(rows)
     for start in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size]
         yield _take(store, chosen[shard.rank :: shard.world_size], device)
+
+
+def balanced_order(
+    rows: Indices, labels: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Indices:
+    """As many rows as there are, in random order, with every class equally often.
+
+    Within a class every picture comes before one of them comes again. A place that cannot be divided
+    evenly goes to classes that are drawn.
+
+    Args:
+        rows: (N,).
+        labels: The class of each, (N,).
+        rng: Decides.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    by_class = np.split(rows[np.argsort(labels, kind="stable")], np.cumsum(counts)[:-1])
+    shares = np.full(len(classes), len(rows) // len(classes))
+    shares[rng.permutation(len(classes))[: len(rows) % len(classes)]] += 1
+    chosen = []
+    for members, share in zip(by_class, shares, strict=True):
+        rounds = [rng.permutation(members) for _ in range(-(-share // len(members)))]
+        chosen.append(np.concatenate(rounds)[:share])
+    return rng.permutation(np.concatenate(chosen))
 
 
 def evaluation_batches(

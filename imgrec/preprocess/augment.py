@@ -1,41 +1,58 @@
 """Changes made to training pictures: batched, on the device, every picture its own draw."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.distributions import Beta
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from imgrec.config import PreprocessConfig
+from imgrec.preprocess.colors import blended, turned_hue
+from imgrec.preprocess.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is done to training pictures.
+    """What is done to training pictures; `PreprocessConfig` says what each part means.
 
-    Attributes:
-        flip: Mirror half of them left to right.
-        shift: Largest shift along each axis, as a share of the side.
-        erase: Side of the erased rectangle as a share of the picture's side; 0 for none.
+    The default is nothing at all.
     """
 
-    flip: bool
-    shift: float
-    erase: float
+    flip: bool = False
+    flip_vertical: bool = False
+    shift: float = 0.0
+    crop: float = 0.0
+    rotate: float = 0.0
+    color: float = 0.0
+    policy: Policy = "none"
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __str__(self) -> str:
         """For people: `flip, shift 12 %`."""
-        parts = [
-            "flip" if self.flip else "",
-            f"shift {self.shift:.0%}" if self.shift else "",
-            f"erase {self.erase:.0%}" if self.erase else "",
-        ]
-        return ", ".join(filter(None, parts)) or "none"
+        parts = []
+        for part, value in asdict(self).items():
+            name = part.replace("_", " ")
+            match value:
+                case True:
+                    parts.append(name)
+                case str() if value != "none":
+                    parts.append(value)
+                case float() if value:
+                    percent = part in {"shift", "crop", "color", "erase"}
+                    unit = "°" if part == "rotate" else ""
+                    parts.append(f"{name} {value:.0%}" if percent else f"{name} {value:g}{unit}")
+        return ", ".join(parts) or "none"
 
 
+NO_AUGMENTATION = Augmentation()
 PRESETS = {
     "photos": Augmentation(flip=True, shift=0.125, erase=0.25),
-    "digits": Augmentation(flip=False, shift=0.125, erase=0.0),
-    "none": Augmentation(flip=False, shift=0.0, erase=0.0),
+    "digits": Augmentation(shift=0.125),
+    "none": NO_AUGMENTATION,
 }
 
 
@@ -48,23 +65,21 @@ def choose_augmentation(config: PreprocessConfig, channels: int) -> Augmentation
     name = config.augment
     if name == "auto":
         name = "photos" if channels == 3 else "digits"
-    preset = PRESETS[name]
-    return Augmentation(
-        flip=preset.flip if config.flip is None else config.flip,
-        shift=preset.shift if config.shift is None else config.shift,
-        erase=preset.erase if config.erase is None else config.erase,
+    own = {part.name: getattr(config, part.name) for part in fields(Augmentation)}
+    return replace(
+        PRESETS[name], **{part: value for part, value in own.items() if value is not None}
     )
 
 
-def augmented(images: Tensor, how: Augmentation) -> Tensor:
-    """Images (B, C, H, W) uint8 to the same shape, type and memory format, flipped and shifted.
+def moved(images: Tensor, how: Augmentation) -> Tensor:
+    """Images (B, C, H, W) of any type to the same, flipped and shifted by whole pixels.
 
     One gather does both: row i of a picture comes from row i + its own offset, and where a shift
     would look beyond the edge, the edge itself is repeated.
     """
     batch, _, height, width = images.shape
     reach_y, reach_x = round(how.shift * height), round(how.shift * width)
-    if not (how.flip or reach_y or reach_x):
+    if not (how.flip or how.flip_vertical or reach_y or reach_x):
         return images
     device = images.device
     rows = torch.arange(height, device=device).expand(batch, -1)
@@ -72,6 +87,9 @@ def augmented(images: Tensor, how: Augmentation) -> Tensor:
     if how.flip:
         mirrored = torch.rand(batch, 1, device=device) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
+    if how.flip_vertical:
+        mirrored = torch.rand(batch, 1, device=device) < 0.5
+        rows = torch.where(mirrored, height - 1 - rows, rows)
     if reach_y:
         rows = rows + torch.randint(-reach_y, reach_y + 1, (batch, 1), device=device)
     if reach_x:
@@ -81,6 +99,74 @@ def augmented(images: Tensor, how: Augmentation) -> Tensor:
     # (B, H, W, C) is how the store lays pictures out: each gathered pixel is C bytes in a row.
     gathered = images.permute(0, 2, 3, 1)[pictures, rows[:, :, None], columns[:, None, :]]
     return gathered.permute(0, 3, 1, 2)
+
+
+def warped(images: Tensor, how: Augmentation) -> Tensor:
+    """Images (B, C, H, W) float, each turned and cropped in one step, edges repeated."""
+    batch, device = len(images), images.device
+    angle = _between(batch, how.rotate, device).deg2rad()
+    side = 1 - how.crop * torch.rand(batch, device=device)
+    free = 1 - side  # how far the middle of the crop can move, in half sides
+    x, y = _between(batch, 1.0, device) * free, _between(batch, 1.0, device) * free
+    cos, sin = side * angle.cos(), side * angle.sin()
+    rows = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(batch, 2, 3)
+    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def recolored(images: Tensor, strength: float) -> Tensor:
+    """Images (B, C, H, W) float in [0, 1] with other brightness, contrast, saturation and hue."""
+    batch, device = len(images), images.device
+
+    def factor() -> Tensor:
+        return 1 + _between(batch, strength, device)
+
+    images = blended(torch.zeros_like(images), images, factor())
+    if images.shape[1] == 1:
+        return blended(images.mean(dim=(1, 2, 3), keepdim=True), images, factor())
+    grey = rgb_to_grayscale(images)
+    images = blended(grey.mean(dim=(1, 2, 3), keepdim=True), images, factor())
+    images = blended(rgb_to_grayscale(images), images, factor())
+    return turned_hue(images, _between(batch, torch.pi * strength / 4, device))
+
+
+def mixed(
+    images: Tensor, labels: Tensor, num_classes: int, how: Augmentation
+) -> tuple[Tensor, Tensor]:
+    """A batch with its pictures mixed in pairs, each pair in its own proportion.
+
+    Args:
+        images: Model input, (B, C, H, W) float.
+        labels: (B,) int64.
+        num_classes: K.
+        how: `mixup` and `cutmix`; with both, each batch takes the one or the other.
+
+    Returns:
+        Images, and target probabilities (B, K); or the labels as they are where nothing is mixed.
+
+    Source: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
+    (arXiv:1905.04899). Both draw one proportion a batch; here each picture has its own.
+    """
+    if not (how.mixup or how.cutmix):
+        return images, labels
+    paste = bool(how.cutmix) and not (how.mixup and torch.rand(()) < 0.5)
+    alpha = torch.tensor(how.cutmix if paste else how.mixup)
+    batch, device = len(images), images.device
+    share = Beta(alpha, alpha).sample((batch,)).to(device)
+    partners = torch.randperm(batch, device=device)
+    if paste:
+        height, width = images.shape[2:]
+        # 1e-6: a share of exactly 0 or 1 is a rectangle of the whole side or of none.
+        side = (1 - share).clamp(min=1e-6).sqrt()
+        rows = _stretches(side, height)
+        columns = _stretches(side, width)
+        inside = rows[:, :, None] & columns[:, None, :]  # (B, H, W)
+        share = 1 - inside.float().mean(dim=(1, 2))
+        images = torch.where(inside[:, None], images[partners], images)
+    else:
+        images = torch.lerp(images[partners], images, share.to(images.dtype)[:, None, None, None])
+    targets = F.one_hot(labels, num_classes).float()
+    return images, torch.lerp(targets[partners], targets, share[:, None])
 
 
 def erased(images: Tensor, share: float) -> Tensor:
@@ -103,3 +189,16 @@ def _outside(batch: int, side: int, share: float, device: torch.device) -> Tenso
     starts = torch.randint(0, side, (batch, 1), device=device) - length // 2
     places = torch.arange(side, device=device)
     return (places < starts) | (places >= starts + length)
+
+
+def _stretches(shares: Tensor, side: int) -> Tensor:
+    """(B, side) bool: True along a stretch of each share (B,) of the side, somewhere inside."""
+    lengths = (shares * side).round()
+    starts = (torch.rand_like(shares) * (side - lengths + 1)).floor()
+    places = torch.arange(side, device=shares.device)
+    return (places >= starts[:, None]) & (places < (starts + lengths)[:, None])
+
+
+def _between(batch: int, most: float, device: torch.device) -> Tensor:
+    """(B,) even draws from -most to most."""
+    return (2 * torch.rand(batch, device=device) - 1) * most

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from imgrec.config import DataConfig, ModelConfig, TrainConfig
+from imgrec.config import DataConfig, Filter, ModelConfig, TrainConfig
 from imgrec.data.decode import ImageShape
 from imgrec.data.loader import Shard
 from imgrec.models import build_model
@@ -21,6 +21,7 @@ from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.ema import MovingAverage
+from imgrec.training.loss import Loss
 from imgrec.training.metrics import Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_precision, lay_out
@@ -36,11 +37,11 @@ class FitJob:
         data: For the splits.
         seed: Of splits, weights, order and augmentation.
         image_shape: Height, width, channels.
-        num_classes: K.
-        num_train: Pictures in the training split.
+        class_counts: Training pictures of each class.
         model: The architecture.
-        train: With epochs and batch_size chosen.
-        statistics: Of the training split.
+        train: With epochs, batch_size and imbalance chosen.
+        filters: Of all pictures, in this order.
+        statistics: Of the training split, filtered.
         augmentation: Of training pictures.
         accumulate: Parts of a batch whose gradients are added up before a step; for models whose
             batch does not fit into memory at once. BatchNorm sees the parts.
@@ -50,13 +51,23 @@ class FitJob:
     data: DataConfig
     seed: int
     image_shape: ImageShape
-    num_classes: int
-    num_train: int
+    class_counts: tuple[int, ...]
     model: ModelConfig
     train: TrainConfig
+    filters: tuple[Filter, ...]
     statistics: ChannelStatistics
     augmentation: Augmentation
     accumulate: int = 1
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_counts)
+
+    @property
+    def num_train(self) -> int:
+        """Pictures in the training split."""
+        return sum(self.class_counts)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,6 +86,7 @@ class FitJob:
             "data": self.data.model_dump(mode="json", include={"val_fraction", "test_fraction"}),
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
+            "filters": [one.model_dump(mode="json") for one in self.filters],
         }
         del content["accumulate"]
         text = json.dumps(content, sort_keys=True)
@@ -220,8 +232,8 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         precision=choose_precision(job.train.precision, arch, device, job.store.parent),
         model=model,
         parallel=parallel,
-        recipe=Recipe(job.statistics, job.augmentation).to(device),
-        loss_fn=nn.CrossEntropyLoss(label_smoothing=job.train.label_smoothing),
+        recipe=Recipe(job.statistics, job.filters, job.augmentation).to(device),
+        loss_fn=Loss(job.train.imbalance, job.class_counts, job.train.label_smoothing).to(device),
         optimizers=optimizers,
         schedules=build_schedules(optimizers, job.train, total_steps),
         average=MovingAverage(model, job.train.ema_decay) if job.train.ema_decay else None,

@@ -17,6 +17,7 @@ from imgrec.data.loader import Batch, Shard, evaluation_batches, training_batche
 from imgrec.data.splits import Indices, make_splits
 from imgrec.data.store import Store, open_store
 from imgrec.errors import DivergedError
+from imgrec.preprocess.augment import mixed
 from imgrec.training.learner import FitJob, Learner
 from imgrec.training.metrics import Meter, Scores
 
@@ -75,6 +76,7 @@ def fit(
             epoch=epoch,
             shard=learner.shard,
             device=learner.device,
+            balanced=job.train.imbalance == "sampler",
         )
         train = train_epoch(learner, batches, partial(on_step, epoch + 1))
         trained = time.perf_counter()
@@ -103,13 +105,16 @@ def train_epoch(
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
     for step, (images, labels) in enumerate(batches, start=1):
         parts = learner.job.accumulate
-        for pixels, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        for pixels, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             with learner.precision.autocast():
-                logits = learner.parallel(learner.recipe(pixels))  # (B / parts, K)
+                inputs, targets = mixed(
+                    learner.recipe(pixels), true, learner.job.num_classes, learner.job.augmentation
+                )
+                logits = learner.parallel(inputs)  # (B / parts, K)
             loss = learner.loss_fn(logits.float(), targets)
             # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
-            (loss * (len(targets) * share_of_one)).backward()
-            meter.update(logits, targets, loss)
+            (loss * (len(true) * share_of_one)).backward()
+            meter.update(logits, true, loss)
         if max_norm:
             nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
         for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):

@@ -23,12 +23,14 @@ class Scores:
         macro_f1: Mean over classes of the harmonic mean of precision and recall; classes that
             neither occur nor are predicted do not count.
         balanced_accuracy: Mean over the occurring classes of their recall.
+        worst_recall: The lowest recall of an occurring class.
     """
 
     loss: float
     accuracy: float
     macro_f1: float
     balanced_accuracy: float
+    worst_recall: float
 
     def as_metrics(self, split: str) -> dict[str, float]:
         """`{"val/loss": ..., "val/accuracy": ..., ...}`."""
@@ -86,9 +88,11 @@ def confusion_scores(confusion: Tensor, loss_sum: float) -> Scores:
     total = true.sum().clamp(min=1)
     seen = true > 0
     f1 = 2 * hits / (true + predicted).clamp(min=1)
+    recall = (hits / true.clamp(min=1))[seen]
     return Scores(
         loss=loss_sum / float(total),
         accuracy=float(hits.sum() / total),
         macro_f1=float(f1[seen | (predicted > 0)].mean()),
-        balanced_accuracy=float((hits / true.clamp(min=1))[seen].mean()),
+        balanced_accuracy=float(recall.mean()),
+        worst_recall=float(recall.min()),
     )

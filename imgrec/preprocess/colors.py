@@ -1,0 +1,27 @@
+"""Operations on colours that take a strength for each picture."""
+
+import torch
+from torch import Tensor
+
+# Rotations of the hue turn around the grey axis of this space, where brightness is the first axis.
+TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def blended(plain: Tensor, images: Tensor, factors: Tensor) -> Tensor:
+    """Images (B, C, H, W) drawn away from a plain version of themselves.
+
+    Factor 0 is the plain version, 1 the picture, above 1 more than that. Against black it is
+    brightness, against grey contrast or saturation, against a blur sharpness: Haeberli & Voorhies
+    1994, "Image Processing by Interpolation and Extrapolation".
+    """
+    return torch.lerp(plain, images, factors.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def turned_hue(images: Tensor, angles: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with the colour circle turned by angles (B,) in radians."""
+    to_yiq = torch.tensor(TO_YIQ, device=images.device)
+    zero, one = torch.zeros_like(angles), torch.ones_like(angles)
+    cos, sin = angles.cos(), angles.sin()
+    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
+    matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq  # (B, 3, 3)
+    return torch.einsum("bij,bjhw->bihw", matrices, images).clamp(0, 1)

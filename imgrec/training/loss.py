@@ -1,0 +1,91 @@
+"""The loss, with what is done in it for rare classes."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from imgrec.config import Imbalance
+
+BETA = 0.999
+GAMMA = 2.0
+
+
+class Loss(nn.Module):
+    """Cross-entropy of logits (B, K) against labels (B,) or target probabilities (B, K).
+
+    The mean is over the batch, whatever its pictures weigh: a sum over several workers is then
+    that of the whole batch.
+    """
+
+    def __init__(
+        self, imbalance: Imbalance, class_counts: Sequence[int], label_smoothing: float
+    ) -> None:
+        super().__init__()
+        assert imbalance != "auto", "TrainConfig.resolved decides"
+        self.label_smoothing = label_smoothing
+        self.focal = imbalance == "focal"
+        counts = torch.tensor(class_counts)
+        self.weights = self._constant(class_weights(counts) if imbalance == "weights" else None)
+        self.margins = self._constant(
+            log_priors(counts) if imbalance == "logit_adjustment" else None
+        )
+
+    def _constant(self, values: Tensor | None) -> nn.Buffer | None:
+        return None if values is None else nn.Buffer(values, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, K) and labels (B,) int64 or probabilities (B, K) to a scalar."""
+        if self.margins is not None:
+            logits = logits + self.margins
+        if not self.focal and self.weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, reduction="none"
+        )  # (B,)
+        if self.weights is not None:
+            return (losses * _expected(self.weights.expand_as(logits), targets)).mean()
+        # Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
+        recognized = _expected(logits.softmax(dim=1), targets)
+        return (losses * (1 - recognized) ** GAMMA).mean()
+
+
+def class_weights(class_counts: Tensor, *, beta: float = BETA) -> Tensor:
+    """Weights that lift rare classes, by the effective number of samples.
+
+    A class with n images gets weight (1 - beta) / (1 - beta**n), scaled so that the mean over the
+    training pictures is 1 and the learning rate keeps its meaning.
+
+    Args:
+        class_counts: Training pictures of each class, (K,).
+        beta: 0 means equal weights; towards 1 means 1/n.
+
+    Returns:
+        (K,) float32. A class without pictures gets weight 0.
+
+    Source: Cui et al. 2019, "Class-Balanced Loss" (arXiv:1901.05555).
+    """
+    counts = class_counts.double()
+    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
+    return (weights * counts.sum() / (weights * counts).sum()).float()
+
+
+def log_priors(class_counts: Tensor) -> Tensor:
+    """The logarithm of each class's share of the training pictures, (K,) float32.
+
+    Added to the logits in training only, it makes the bare logits those of a world in which all
+    classes are equally frequent. A class without pictures counts as one of half a picture.
+
+    Source: Menon et al. 2020, "Long-tail learning via logit adjustment" (arXiv:2007.07314),
+    equation 10, with tau = 1.
+    """
+    counts = class_counts.double().clamp(min=0.5)
+    return (counts / counts.sum()).log().float()
+
+
+def _expected(values: Tensor, targets: Tensor) -> Tensor:
+    """Of values (B, K): the one at each label (B,), or the mean under each target (B, K)."""
+    if targets.ndim == 1:
+        return values.gather(1, targets[:, None]).squeeze(1)
+    return (values * targets).sum(dim=1)

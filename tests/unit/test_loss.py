@@ -1,0 +1,134 @@
+"""The loss and what is done in it, and before it, for rare classes."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgrec.config import Imbalance, TrainConfig
+from imgrec.data.loader import balanced_order
+from imgrec.training.loss import Loss, class_weights, log_priors
+
+COUNTS = (80, 15, 5)
+counts_of_classes = st.lists(st.integers(1, 5000), min_size=2, max_size=30)
+each = pytest.mark.parametrize(
+    "imbalance", ["none", "weights", "sampler", "focal", "logit_adjustment"]
+)
+
+
+def _batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(64, 3), torch.multinomial(torch.tensor([0.8, 0.15, 0.05]), 64, True)
+
+
+@each
+def test_labels_and_the_same_as_probabilities_have_the_same_loss(imbalance: Imbalance) -> None:
+    """Mixed pictures have probabilities; an unmixed one among them must not count otherwise."""
+    logits, labels = _batch()
+    loss = Loss(imbalance, COUNTS, label_smoothing=0.1)
+
+    torch.testing.assert_close(
+        loss(logits, labels), loss(logits, F.one_hot(labels, 3).float()), atol=1e-6, rtol=1e-5
+    )
+
+
+@each
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(imbalance: Imbalance) -> None:
+    """Several workers, or a batch in parts, must come to the gradient of the whole."""
+    logits, labels = _batch()
+    loss = Loss(imbalance, COUNTS, label_smoothing=0.0)
+    parts = [loss(logits[rows], labels[rows]) for rows in (slice(0, 16), slice(16, 64))]
+
+    torch.testing.assert_close(loss(logits, labels), 0.25 * parts[0] + 0.75 * parts[1])
+
+
+@pytest.mark.parametrize("imbalance", ["none", "sampler"])
+def test_without_a_change_it_is_cross_entropy(imbalance: Imbalance) -> None:
+    """The sampler changes the batches, not the loss."""
+    logits, labels = _batch()
+
+    assert torch.equal(
+        Loss(imbalance, COUNTS, 0.1)(logits, labels),
+        F.cross_entropy(logits, labels, label_smoothing=0.1),
+    )
+
+
+@given(counts_of_classes)
+def test_weights_lift_rare_classes_and_have_mean_one_over_the_pictures(counts: list[int]) -> None:
+    """The learning rate keeps its meaning."""
+    numbers = torch.tensor(counts)
+    weights = class_weights(numbers)
+
+    torch.testing.assert_close((weights * numbers).sum() / numbers.sum(), torch.tensor(1.0))
+    order = numbers.argsort()
+    assert (weights[order].diff() <= 1e-6).all()
+
+
+def test_weights_are_those_of_the_paper() -> None:
+    """Two classes by hand: effective numbers 1 and 1.9 at beta 0.9."""
+    weights = class_weights(torch.tensor([1, 2]), beta=0.9)
+
+    assert weights[0] / weights[1] == pytest.approx(1.9)
+
+
+def test_a_class_without_pictures_has_no_weight_and_no_infinite_margin() -> None:
+    """It can happen where the source brings its own splits."""
+    numbers = torch.tensor([10, 0])
+
+    assert class_weights(numbers)[1] == 0
+    assert log_priors(numbers).isfinite().all()
+
+
+def test_focal_looks_away_from_what_is_recognized() -> None:
+    """By (1 - p) squared, as in the paper."""
+    logits, labels = torch.tensor([[3.0, 0.0]]), torch.tensor([0])
+    share = logits.softmax(1)[0, 0]
+
+    torch.testing.assert_close(
+        Loss("focal", (5, 5), 0.0)(logits, labels), -((1 - share) ** 2) * share.log()
+    )
+
+
+def test_logit_adjustment_ends_where_all_classes_count_alike() -> None:
+    """Pictures that say nothing: what is learned is not that most are of class 0, but nothing."""
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(COUNTS))
+    logits = torch.zeros(3, requires_grad=True)
+    loss = Loss("logit_adjustment", COUNTS, 0.0)
+    optimizer = torch.optim.LBFGS([logits], max_iter=50)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(logits.expand(100, -1), labels)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    torch.testing.assert_close(logits.softmax(0), torch.full((3,), 1 / 3), atol=1e-3, rtol=0)
+
+
+@given(counts_of_classes, st.integers(0, 9))
+def test_the_sampler_shows_every_class_equally_often_and_every_picture_in_turn(
+    counts: list[int], seed: int
+) -> None:
+    """Nothing twice before everything of its class once."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = np.arange(len(labels)) * 3
+    order = balanced_order(rows, labels, np.random.default_rng(seed))
+    seen = np.bincount(order // 3, minlength=len(labels))
+    by_class = [seen[labels == label] for label in range(len(counts))]
+
+    assert len(order) == len(rows)
+    totals = [shown.sum() for shown in by_class]
+    assert max(totals) - min(totals) <= 1
+    assert all(shown.max() - shown.min() <= 1 for shown in by_class)
+
+
+@pytest.mark.parametrize(
+    ("counts", "chosen"), [((100, 51), "none"), ((100, 50), "logit_adjustment")]
+)
+def test_auto_follows_its_rule(counts: tuple[int, int], chosen: str) -> None:
+    """It is written in the docstring of choose_imbalance."""
+    assert TrainConfig().resolved(counts).imbalance == chosen
+    assert TrainConfig(imbalance="focal").resolved(counts).imbalance == "focal"
