@@ -33,7 +33,10 @@ ConfigFile = Annotated[
     Path | None, typer.Argument(help="Settings as TOML. Default: the bundled digits.")
 ]
 Data = Annotated[
-    str | None, typer.Option(help="A folder of class folders, with or without train/, val/, test/.")
+    str | None,
+    typer.Option(
+        help="A folder of class folders, .csv, .parquet, .tar, torchvision:NAME or a URL."
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="First part of the names of the models.")]
 Set = Annotated[
@@ -89,6 +92,41 @@ def run(
         show(whole, fresh=fresh, as_json=as_json, quiet=quiet)
     else:
         _run(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="What data.source takes: a folder, a table, ...")],
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML.")] = None,
+    settings: Set = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Scan a data set and say what is wrong with it, before anything is spent."""
+    whole = _load(config, path, None, None, settings)
+    _refuse_missing(whole)
+    from pipelines.check import show_check  # noqa: PLC0415
+
+    show_check(whole, as_json=as_json, quiet=quiet, open_page=open_page)
+
+
+@app.command()
+def preview(
+    config: ConfigFile = None,
+    data: Data = None,
+    arch: Annotated[str, typer.Option("--arch", help="Whose recipe to show.")] = "cnn",
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what the model will see: originals, filtered and augmented pictures."""
+    whole = _load(config, data, [arch], None, settings)
+    _refuse_missing(whole)
+    from pipelines.preview import show_preview  # noqa: PLC0415
+
+    show_preview(whole, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -200,9 +238,7 @@ def main() -> NoReturn:
 def _run(
     config: "Config", *, fresh: bool, as_json: bool, quiet: bool, only_search: bool = False
 ) -> None:
-    from imgrec.data.sources import refuse_missing  # noqa: PLC0415
-
-    refuse_missing(config.data.source)
+    _refuse_missing(config)
     from pipelines.display import Display  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.report import print_report  # noqa: PLC0415
@@ -222,6 +258,13 @@ def _run(
         raise TrainingError(msg)
 
 
+def _refuse_missing(config: "Config") -> None:
+    """Before torch, Ray and MLflow are imported, which takes seconds."""
+    from imgrec.data.sources import refuse_missing  # noqa: PLC0415
+
+    refuse_missing(config.data.source)
+
+
 def _load(
     path: Path | None,
     data: str | None,
@@ -235,8 +278,7 @@ def _load(
 
     changes = []
     if data is not None:
-        source = data if data == "digits" else str(Path(data).expanduser().absolute())
-        changes.append(f"data.source={json.dumps(source)}")
+        changes.append(f"data.source={json.dumps(_absolute(data))}")
     if path is None and data in {None, "digits"}:
         path = DIGITS
     if name is not None:
@@ -248,6 +290,12 @@ def _load(
     if budget is not None:
         changes.append(f"search.budget={json.dumps(budget)}")
     return load_config(path, [*changes, *(settings or [])])
+
+
+def _absolute(source: str) -> str:
+    """A path from the root of the disk; what is no path as it is."""
+    is_path = source != "digits" and ":" not in source
+    return str(Path(source).expanduser().absolute()) if is_path else source
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ def build_classifier(config: Config, prepared: Prepared, job: FitJob, best: Best
             "epoch": best.epoch,
             "val": best.val.as_metrics("val"),
             "data_fingerprint": store.fingerprint,
+            "data_quarantined": store.quarantined,
             "code_version": code_version(),
         },
     )

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from imgrec.config import Arch, Config
-from imgrec.data.scan import Scan
-from imgrec.data.store import locate_store
+from imgrec.data.scan import guess_shape
+from imgrec.data.sources import list_samples, open_source
+from imgrec.data.store import find_store
 from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.runs import RunRecord, find_runs
@@ -97,9 +98,8 @@ def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
         ImgrecError: the settings or the data are wrong.
     """
     storage = Path(config.storage)
-    found, folder = locate_store(config.data, storage, progress=display.progress)
-    if not folder.exists():
-        return _before_data(config, found)
+    if find_store(config.data, storage) is None:
+        return _before_data(config)
     prepared = prepare(config, display.progress)
     ledger = None
     if has_record(config.tracking, storage):
@@ -202,10 +202,12 @@ def _with_starts(config: Config, stages: list[Stage]) -> list[Stage]:
     return [stages[0], Stage("start", seconds=seconds, note=note), *stages[1:]]
 
 
-def _before_data(config: Config, found: Scan) -> list[Stage]:
+def _before_data(config: Config) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
-    height, width, channels = found.image_shape
-    count = len(found.samples)
+    source = open_source(config.data.source, Path(config.storage) / "downloads")
+    samples = list_samples(source, config.data)
+    height, width, channels = guess_shape(samples, config.data)
+    count = len(samples)
     stages = [
         Stage(
             "prepare",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from imgrec.config import Arch, Branch, Config
+from imgrec.data.findings import refuse_leakage
 from imgrec.data.scan import Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
@@ -44,6 +45,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
             been trained.
     """
     store = prepare_store(config.data, Path(config.storage), progress=progress)
+    refuse_leakage(store, config.data)
     splits = make_splits(store, config.data, config.seed)
     statistics = channel_statistics(store, splits.train)
     jobs = {

@@ -1,12 +1,16 @@
 """What a run leaves in MLflow."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from imgrec.classifier import Classifier
 from imgrec.config import Config
 from imgrec.data.decode import encode_png
+from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
+from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.pictures import confusion_picture, learning_curves
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
@@ -34,9 +38,14 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "val": len(splits.val),
         "test": len(splits.test),
         "quarantined": store.quarantined,
+        "class_counts": next(iter(prepared.jobs.values())).class_counts,
     }
     workflow.log_dict(data, "data.json")
-    workflow.log_file(store.quarantine_file)
+    findings = Findings(store, config.data.allow_leakage)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "data.html")
+        page.write_text(data_page(findings, config.data.source), encoding="utf-8")
+        record_data(workflow, findings, page)
     workflow.set_tags(
         {
             "data.fingerprint": store.fingerprint,
@@ -45,6 +54,24 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
             "code.version": code_version(),
         }
     )
+
+
+def record_data(run: Run, findings: Findings, page: Path) -> None:
+    """What was found out about the pictures."""
+    run.log_file(page)
+    run.log_file(findings.store.quarantine_file)
+    run.log_dict(findings.as_json(), "data_findings.json")
+    if run.resumed:
+        return
+    run.log_metrics(
+        {
+            "data/pictures": len(findings.store.labels),
+            "data/quarantined": len(findings.rejected),
+            "data/duplicates": len(findings.duplicates),
+            "data/imbalance_ratio": findings.imbalance,
+        }
+    )
+    run.set_tags({"data.fingerprint": findings.store.fingerprint})
 
 
 def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, key: str) -> Run:
@@ -56,6 +83,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, 
         {
             "model": job.model.model_dump(mode="json"),
             "train": job.train.model_dump(mode="json"),
+            "filters": [one.model_dump(mode="json") for one in job.filters],
             "augmentation": dataclasses.asdict(job.augmentation),
             "data": config.data.model_dump(mode="json") | {"image_shape": job.image_shape},
             "seed": config.seed,

@@ -16,6 +16,7 @@ from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.evaluate import build_classifier, evaluate
 from pipelines.ledger import DONE, MONITOR, Ledger
+from pipelines.preview import preview
 from pipelines.record import model_metrics, record_evaluation, register_classifier, start_model
 from pipelines.summary import TrainedModel
 
@@ -96,6 +97,7 @@ class _Model:
             self._done = earlier.tags.get(DONE, "")
         else:
             self._run = start_model(workflow, ledger.config, ledger.prepared, job, key)
+            self._run.log_figure(preview(ledger.prepared, job), "preview.png")
             known, self._done = {}, ""
         self._curves = Curves(self._run, list(known))
         display.will_train(arch, job)

@@ -64,7 +64,11 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
 
 def _name_of(source: str) -> str:
     """The source's own name, without what the name of a model must not hold."""
-    name = re.sub(r"[^\w.-]+", "-", Path(source).expanduser().absolute().name).strip("-._")
+    path = Path(source.rpartition(":")[2]).expanduser().absolute()
+    if "*" in path.name:
+        path = path.parent
+    stem = path.stem if path.suffix in {".csv", ".parquet", ".tar"} else path.name
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-._")
     return name[:100] or "pictures"
 
 

@@ -16,8 +16,18 @@ class DataConfig(Section):
     """Where the pictures come from and how they become arrays of one shape."""
 
     source: str = "digits"
-    """`digits` (1,797 pictures bundled with scikit-learn) or a folder of class folders, with or
-    without train/, val/ and test/ above them. A relative path counts from the current folder."""
+    """`digits` (1,797 pictures bundled with scikit-learn); a folder of class folders, with or
+    without train/, val/ and test/ above them; a table of path, label and split (.csv, .parquet);
+    .parquet or .tar files with the pictures inside, or a folder of them; any of these behind
+    s3://, gs:// or https://; or `torchvision:FashionMNIST`. A relative path counts from the
+    current folder."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
+    allow_leakage: bool = False
+    """Go on though the same picture is in train and in test of the source."""
+    near_duplicates: Annotated[int, Field(ge=0, le=8)] = 3
+    """Of the 64 bits of two pictures' perceptual hashes, how many may differ for them to be looked
+    at as near duplicates; they are kept in one split. 0 looks for exact ones only."""
     image_size: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
     """Height and width in pixels, at most 1024, or one number for both. Default: the size that all
     pictures share, or their median shorter side, at most 128."""

@@ -1,19 +1,26 @@
-"""One look at every sample before any is decoded: what it is, and whether it can be read at all."""
+"""One pass over a source: what can be read, what it is, and its pixels in the shape of a store."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib.format import open_memmap
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import Header, ImageShape, read_header
-from imgrec.data.parallel import map_in_chunks, read_content
-from imgrec.data.sources import Sample
+from imgrec.data.look import LOOK, Looks, look_at, only_shape
+from imgrec.data.parallel import CHUNK, map_in_chunks
+from imgrec.data.sources.sample import Missing, Sample, read_all
 from imgrec.errors import DataError, DecodeError
 
 LARGEST_DEFAULT_SIDE = 128
+PEEKED = 64
+# Pixels that may travel between processes at once: 64 MiB.
+MOST_BYTES = 1 << 26
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
 
@@ -32,95 +39,166 @@ class Scan:
     """What a source holds.
 
     Attributes:
-        samples: The readable ones, sorted by id.
-        image_shape: Height, width and channels that the pictures will be brought to.
-        fingerprint: SHA-256 (hex) over contents, classes and splits, independent of file names,
-            their order and where the folder lies.
-        rejected: The samples left out.
+        samples: The readable ones, in the source's order.
+        looks: What is known of each, (N,) of LOOK.
+        image_shape: Height, width and channels of the images that were written.
+        fingerprint: SHA-256 (hex) over decoded contents, classes and splits, independent of file
+            names, formats, their order and where the source lies.
+        rejected: The samples left out, sorted by id.
     """
 
     samples: tuple[Sample, ...]
+    looks: Looks
     image_shape: ImageShape
     fingerprint: str
     rejected: tuple[Rejected, ...]
 
 
-def scan(samples: Sequence[Sample], config: DataConfig, *, progress: Progress) -> Scan:
-    """Read all headers in parallel, and settle the shape of the store.
+def scan(
+    samples: Sequence[Sample], config: DataConfig, images_file: Path, *, progress: Progress
+) -> Scan:
+    """Decode everything once, in parallel, and write the images (N, H, W, C) to a .npy file.
+
+    Which shape they are to have is known only when all have been seen. It is guessed from a few
+    first; where the guess was wrong, they are decoded again.
 
     Raises:
-        DataError: a class has no readable picture left.
+        DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
-    looks: list[_Look] = []
-    chunks = map_in_chunks(_look, samples, config.max_pixels, workers=config.decode_workers)
-    for chunk in chunks:
-        looks += chunk
-        progress("reading", len(looks), len(samples))
-    pairs = list(zip(samples, looks, strict=True))
-    rejected = tuple(
-        Rejected(sample.id, sample.label, look.header)
-        for sample, look in pairs
-        if isinstance(look.header, str)
+    shape = guess_shape(samples, config)
+    chunk = max(1, min(CHUNK, MOST_BYTES // int(np.prod(shape))))
+    images = open_memmap(images_file, mode="w+", dtype=np.uint8, shape=(len(samples), *shape))
+    kept = np.zeros(len(samples), dtype=bool)
+    looks = np.empty(len(samples), dtype=LOOK)
+    reasons: list[str] = []
+    done = count = 0
+    found = map_in_chunks(
+        look_at, samples, shape, config, workers=config.decode_workers, chunk=chunk
     )
-    refuse_lost_classes(samples, rejected)
-    digest = hashlib.sha256()
-    for sample, look in sorted(pairs, key=_content_order):
-        digest.update(f"{sample.label}\0{sample.split}\0".encode("utf-8", "surrogateescape"))
-        digest.update(look.digest)
-    headers = [look.header for look in looks if isinstance(look.header, Header)]
+    for looked in found:
+        kept[done : done + len(looked.kept)] = looked.kept
+        done += len(looked.kept)
+        images[count : count + len(looked.looks)] = looked.images
+        looks[count : count + len(looked.looks)] = looked.looks
+        count += len(looked.looks)
+        reasons += looked.reasons
+        progress("decoding", done, len(samples))
+    readable = tuple(sample for sample, good in zip(samples, kept, strict=True) if good)
+    left_out = [sample for sample, good in zip(samples, kept, strict=True) if not good]
+    rejected = [
+        Rejected(sample.id, sample.label, reason)
+        for sample, reason in zip(left_out, reasons, strict=True)
+    ]
+    _refuse_lost_classes(samples, left_out, rejected)
+    looks = looks[:count]
+    true_shape = _shape_of(looks, config)
+    if true_shape != shape:
+        _write_again(readable, true_shape, config, images_file, progress)
+    elif count < len(samples):
+        images.flush()
+        _truncate(images_file, images, count)
     return Scan(
-        samples=tuple(sample for sample, look in pairs if isinstance(look.header, Header)),
-        image_shape=_choose_shape(headers, config),
-        fingerprint=digest.hexdigest(),
-        rejected=rejected,
+        samples=readable,
+        looks=looks,
+        image_shape=true_shape,
+        fingerprint=_fingerprint(readable, looks),
+        rejected=tuple(sorted(rejected, key=lambda reject: reject.id)),
     )
 
 
-def _content_order(pair: "tuple[Sample, _Look]") -> tuple[str, str, bytes]:
-    sample, look = pair
-    return sample.label, sample.split or "", look.digest
+def guess_shape(samples: Sequence[Sample], config: DataConfig) -> ImageShape:
+    """The shape of the store, from the headers of a few samples."""
+    chosen = samples[:: max(1, len(samples) // PEEKED)]
+    headers: list[Header] = []
+    for content in read_all([sample.content for sample in chosen]):
+        try:
+            if not isinstance(content, DecodeError):
+                headers.append(read_header(content, max_pixels=config.max_pixels))
+        except DecodeError:
+            continue  # the pass over all will say so
+    sides = np.array([(header.height, header.width) for header in headers]).reshape(-1, 2)
+    return _choose_shape(sides, all(header.grey for header in headers), config)
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    digest: bytes
-    header: Header | str  # or the reason why there is none
+def _shape_of(looks: Looks, config: DataConfig) -> ImageShape:
+    sides = np.stack([looks["height"], looks["width"]], axis=1)
+    return _choose_shape(sides, bool(looks["grey"].all()), config)
 
 
-def _look(sample: Sample, max_pixels: int) -> _Look:
-    try:
-        content = read_content(sample)
-    except DecodeError as error:
-        return _Look(b"", str(error))
-    raw = content if isinstance(content, bytes) else content.tobytes()
-    digest = hashlib.sha256(raw).digest()
-    try:
-        return _Look(digest, read_header(content, max_pixels=max_pixels))
-    except DecodeError as error:
-        return _Look(digest, str(error))
+def _choose_shape(
+    sides: npt.NDArray[np.int64], every_one_grey: bool, config: DataConfig
+) -> ImageShape:
+    """From heights and widths (N, 2)."""
+    channels = config.channels or (1 if every_one_grey else 3)
+    if config.image_size:
+        return (*config.image_size, channels)
+    if not len(sides):
+        return (1, 1, channels)
+    height, width = sides[0].tolist()
+    if (sides == sides[0]).all() and max(height, width) <= LARGEST_DEFAULT_SIDE:
+        return (height, width, channels)
+    side = max(1, min(int(np.median(sides.min(axis=1))), LARGEST_DEFAULT_SIDE))
+    return (side, side, channels)
 
 
-def refuse_lost_classes(samples: Sequence[Sample], rejected: Sequence[Rejected]) -> None:
+def _fingerprint(samples: Sequence[Sample], looks: Looks) -> str:
+    lines = [
+        f"{sample.label}\0{sample.split}\0".encode() + bytes(digest)
+        for sample, digest in zip(samples, looks["digest"], strict=True)
+    ]
+    digest = hashlib.sha256()
+    for line in sorted(lines):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _refuse_lost_classes(
+    samples: Sequence[Sample], left_out: Sequence[Sample], rejected: Sequence[Rejected]
+) -> None:
     """Stop where a class has pictures to train on, but none of them can be read."""
-    trained = [sample for sample in samples if sample.split in {None, "train"}]
-    ids = {sample.id for sample in trained}
+    # What the source itself calls unusable is not of a class.
+    trained, lost = (
+        [s for s in some if s.split in {None, "train"} and not isinstance(s.content, Missing)]
+        for some in (samples, left_out)
+    )
     all_of = Counter(sample.label for sample in trained)
-    lost_of = Counter(reject.label for reject in rejected if reject.id in ids)
-    for label, lost in lost_of.items():
-        if lost == all_of[label]:
-            reason = next(reject.reason for reject in rejected if reject.label == label)
-            count = "its one file" if lost == 1 else f"every one of its {lost} files"
-            msg = f"class {label}: {count} is unreadable (such as: {reason}); replace or remove it"
+    lost_of = Counter(sample.label for sample in lost)
+    reason_of = {reject.label: reject.reason for reject in reversed(rejected)}
+    for label, count in lost_of.items():
+        if count == all_of[label]:
+            which = "its one file" if count == 1 else f"every one of its {count} files"
+            msg = (
+                f"class {label}: {which} is unreadable (such as: {reason_of[label]}); replace or "
+                f"remove it"
+            )
             raise DataError(msg)
 
 
-def _choose_shape(headers: Sequence[Header], config: DataConfig) -> ImageShape:
-    channels = config.channels or (1 if all(header.grey for header in headers) else 3)
-    if config.image_size:
-        return (*config.image_size, channels)
-    sizes = {(header.height, header.width) for header in headers}
-    if len(sizes) == 1 and max(size := next(iter(sizes))) <= LARGEST_DEFAULT_SIDE:
-        return (*size, channels)
-    median = int(np.median([min(header.height, header.width) for header in headers]))
-    side = max(1, min(median, LARGEST_DEFAULT_SIDE))
-    return (side, side, channels)
+def _write_again(
+    samples: Sequence[Sample],
+    shape: ImageShape,
+    config: DataConfig,
+    images_file: Path,
+    progress: Progress,
+) -> None:
+    images = open_memmap(images_file, mode="w+", dtype=np.uint8, shape=(len(samples), *shape))
+    chunk = max(1, min(CHUNK, MOST_BYTES // int(np.prod(shape))))
+    done = 0
+    found = map_in_chunks(
+        only_shape, samples, shape, config, workers=config.decode_workers, chunk=chunk
+    )
+    for part in found:
+        images[done : done + len(part)] = part
+        done += len(part)
+        progress("decoding again", done, len(samples))
+    images.flush()
+
+
+def _truncate(path: Path, images: npt.NDArray[np.uint8], count: int) -> None:
+    """Keep the first count images, without a second copy of the rest."""
+    shorter = path.with_suffix(".part")
+    copy = open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(count, *images.shape[1:]))
+    for start in range(0, count, 4096):
+        copy[start : start + 4096] = images[start : min(start + 4096, count)]
+    copy.flush()
+    shorter.replace(path)

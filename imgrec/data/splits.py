@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig
-from imgrec.data.store import NO_SPLIT, SPLITS, Store
+from imgrec.data.sources.sample import SPLITS
+from imgrec.data.store import NO_SPLIT, Store
 from imgrec.errors import DataError
 
 Indices = npt.NDArray[np.int64]
@@ -33,8 +34,9 @@ class Splits:
 def make_splits(store: Store, config: DataConfig, seed: int) -> Splits:
     """The splits that the source brings; what it lacks is cut from train, stratified by class.
 
-    Fractions count from all pictures of the source, so val_fraction = 0.1 of 60,000 pictures is
-    6,000 whether test was given or not. Pure in (store, fractions, seed). scikit-learn's splitter
+    Duplicates, exact and near, stay together: one in train and one in test would be a question with
+    its answer. Fractions count from all pictures of the source, so val_fraction = 0.1 of 60,000
+    pictures is 6,000 whether test was given or not. Pure in (store, fractions, seed). scikit-learn's splitter
     refuses classes of one picture; here such a class goes to train alone.
 
     Raises:
@@ -51,7 +53,7 @@ def make_splits(store: Store, config: DataConfig, seed: int) -> Splits:
             rows[name] = brought
             continue
         share = fraction * len(store.labels) / len(rows["train"])
-        rows["train"], rows[name] = _cut(rows["train"], store.labels, share, rng)
+        rows["train"], rows[name] = _cut(store, rows["train"], share, rng)
     for name, chosen in rows.items():
         if not len(chosen):
             msg = f"{len(store.labels)} pictures leave none for {name}: add pictures"
@@ -60,20 +62,23 @@ def make_splits(store: Store, config: DataConfig, seed: int) -> Splits:
 
 
 def _cut(
-    rows: Indices, labels: npt.NDArray[np.int64], share: float, rng: np.random.Generator
+    store: Store, rows: Indices, share: float, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:
     """Cut a share of every class off: what remains, and what was cut, both ascending.
 
     Sizes are rounded class by class so that their sum is right to one picture (largest remainder),
     and every class keeps at least one.
     """
-    classes = [rng.permutation(rows[labels[rows] == label]) for label in np.unique(labels[rows])]
+    groups = store.groups[rows]
+    firsts = rows[np.sort(np.unique(groups, return_index=True)[1])]
+    labels = store.labels[firsts]
+    classes = [rng.permutation(firsts[labels == label]) for label in np.unique(labels)]
     sizes = np.array([len(members) for members in classes])
     wanted = sizes * min(share, 0.9)
     counts = np.floor(wanted).astype(int)
     missing = round(wanted.sum()) - counts.sum()
     counts[np.argsort(counts - wanted, kind="stable")[:missing]] += 1
     counts = np.minimum(counts, sizes - 1)
-    cut = [members[:count] for members, count in zip(classes, counts, strict=True)]
-    kept = [members[count:] for members, count in zip(classes, counts, strict=True)]
-    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(cut))
+    chosen = [members[:count] for members, count in zip(classes, counts, strict=True)]
+    is_cut = np.isin(groups, store.groups[np.concatenate(chosen)])
+    return rows[~is_cut], rows[is_cut]

@@ -1,8 +1,12 @@
 """Pictures decoded once into memory-mapped arrays, shared by every worker and every later run.
 
 A store is a folder named by its key: `images.npy` (N, H, W, C) uint8, `labels.npy` (N,) int64,
-`splits.npy` (N,) int8, `samples.csv`, `quarantine.csv` and `store.json`. It is written under
-another name and renamed when complete, so a store that exists is whole.
+`splits.npy` (N,) int8, `groups.npy` (N,) int64, `looks.npy` (N,) of LOOK, `near.npy` (P, 2),
+`samples.csv`, `quarantine.csv` and `store.json`. It is written under another name and renamed when
+complete, so a store that exists is whole.
+
+Beside the stores, `seen/` notes for each state of a source which store was made of it. So a source
+that has not changed is not read again: its files' names, sizes and times tell.
 """
 
 import csv
@@ -17,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.format import open_memmap
 
 from imgrec.config import DataConfig
-from imgrec.data.decode import DECODER_VERSION, ImageShape, decode
-from imgrec.data.parallel import map_in_chunks, read_content
-from imgrec.data.scan import Progress, Rejected, Scan, refuse_lost_classes, scan
-from imgrec.data.sources import Sample, Split, list_samples
-from imgrec.errors import DecodeError
+from imgrec.data.decode import DECODER_VERSION, ImageShape
+from imgrec.data.duplicates import Numbers, groups_of, near_pairs
+from imgrec.data.look import Looks
+from imgrec.data.scan import Progress, Rejected, Scan, scan
+from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources.sample import SPLITS, Source
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 NO_SPLIT = -1
+STORE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Store:
         images: (N, H, W, C) uint8, memory-mapped, read-only.
         labels: (N,) int64 in [0, K).
         given_splits: (N,) int8: index into SPLITS where the source says, else NO_SPLIT.
+        groups: (N,) int64: the first picture that each is an exact or near duplicate of.
         class_names: K names, sorted.
         fingerprint: See `Scan`.
         quarantined: How many samples were left out; `quarantine.csv` lists them.
@@ -48,6 +53,7 @@ class Store:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     given_splits: npt.NDArray[np.int8]
+    groups: Numbers
     class_names: tuple[str, ...]
     fingerprint: str
     quarantined: int
@@ -63,6 +69,22 @@ class Store:
         """The samples left out, each with its class and the reason."""
         return self.folder / "quarantine.csv"
 
+    def rejected(self) -> list[Rejected]:
+        """The samples left out."""
+        return [Rejected(**row) for row in _read_csv(self.quarantine_file)]
+
+    def ids(self) -> list[str]:
+        """What the source calls each picture, N names."""
+        return [row["id"] for row in _read_csv(self.folder / "samples.csv")]
+
+    def looks(self) -> Looks:
+        """What is known of each picture beside its pixels, (N,) of LOOK."""
+        return np.load(self.folder / "looks.npy")
+
+    def near(self) -> Numbers:
+        """Pairs of near duplicates, (P, 2)."""
+        return np.load(self.folder / "near.npy")
+
 
 def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> Store:
     """The store of a source: the one that is there already, or a new one.
@@ -70,35 +92,41 @@ def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> S
     Args:
         config: Names the source and how its pictures are brought to one shape.
         storage: Stores lie in its subfolder `store`.
-        progress: Told how far reading and decoding are.
+        progress: Told how far decoding is.
 
     Raises:
-        DataError: the source has no folder, no classes, or a class without a readable picture.
+        DataError: the source is not there, has no classes, or a class without a readable picture.
     """
-    found, folder = locate_store(config, storage, progress=progress)
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
-            _build(building, found, config, progress)
-            building.rename(folder)
-        except OSError:
-            # Another run may have finished the same store first, and then it is ours too.
-            if not folder.exists():
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+    source = open_source(config.source, storage / "downloads")
+    note = _note(source, config, storage)
+    if known := _noted(note):
+        return open_store(known)
+    samples = list_samples(source, config)
+    home = storage / "store"
+    home.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix="building.", dir=home))
+    try:
+        found = scan(samples, config, building / "images.npy", progress=progress)
+        folder = home / _key(found, config)
+        if not folder.exists():
+            _write(building, found, config)
+            _rename(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(folder.name, encoding="utf-8")
     return open_store(folder)
 
 
-def locate_store(config: DataConfig, storage: Path, *, progress: Progress) -> tuple[Scan, Path]:
-    """What a source holds, and the folder of its store, which need not exist yet.
+def find_store(config: DataConfig, storage: Path) -> Store | None:
+    """The store that `prepare_store` would only have to open, if there is one.
 
     Raises:
-        DataError: the source has no folder, no classes, or a class without a readable picture.
+        DataError: the source is not there.
     """
-    found = scan(list_samples(config.source), config, progress=progress)
-    return found, storage / "store" / _key(found, config)
+    source = open_source(config.source, storage / "downloads")
+    known = _noted(_note(source, config, storage))
+    return open_store(known) if known else None
 
 
 def open_store(folder: Path) -> Store:
@@ -109,87 +137,78 @@ def open_store(folder: Path) -> Store:
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.load(folder / "labels.npy"),
         given_splits=np.load(folder / "splits.npy"),
+        groups=np.load(folder / "groups.npy"),
         class_names=tuple(meta["class_names"]),
         fingerprint=meta["fingerprint"],
         quarantined=meta["quarantined"],
     )
 
 
+def _note(source: Source, config: DataConfig, storage: Path) -> Path:
+    how = config.model_dump(mode="json", exclude={"val_fraction", "test_fraction", "allow_leakage"})
+    parts = [source.state(), how, DECODER_VERSION, STORE_VERSION]
+    return storage / "store" / "seen" / _hash(parts)
+
+
+def _noted(note: Path) -> Path | None:
+    if not note.exists():
+        return None
+    folder = note.parent.parent / note.read_text(encoding="utf-8")
+    return folder if folder.exists() else None
+
+
 def _key(found: Scan, config: DataConfig) -> str:
     # The ids are in it, because they give the order of the store and so the splits.
-    ids = hashlib.sha256("\0".join(s.id for s in found.samples).encode("utf-8", "surrogateescape"))
-    parts: list[Any] = [
-        found.fingerprint,
-        ids.hexdigest(),
-        found.image_shape,
-        config.resize,
-        config.max_pixels,
-        DECODER_VERSION,
-    ]
+    return _hash(
+        [
+            found.fingerprint,
+            [sample.id for sample in found.samples],
+            [[reject.id, reject.label, reject.reason] for reject in found.rejected],
+            found.image_shape,
+            config.resize,
+            config.near_duplicates,
+            DECODER_VERSION,
+            STORE_VERSION,
+        ]
+    )
+
+
+def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _build(folder: Path, found: Scan, config: DataConfig, progress: Progress) -> None:
-    samples = found.samples
-    images = open_memmap(
-        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(samples), *found.image_shape)
-    )
-    kept: list[Sample] = []
-    rejected = list(found.rejected)
-    decoded = map_in_chunks(
-        _decode, samples, found.image_shape, config, workers=config.decode_workers
-    )
-    done = 0
-    for chunk in decoded:
-        for pixels in chunk:
-            sample = samples[done]
-            done += 1
-            if isinstance(pixels, str):
-                rejected.append(Rejected(sample.id, sample.label, pixels))
-            else:
-                images[len(kept)] = pixels
-                kept.append(sample)
-        progress("decoding", done, len(samples))
-    refuse_lost_classes(samples, rejected[len(found.rejected) :])
-    images.flush()
-    if len(kept) < len(samples):
-        _truncate(folder / "images.npy", images, len(kept))
-    class_names = sorted({sample.label for sample in kept})
+def _write(folder: Path, found: Scan, config: DataConfig) -> None:
+    """Everything but the images, which the scan wrote."""
+    samples, looks = found.samples, found.looks
+    class_names = sorted({sample.label for sample in samples})
     index = {name: label for label, name in enumerate(class_names)}
-    labels = np.array([index[sample.label] for sample in kept], dtype=np.int64)
-    splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in kept]
+    labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
+    splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    near = near_pairs(looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates)
     np.save(folder / "labels.npy", labels)
     np.save(folder / "splits.npy", np.array(splits, dtype=np.int8))
-    _write_csv(folder / "samples.csv", ("id", "label"), [(s.id, s.label) for s in kept])
-    rejected.sort(key=lambda reject: reject.id)
-    rows = [(reject.id, reject.label, reject.reason) for reject in rejected]
+    np.save(folder / "groups.npy", groups_of(looks["digest"], near))
+    np.save(folder / "looks.npy", looks)
+    np.save(folder / "near.npy", near)
+    _write_csv(folder / "samples.csv", ("id", "label"), [(s.id, s.label) for s in samples])
+    rows = [(reject.id, reject.label, reject.reason) for reject in found.rejected]
     _write_csv(folder / "quarantine.csv", ("id", "label", "reason"), rows)
     meta = {
         "class_names": class_names,
         "fingerprint": found.fingerprint,
-        "quarantined": len(rejected),
+        "quarantined": len(rows),
     }
     (folder / "store.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
 
-def _decode(
-    sample: Sample, image_shape: ImageShape, config: DataConfig
-) -> npt.NDArray[np.uint8] | str:
+def _rename(building: Path, folder: Path) -> None:
     try:
-        content = read_content(sample)
-        return decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
-    except DecodeError as error:
-        return str(error)
-
-
-def _truncate(path: Path, images: npt.NDArray[np.uint8], count: int) -> None:
-    """Keep the first count images, without a second copy of the rest."""
-    shorter = path.with_suffix(".part")
-    copy = open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(count, *images.shape[1:]))
-    for start in range(0, count, 4096):
-        copy[start : start + 4096] = images[start : min(start + 4096, count)]
-    copy.flush()
-    shorter.replace(path)
+        building.rename(folder)
+    except OSError:
+        # Another run may have finished the same store first, and then it is ours too.
+        if not folder.exists():
+            raise
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -198,3 +217,8 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]])
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

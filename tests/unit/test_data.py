@@ -11,7 +11,8 @@ import torch
 
 from imgrec.config import DataConfig
 from imgrec.data.loader import Shard, evaluation_batches, training_batches
-from imgrec.data.sources import list_samples
+from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources.sample import Sample
 from imgrec.data.splits import make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import DataError
@@ -24,6 +25,11 @@ MakeFolder = Callable[..., Path]
 def prepared(folder: Path, storage: Path, **settings: object) -> Store:
     config = DataConfig(source=str(folder), **settings)
     return prepare_store(config, storage, progress=no_progress)
+
+
+def samples_of(source: str) -> list[Sample]:
+    config = DataConfig(source=source)
+    return list_samples(open_source(source, Path("downloads")), config)
 
 
 def test_the_digits_are_all_there(digits: Store) -> None:
@@ -132,13 +138,13 @@ def test_a_useless_folder_is_refused_with_the_cure(
     build(folder)
 
     with pytest.raises(DataError, match=said):
-        list_samples(str(folder))
+        samples_of(str(folder))
 
 
 def test_one_class_is_not_enough(make_folder: MakeFolder) -> None:
     """A model that always answers the same would be perfect."""
     with pytest.raises(DataError, match="only one class"):
-        list_samples(str(make_folder(classes=("left",))))
+        samples_of(str(make_folder(classes=("left",))))
 
 
 def test_a_class_without_a_readable_picture_stops_the_run(
@@ -207,15 +213,15 @@ def test_a_class_that_only_test_has_is_an_error(make_folder: MakeFolder) -> None
     (root / "test" / "left").rename(root / "test" / "lleft")
 
     with pytest.raises(DataError, match="test has classes that train has not: lleft"):
-        list_samples(str(root))
+        samples_of(str(root))
 
 
 def test_a_folder_beside_train_that_is_no_split_is_an_error(make_folder: MakeFolder) -> None:
-    """Otherwise train, dev and test would become the classes."""
-    root = with_splits(make_folder, "train", "dev", "test")
+    """Otherwise train, spare and test would become the classes."""
+    root = with_splits(make_folder, "train", "spare", "test")
 
-    with pytest.raises(DataError, match="dev beside train is neither val nor test"):
-        list_samples(str(root))
+    with pytest.raises(DataError, match="spare beside train is neither val nor test"):
+        samples_of(str(root))
 
 
 def test_a_class_that_is_readable_in_test_alone_stops_the_run(
@@ -236,12 +242,12 @@ def test_a_class_name_that_is_no_text_is_refused(make_folder: MakeFolder) -> Non
     (folder / "left").rename(os.fsdecode(bytes(folder) + b"/\xff\xfe"))
 
     with pytest.raises(DataError, match="must be text in UTF-8"):
-        list_samples(str(folder))
+        samples_of(str(folder))
 
 
 def test_a_class_may_be_called_train(make_folder: MakeFolder) -> None:
     """Among cars and planes a train is a train."""
-    samples = list_samples(str(make_folder(classes=("car", "plane", "train"))))
+    samples = samples_of(str(make_folder(classes=("car", "plane", "train"))))
 
     assert {sample.label for sample in samples} == {"car", "plane", "train"}
     assert {sample.split for sample in samples} == {None}
@@ -256,8 +262,9 @@ def test_splits_are_disjoint_complete_stratified_and_repeatable(digits: Store, s
     shares = [np.bincount(digits.labels[rows], minlength=10) / len(rows) for rows in parts]
 
     assert sorted(np.concatenate(parts).tolist()) == list(range(1797))
-    assert len(splits.test) == round(0.2 * 1797)
-    assert len(splits.val) == round(0.1 * 1797)
+    # Four pairs of digits look alike and stay together, so it may be one or two more.
+    assert round(0.2 * 1797) <= len(splits.test) <= round(0.2 * 1797) + 2
+    assert round(0.1 * 1797) <= len(splits.val) <= round(0.1 * 1797) + 2
     assert np.abs(shares[0] - shares[2]).max() < 0.01
     assert make_splits(digits, config, seed).digest == splits.digest
     assert make_splits(digits, config, seed + 1).digest != splits.digest

@@ -1,0 +1,107 @@
+"""Pictures that are the same, or nearly."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.int64]
+HASH_BITS = 64
+# Near duplicates must also look alike: correlation of their pixels, and their mean difference.
+LEAST_CORRELATION = 0.95
+MOST_DIFFERENCE = 16.0  # of 255
+# Pictures of one colour have hashes of noise: they are exact duplicates or nothing.
+LEAST_DEVIATION = 4.0
+# More hashes than this in one bucket say nothing any more (scans of empty forms, say).
+LARGEST_BUCKET = 2000
+
+
+def groups_of(digests: npt.NDArray[np.void], pairs: Numbers) -> Numbers:
+    """For each picture the first one that it is a duplicate of, itself if of none, (N,).
+
+    Args:
+        digests: Of the decoded pixels, (N,); equal ones are the same picture.
+        pairs: Near duplicates, (P, 2). What is near to the same picture is one group.
+    """
+    from scipy.sparse import coo_array  # noqa: PLC0415 - a store that is there needs neither
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    same_as = first[which]
+    count = len(digests)
+    starts = np.concatenate([np.arange(count), pairs[:, 0]])
+    ends = np.concatenate([same_as, pairs[:, 1]])
+    graph = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first, which = np.unique(component, return_index=True, return_inverse=True)
+    return first[which].astype(np.int64)
+
+
+def near_pairs(
+    hashes: npt.NDArray[np.uint64],
+    deviations: npt.NDArray[np.float32],
+    digests: npt.NDArray[np.void],
+    images: npt.NDArray[np.uint8],
+    most_bits: int,
+) -> Numbers:
+    """Pairs of pictures that are not the same but look alike, (P, 2), each with the smaller first.
+
+    Candidates differ in at most most_bits of their hashes: then they agree in at least one of
+    most_bits + 1 bands of bits, so only those that share a band are compared. What the hashes call
+    alike must then have alike pixels.
+
+    Args:
+        hashes: Perceptual ones, (N,).
+        deviations: Of the brightness within each, (N,).
+        digests: Of the decoded pixels, (N,); of each kind only the first is looked at.
+        images: As stored, (N, H, W, C).
+        most_bits: 0 finds nothing.
+    """
+    if not most_bits:
+        return np.empty((0, 2), dtype=np.int64)
+    _, firsts = np.unique(digests, return_index=True)
+    rows = np.sort(firsts[deviations[firsts] >= LEAST_DEVIATION])
+    found = [
+        pairs[_distance(hashes[pairs]) <= most_bits]
+        for pairs in _sharing_a_band(hashes[rows], rows, most_bits + 1)
+    ]
+    if not found:
+        return np.empty((0, 2), dtype=np.int64)
+    candidates = np.unique(np.concatenate(found), axis=0)
+    alike = [
+        _look_alike(images, candidates[start : start + 1024])
+        for start in range(0, len(candidates), 1024)
+    ]
+    return candidates[np.concatenate(alike)] if alike else candidates
+
+
+def _sharing_a_band(hashes: npt.NDArray[np.uint64], rows: Numbers, bands: int) -> Iterator[Numbers]:
+    """Pairs of rows whose hashes agree in a band of bits, a bucket at a time."""
+    edges = np.linspace(0, HASH_BITS, bands + 1).astype(int)
+    for low, high in itertools.pairwise(edges):
+        keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(keys, kind="stable")
+        cuts = np.flatnonzero(np.diff(keys[order])) + 1
+        for bucket in np.split(rows[order], cuts):
+            if 1 < len(bucket) <= LARGEST_BUCKET:
+                first, second = np.triu_indices(len(bucket), k=1)
+                pairs = np.stack([bucket[first], bucket[second]], axis=1)
+                yield np.sort(pairs, axis=1)
+
+
+def _distance(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """Bits in which the hashes of each pair (P, 2) differ."""
+    return np.bitwise_count(hashes[:, 0] ^ hashes[:, 1])
+
+
+def _look_alike(images: npt.NDArray[np.uint8], pairs: Numbers) -> npt.NDArray[np.bool_]:
+    first, second = (
+        images[pairs[:, side]].reshape(len(pairs), -1).astype(np.float32) for side in (0, 1)
+    )
+    difference = np.abs(first - second).mean(axis=1)
+    first -= first.mean(axis=1, keepdims=True)
+    second -= second.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    correlation = (first * second).sum(axis=1) / np.maximum(norms, 1e-6)
+    return (correlation >= LEAST_CORRELATION) & (difference <= MOST_DIFFERENCE)

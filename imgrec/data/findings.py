@@ -1,0 +1,274 @@
+"""What is wrong with a data set, or at least odd, before anything is spent on it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgrec.config import DataConfig
+from imgrec.data.look import Looks
+from imgrec.data.scan import Rejected
+from imgrec.data.sources.sample import SPLITS
+from imgrec.data.store import NO_SPLIT, Store
+from imgrec.errors import DataError
+
+Kind = Literal["same class", "other class", "other split", "train and test"]
+# Train, val and test each need one.
+LEAST_PICTURES = 3
+FEW_PICTURES = 20
+UNEVEN = 2.0
+LONGEST_SHAPE = 4.0
+BLANK = 1.0
+# Distance from the median in quartile ranges; of a normal distribution one in 10**8 is further off.
+FAR_OUT = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Pictures that are the same, or nearly.
+
+    Attributes:
+        rows: Of the store, ascending.
+        exact: The same pixels; otherwise alike.
+        kind: The worst that can be said of them.
+    """
+
+    rows: tuple[int, ...]
+    exact: bool
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person should know; `error` stops a run."""
+
+    level: Literal["error", "warning", "note"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found out about the pictures of a store."""
+
+    store: Store
+    allow_leakage: bool
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What is known of each picture, (N,) of LOOK."""
+        return self.store.looks()
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """What the source calls each picture."""
+        return self.store.ids()
+
+    @cached_property
+    def rejected(self) -> list[Rejected]:
+        """What was left out."""
+        return self.store.rejected()
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Pictures by class and by given split, (K, 4): train, val, test, none given."""
+        table = np.zeros((len(self.store.class_names), len(SPLITS) + 1), dtype=np.int64)
+        np.add.at(table, (self.store.labels, self.store.given_splits), 1)  # NO_SPLIT is the last
+        return table
+
+    @property
+    def to_train_on(self) -> npt.NDArray[np.int64]:
+        """Pictures of each class from which train is taken, (K,)."""
+        return self.counts[:, SPLITS.index("train")] + self.counts[:, NO_SPLIT]
+
+    @property
+    def imbalance(self) -> float:
+        """How many times more pictures the largest class has than the smallest."""
+        return float(self.to_train_on.max() / max(1, self.to_train_on.min()))
+
+    @cached_property
+    def duplicates(self) -> list[Duplicates]:
+        """All of them, the worst first."""
+        found = [*self._exact(), *self._near()]
+        order: list[Kind] = ["train and test", "other class", "other split", "same class"]
+        return sorted(found, key=lambda one: (order.index(one.kind), not one.exact, one.rows))
+
+    @cached_property
+    def odd(self) -> list[tuple[int, str]]:
+        """Pictures unlike the others: row and what is odd."""
+        looks = self.looks
+        sides = np.stack([looks["height"], looks["width"]]).astype(float)
+        shape = sides.max(axis=0) / sides.min(axis=0)
+        reasons = [
+            (looks["std"] < BLANK, "of one colour"),
+            (_far_out(looks["mean"]), "far darker or brighter than the others"),
+            (_far_out(np.log(sides.prod(axis=0))), "far smaller or larger than the others"),
+            (shape > LONGEST_SHAPE, "a long strip"),
+        ]
+        found: dict[int, str] = {}
+        for mask, reason in reasons:
+            for row in np.flatnonzero(mask).tolist():
+                found.setdefault(row, reason)
+        return sorted(found.items())
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """In one line each, the worst first."""
+        found = [*self._duplicate_problems(), *self._class_problems(), *self._picture_problems()]
+        return sorted(found, key=lambda one: ("error", "warning", "note").index(one.level))
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run would start with these data."""
+        return not any(problem.level == "error" for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        looks, store = self.looks, self.store
+        return {
+            "usable": self.usable,
+            "pictures": len(store.labels),
+            "fingerprint": store.fingerprint,
+            "image_shape": list(store.image_shape),
+            "classes": {
+                name: dict(zip((*SPLITS, "unsplit"), row, strict=True))
+                for name, row in zip(store.class_names, self.counts.tolist(), strict=True)
+            },
+            "imbalance_ratio": self.imbalance,
+            "height": _spread(looks["height"]),
+            "width": _spread(looks["width"]),
+            "brightness": _spread(looks["mean"]),
+            "grey": int(looks["grey"].sum()),
+            "animated": int(looks["animated"].sum()),
+            "quarantined": [
+                {"id": one.id, "label": one.label, "reason": one.reason} for one in self.rejected
+            ],
+            "duplicates": [
+                {"kind": one.kind, "exact": one.exact, "ids": [self.ids[row] for row in one.rows]}
+                for one in self.duplicates
+            ],
+            "odd": [{"id": self.ids[row], "reason": reason} for row, reason in self.odd],
+            "problems": [{"level": one.level, "text": one.text} for one in self.problems],
+        }
+
+    def _exact(self) -> Iterator[Duplicates]:
+        _, which, counts = np.unique(self.looks["digest"], return_inverse=True, return_counts=True)
+        several = np.flatnonzero(counts[which] > 1)
+        by_kind = several[np.argsort(which[several], kind="stable")]
+        for rows in np.split(by_kind, np.flatnonzero(np.diff(which[by_kind])) + 1):
+            if len(rows):
+                yield Duplicates(tuple(rows.tolist()), exact=True, kind=self._kind(rows))
+
+    def _near(self) -> Iterator[Duplicates]:
+        for rows in self.store.near():
+            yield Duplicates(tuple(rows.tolist()), exact=False, kind=self._kind(rows))
+
+    def _kind(self, rows: npt.NDArray[np.int64]) -> Kind:
+        splits = set(self.store.given_splits[rows].tolist())
+        if {SPLITS.index("train"), SPLITS.index("test")} <= splits:
+            return "train and test"
+        if len(set(self.store.labels[rows].tolist())) > 1:
+            return "other class"
+        return "other split" if len(splits) > 1 else "same class"
+
+    def _duplicate_problems(self) -> Iterator[Problem]:
+        told: dict[tuple[Kind, bool], str] = {
+            ("train and test", True): "in train and in test: the test score would be too good",
+            ("train and test", False): "alike in train and in test",
+            ("other class", True): "in several classes: a label of each is wrong",
+            ("other class", False): "alike in several classes: is a label wrong?",
+            ("other split", True): "in several splits",
+            ("other split", False): "alike in several splits",
+            ("same class", True): "more than once in the same class",
+            ("same class", False): "alike in the same class",
+        }
+        for (kind, exact), text in told.items():
+            found = [one for one in self.duplicates if (one.kind, one.exact) == (kind, exact)]
+            if not found:
+                continue
+            level: Literal["error", "warning", "note"] = (
+                "note" if kind == "same class" else "warning"
+            )
+            cure = ""
+            if kind == "train and test" and exact and not self.allow_leakage:
+                level, cure = "error", "; remove them, or set data.allow_leakage = true"
+            such_as = " = ".join(self.ids[row] for row in found[0].rows[:2])
+            count = _counted(len(found), "picture" if exact else "pair")
+            yield Problem(level, f"{count} {text} (such as {such_as}){cure}")
+
+    def _class_problems(self) -> Iterator[Problem]:
+        names, counts = self.store.class_names, self.to_train_on
+        splits_given = (self.counts[:, :NO_SPLIT].sum(axis=0) > 0).all()
+        small = [names[k] for k in np.flatnonzero(counts < LEAST_PICTURES)]
+        if small and not splits_given:
+            yield Problem(
+                "warning",
+                f"too few pictures for train, val and test: {_some(small)}; such a class is not "
+                f"tested",
+            )
+        few = [
+            names[k] for k in np.flatnonzero((counts >= LEAST_PICTURES) & (counts < FEW_PICTURES))
+        ]
+        if few:
+            yield Problem("note", f"fewer than {FEW_PICTURES} pictures to train on: {_some(few)}")
+        if self.imbalance >= UNEVEN:
+            most, least = names[int(counts.argmax())], names[int(counts.argmin())]
+            yield Problem(
+                "note",
+                f"classes are uneven, {self.imbalance:.0f} to 1: {most} has {counts.max():,}, "
+                f"{least} has {counts.min():,} (train.imbalance decides what is done)",
+            )
+
+    def _picture_problems(self) -> Iterator[Problem]:
+        if self.rejected:
+            first = self.rejected[0]
+            yield Problem(
+                "warning",
+                f"{_counted(len(self.rejected), 'file')} left out (such as {first.id}: {first.reason})",
+            )
+        if animated := int(self.looks["animated"].sum()):
+            yield Problem(
+                "note", f"{_counted(animated, 'file')} with several frames: the first is taken"
+            )
+        if self.odd:
+            row, reason = self.odd[0]
+            yield Problem(
+                "note",
+                f"{_counted(len(self.odd), 'picture')} unlike the others (such as {self.ids[row]}: {reason})",
+            )
+
+
+def refuse_leakage(store: Store, config: DataConfig) -> None:
+    """Raise DataError where the source has the same picture in train and in test."""
+    for problem in Findings(store, config.allow_leakage).problems:
+        if problem.level == "error":
+            msg = f"{config.source}: {problem.text}; imgrec check shows them"
+            raise DataError(msg)
+
+
+def _far_out(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return np.abs(values - middle) > FAR_OUT * max(
+        float(high - low), 1e-3 * abs(float(middle)) + 1e-6
+    )
+
+
+def _spread(values: npt.NDArray[Any]) -> dict[str, float]:
+    return {
+        "min": float(values.min()),
+        "median": float(np.median(values)),
+        "max": float(values.max()),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+    }
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

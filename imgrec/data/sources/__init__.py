@@ -1,0 +1,188 @@
+"""Where pictures come from: each kind of source is a small file with one class (`Source`).
+
+| `data.source` | is |
+|---|---|
+| `digits` | `digits.py` |
+| a folder of class folders | `folder.py` |
+| `table.csv`, or `table.parquet` with paths | `manifest.py` |
+| `*.parquet` with the pictures inside, or a folder of such files | `parquet.py` |
+| `*.tar`, or a folder of such files | `tar.py` |
+| `torchvision:NAME` | `torchvision.py` |
+| any but the first and last of these behind `s3://`, `gs://`, `https://`, ... | `remote.py` |
+"""
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgrec.config import DataConfig
+from imgrec.data.sources.digits import Digits
+from imgrec.data.sources.folder import Folder
+from imgrec.data.sources.manifest import Manifest
+from imgrec.data.sources.parquet import EmbeddedParquet, image_column
+from imgrec.data.sources.remote import RemoteFolder, fetch
+from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Source, Split
+from imgrec.data.sources.tar import Shards
+from imgrec.data.sources.torchvision import PREFIX, Torchvision
+from imgrec.errors import DataError
+
+TABLES = (".csv", ".parquet")
+FILES = (*TABLES, ".tar")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
+
+
+def open_source(name: str, downloads: Path) -> Source:
+    """The source of a name, as `DataConfig.source` describes them.
+
+    Args:
+        name: What the settings say.
+        downloads: Folder for what is fetched from elsewhere.
+
+    Raises:
+        DataError: there is no such thing, or it is of no known kind.
+    """
+    if name == "digits":
+        return Digits()
+    if name.startswith(PREFIX):
+        return Torchvision(name.removeprefix(PREFIX), downloads / "torchvision")
+    name = name.removeprefix("file://")
+    _refuse_compressed(name)
+    if "://" in name:
+        if not name.endswith(FILES):
+            return RemoteFolder(name.rstrip("/"))
+        return _of_files(name, fetch(name, downloads), base=name.rpartition("/")[0])
+    refuse_missing(name)
+    path = _absolute(name)
+    if path.is_dir():
+        found = _shards(path)
+        return _of_files(name, found, base=str(path)) if found else Folder(path)
+    return _of_files(name, _local_files(path), base=str(path.parent))
+
+
+def refuse_missing(name: str) -> None:
+    """Stop at once where the source is not there, before anything heavy is even imported.
+
+    Raises:
+        DataError: a path that does not exist, or is of no known kind.
+    """
+    if name == "digits" or name.startswith(PREFIX) or "://" in name:
+        return
+    path = _absolute(name)
+    try:
+        if path.is_dir():
+            return
+        if not _local_files(path):
+            msg = f"{path}: no such {'file' if path.suffix in FILES else 'folder'}"
+        elif path.suffix in FILES:
+            return
+        else:
+            _refuse_compressed(name)
+            msg = f"{path}: a file; give the folder that holds the class folders, or a file of kind {', '.join(FILES)}"
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+    raise DataError(msg)
+
+
+def list_samples(source: Source, config: DataConfig) -> list[Sample]:
+    """All samples of a source; those of other classes than data.classes are named as unusable.
+
+    Raises:
+        DataError: it has fewer than two classes, or its splits have other classes than train.
+    """
+    samples = [_in_class_map(sample, config.classes) for sample in source]
+    usable = [sample for sample in samples if not isinstance(sample.content, Missing)]
+    if lost := sorted(set(config.classes) - {sample.label for sample in usable}):
+        msg = f"{config.source}: no picture of {', '.join(lost)}, which data.classes names"
+        raise DataError(msg)
+    _refuse_useless(config.source, usable)
+    return samples
+
+
+def _in_class_map(sample: Sample, classes: Sequence[str]) -> Sample:
+    if isinstance(sample.content, Missing):
+        return sample
+    if not sample.label:
+        problem = "it has no label"
+    elif classes and sample.label not in classes:
+        problem = f"class {sample.label} is not in data.classes"
+    else:
+        return sample
+    return Sample(sample.id, Missing(problem), sample.label, sample.split)
+
+
+def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
+    counts = Counter((sample.split, sample.label) for sample in samples)
+    classes = {label for _, label in counts}
+    if len(classes) < 2:
+        found = f"only one class ({classes.pop()})" if classes else "no picture with a label"
+        msg = f"{source}: {found}; to tell apart takes at least two classes"
+        raise DataError(msg)
+    trained = {label for split, label in counts if split in {None, "train"}}
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        brought = {label for other, label in counts if other == split}
+        if not brought:
+            continue
+        if strangers := sorted(brought - trained):
+            msg = f"{source}: {split} has classes that train has not: {', '.join(strangers[:5])}"
+            raise DataError(msg)
+        if absent := sorted(trained - brought):
+            msg = (
+                f"{source}: {split} lacks classes that train has: {', '.join(absent[:5])}; add "
+                f"pictures of them, or take {split} away to have it cut from train"
+            )
+            raise DataError(msg)
+
+
+def _of_files(name: str, paths: tuple[Path, ...], base: str) -> Source:
+    kinds = {path.suffix for path in paths}
+    if kinds == {".tar"}:
+        return Shards(paths)
+    if kinds == {".parquet"} and _holds_pictures(paths[0]):
+        return EmbeddedParquet(paths)
+    if len(paths) > 1:
+        msg = f"{name}: {len(paths)} tables of paths; give one"
+        raise DataError(msg)
+    return Manifest(paths[0], base)
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    """Parquet or tar files in a folder, or in its data/, train/, val/ and test/.
+
+    No deeper, for a folder of pictures would be walked through for nothing.
+    """
+    places = [folder, *(folder / name for name in ("data", *SPLIT_NAMES))]
+    for ending in ("parquet", "tar"):
+        if found := [file for place in places for file in sorted(place.glob(f"*.{ending}"))]:
+            return tuple(found)
+    return ()
+
+
+def _holds_pictures(path: Path) -> bool:
+    from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+
+    try:
+        return image_column(parquet.read_schema(path)) is not None
+    except (OSError, ArrowException) as error:
+        msg = f"{path}: {' '.join(str(error).split())[:150]}"
+        raise DataError(msg) from error
+
+
+def _local_files(path: Path) -> tuple[Path, ...]:
+    if path.is_file():
+        return (path,)
+    return tuple(Path(found) for found in sorted(glob.glob(str(path))))  # noqa: PTH207 - any depth
+
+
+def _refuse_compressed(name: str) -> None:
+    if name.endswith(COMPRESSED):
+        msg = (
+            f"{name}: parts of a compressed file cannot be read by themselves; unpack it, or pack "
+            f"it again as plain .tar"
+        )
+        raise DataError(msg)
+
+
+def _absolute(name: str) -> Path:
+    return Path(name).expanduser().absolute()

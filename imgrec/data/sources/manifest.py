@@ -1,0 +1,127 @@
+"""A table of paths and labels, as CSV or parquet."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.sample import (
+    SPLIT_NAMES,
+    Content,
+    File,
+    Missing,
+    Remote,
+    Sample,
+    Split,
+)
+from imgrec.errors import DataError
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
+LABEL_COLUMNS = ("label", "class")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Columns path, label and, if the data bring their own, split.
+
+    Attributes:
+        path: The table.
+        base: What relative paths count from: the folder or the URL that the table came from.
+    """
+
+    path: Path
+    base: str
+
+    def __iter__(self) -> Iterator[Sample]:
+        """In the table's order."""
+        rows = _parquet_rows(self.path) if self.path.suffix == ".parquet" else _csv_rows(self.path)
+        seen: set[str] = set()
+        for number, (path, label, split) in enumerate(rows, start=1):
+            # One file may stand for two classes; their ids must not be the same.
+            name = path if path not in seen else f"{path} (row {number})"
+            seen.add(path)
+            yield Sample(name, self._content(path), label, split_of(split, self.path, number))
+
+    def state(self) -> Any:
+        """Of the table and of every local file in it."""
+        files = [
+            file_state(sample.content.path, sample.id)
+            for sample in self
+            if isinstance(sample.content, File)
+        ]
+        return [file_state(self.path, self.path.name), self.base, files]
+
+    def _content(self, path: str) -> Content:
+        if not path:
+            return Missing("the manifest gives no path")
+        if "://" in path:
+            return Remote(path)
+        if "://" in self.base:
+            return Remote(f"{self.base}/{path}")
+        return File(Path(self.base, path))
+
+
+def split_of(name: str, where: Path, row: int) -> Split | None:
+    """The split of a name such as `valid`.
+
+    Raises:
+        DataError: it is the name of none.
+    """
+    if not name:
+        return None
+    try:
+        return SPLIT_NAMES[name.lower()]
+    except KeyError:
+        msg = f"{where}: row {row} has split {name!r}; write train, val or test"
+        raise DataError(msg) from None
+
+
+def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
+    """The first of the wanted columns that is there.
+
+    Raises:
+        DataError: none is.
+    """
+    names, wanted = list(names), list(wanted)
+    for name in wanted:
+        if name in names:
+            return name
+    msg = f"{where}: no column {wanted[0]!r}; it has {', '.join(names) or 'none'}"
+    raise DataError(msg)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            of = column(names, PATH_COLUMNS, path)
+            label = column(names, LABEL_COLUMNS, path)
+            for row in reader:
+                yield (
+                    (row[of] or "").strip(),
+                    (row[label] or "").strip(),
+                    (row.get("split") or "").strip(),
+                )
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not a text file in UTF-8"
+        raise DataError(msg) from error
+    except (OSError, csv.Error) as error:
+        msg = f"{path}: {getattr(error, 'strerror', None) or error}"
+        raise DataError(msg) from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    from pyarrow import parquet  # noqa: PLC0415 - half a second, for this kind of source alone
+
+    with parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        chosen = [column(names, PATH_COLUMNS, path), column(names, LABEL_COLUMNS, path)]
+        wanted = [*chosen, *(["split"] if "split" in names else [])]
+        for batch in file.iter_batches(columns=wanted):
+            for row in batch.to_pylist():
+                values = [row[name] for name in wanted]
+                texts = ["" if value is None else str(value) for value in values]
+                yield texts[0], texts[1], texts[2] if len(texts) > 2 else ""

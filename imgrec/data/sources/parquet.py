@@ -1,0 +1,133 @@
+"""Parquet files with the pictures inside, as Hugging Face `datasets` writes them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
+from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Split
+from imgrec.errors import DataError, DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture in a row of a parquet file."""
+
+    path: Path
+    group: int
+    row: int
+    column: str
+
+    def read(self) -> bytes:
+        """The cell's bytes. Rows are read by the group, so to go on in the same one costs nothing."""
+        content = _group(self.path, self.group, self.column)[self.row]["bytes"].as_py()
+        if content is None:
+            msg = "the row holds no bytes"
+            raise DecodeError(msg)
+        return content
+
+
+@lru_cache(maxsize=1)
+def _group(path: Path, group: int, column: str) -> Any:
+    from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            return file.read_row_group(group, columns=[column]).column(0)
+    except (OSError, ArrowException) as error:
+        msg = f"cannot be read: {' '.join(str(error).split())[:150]}"
+        raise DecodeError(msg) from error
+
+
+@dataclass(frozen=True)
+class EmbeddedParquet:
+    """Columns image ({bytes, path}), label and, if the data bring their own, split.
+
+    Attributes:
+        paths: The files. Without a column split, those called `train-...` are the split train, and
+            so on.
+    """
+
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """File by file, in the rows' order."""
+        for path in self.paths:
+            yield from self._samples(path)
+
+    def state(self) -> Any:
+        """Of the files."""
+        return [file_state(path, path.name) for path in self.paths]
+
+    def _samples(self, path: Path) -> Iterator[Sample]:
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+
+        try:
+            with parquet.ParquetFile(path) as file:
+                image = image_column(file.schema_arrow)
+                assert image is not None
+                features = _features(file.schema_arrow)
+                label = _label_column(file.schema_arrow.names, features, path)
+                names = features.get(label, {}).get("names")
+                wanted = [label, *(["split"] if "split" in file.schema_arrow.names else [])]
+                total = 0
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group, columns=wanted)
+                    for row, values in enumerate(table.to_pylist()):
+                        total += 1
+                        name = f"{path.name}:{total - 1}"
+                        text, problem = _label_text(values[label], names)
+                        content = Missing(problem) if problem else Cell(path, group, row, image)
+                        split = split_of(values.get("split") or "", path, total)
+                        yield Sample(name, content, text, split or split_of_file(path))
+        except (OSError, ArrowException) as error:
+            msg = f"{path}: {' '.join(str(error).split())[:150]}"
+            raise DataError(msg) from error
+
+
+def image_column(schema: Any) -> str | None:
+    """The column that holds pictures: a struct with bytes in it, or None."""
+    from pyarrow import types  # noqa: PLC0415
+
+    for field in schema:
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return field.name
+    return None
+
+
+def split_of_file(path: Path) -> Split | None:
+    """`train-00000-of-00002.parquet`, `val_0.tar` or `test/0.tar` say which split they are."""
+    for name in (path.name, path.parent.name):
+        start = name.lower().replace("_", "-").replace(".", "-").partition("-")[0]
+        if start in SPLIT_NAMES:
+            return SPLIT_NAMES[start]
+    return None
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face notes beside the columns, with the names of the classes."""
+    raw = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        return json.loads(raw).get("info", {}).get("features", {})
+    except (json.JSONDecodeError, AttributeError):
+        return {}
+
+
+def _label_column(names: list[str], features: dict[str, Any], path: Path) -> str:
+    classes = [n for n, kind in features.items() if kind.get("_type") == "ClassLabel"]
+    return column(names, (*LABEL_COLUMNS, *classes), path)
+
+
+def _label_text(value: Any, names: list[str] | None) -> tuple[str, str]:
+    """The name of a class, and what is wrong with it if something is."""
+    if value is None:
+        return "", "the row gives no label"
+    if names is None or not isinstance(value, int):
+        return str(value), ""
+    if 0 <= value < len(names):
+        return names[value], ""
+    return str(value), f"label {value} is not one of the {len(names)} named classes"

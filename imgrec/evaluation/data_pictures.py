@@ -1,0 +1,147 @@
+"""A data set as pictures: counts, sizes, brightness, and grids of what is in it."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from imgrec.data.findings import Findings
+from imgrec.data.sources.sample import SPLITS
+from imgrec.evaluation.pictures import ACCENT, INK, MUTED
+
+TILE = 64
+GAP = 4
+MOST_CLASSES = 30
+SHADES = {"train": ACCENT, "val": "#6fb1c9", "test": MUTED, "unsplit": ACCENT}
+
+
+def class_counts_picture(findings: Findings) -> Figure:
+    """A bar for each class, largest first, divided by split; of many classes both ends."""
+    counts = findings.counts
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    left_out = max(0, len(order) - MOST_CLASSES)
+    if left_out:
+        order = np.concatenate([order[: MOST_CLASSES // 2], order[-MOST_CLASSES // 2 :]])
+    figure = Figure(figsize=(7, 1.0 + 0.27 * len(order)), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    start = np.zeros(len(order))
+    for split, column in zip((*SPLITS, "unsplit"), counts[order].T, strict=True):
+        if column.any():
+            label = split if split != "unsplit" else "not split yet"
+            axes.barh(range(len(order)), column, left=start, color=SHADES[split], label=label)
+            start += column
+    names = [_short(findings.store.class_names[k]) for k in order]
+    axes.set_yticks(range(len(order)), names)
+    axes.invert_yaxis()
+    for place, total in enumerate(start):
+        axes.text(total, place, f" {int(total):,}", va="center", fontsize=8, color=INK)
+    axes.margins(x=0.12)
+    if left_out:
+        axes.set_title(f"{left_out:,} classes between are left out", loc="left", fontsize=9)
+    _quiet(axes)
+    axes.set_xlabel("pictures", color=INK)
+    if len(axes.containers) > 1:
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def sizes_picture(findings: Findings) -> Figure:
+    """How large the pictures are, and how bright."""
+    looks, store = findings.looks, findings.store
+    figure = Figure(figsize=(9, 3), layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    shorter = np.minimum(looks["height"], looks["width"])
+    left.hist(shorter, bins=_bins(shorter), color=ACCENT)
+    side = min(store.image_shape[:2])
+    left.axvline(side, color=MUTED, linewidth=1.4)
+    left.annotate(
+        f"stored at {side}",
+        (side, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -10),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=9,
+    )
+    left.margins(y=0.2)
+    left.set_xlabel("shorter side (pixels)", color=INK)
+    right.hist(looks["mean"], bins=64, range=(0, 255), color=ACCENT)
+    right.set_xlabel("mean brightness (0 to 255)", color=INK)
+    for axes in (left, right):
+        axes.set_ylabel("pictures", color=INK)
+        _quiet(axes)
+    return figure
+
+
+def rows_of_each_class(
+    findings: Findings, count: int, seed: int = 0
+) -> list[tuple[str, list[int]]]:
+    """Some pictures of each class, drawn."""
+    rng = np.random.default_rng(seed)
+    labels = findings.store.labels
+    chosen = []
+    for label, name in enumerate(findings.store.class_names):
+        members = np.flatnonzero(labels == label)
+        rows = rng.choice(members, size=min(count, len(members)), replace=False)
+        chosen.append((name, sorted(rows.tolist())))
+    return chosen
+
+
+def strip(images: npt.NDArray[np.uint8], tile: int = TILE) -> Image.Image:
+    """Images (n, H, W, C) side by side; small ones enlarged without smoothing."""
+    sheet = Image.new("RGB", (len(images) * (tile + GAP) - GAP, tile), "white")
+    for place, pixels in enumerate(images):
+        sheet.paste(_tile(pixels, tile), (place * (tile + GAP), 0))
+    return sheet
+
+
+def grid(rows: Sequence[npt.NDArray[np.uint8]], tile: int = TILE) -> Image.Image:
+    """Rows of images (n, H, W, C), one strip below the other."""
+    width = max(len(images) for images in rows) * (tile + GAP) - GAP
+    sheet = Image.new("RGB", (width, len(rows) * (tile + GAP) - GAP), "white")
+    for place, images in enumerate(rows):
+        sheet.paste(strip(images, tile), (0, place * (tile + GAP)))
+    return sheet
+
+
+def as_data_url(picture: Image.Image | Figure) -> str:
+    """A picture as text that a page can hold."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, "PNG")
+    else:
+        picture.savefig(buffer, format="png", dpi=130)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _tile(pixels: npt.NDArray[np.uint8], tile: int) -> Image.Image:
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
+    scale = tile / max(image.size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), how
+    )
+    framed = Image.new("RGB", (tile, tile), "white")
+    framed.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2))
+    return framed
+
+
+def _bins(values: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    low, high = int(values.min()), int(values.max())
+    if low == high:
+        low, high = low - 2, high + 2
+    step = -(-(high - low + 1) // 60)  # whole pixels, or bars would have gaps
+    return np.arange(low, high + 2 * step, step) - 0.5
+
+
+def _quiet(axes: object) -> None:
+    axes.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
+    axes.tick_params(colors=INK, labelsize=9, length=0)  # type: ignore[attr-defined]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"

@@ -1,0 +1,55 @@
+"""The picture of what the model will see."""
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from imgrec.config import Config
+from imgrec.errors import DataError
+from imgrec.evaluation.preview import preview_picture
+from imgrec.preprocess.recipe import Recipe
+from imgrec.tracking.connection import connect
+from imgrec.tracking.runs import start_run
+from imgrec.training.learner import FitJob
+from pipelines.cli import print_json
+from pipelines.display import Display
+from pipelines.ledger import KIND
+from pipelines.prepare import Prepared, prepare
+
+
+def show_preview(config: Config, file: Path, *, as_json: bool, quiet: bool) -> None:
+    """Write the picture of the first architecture's recipe, and keep it in MLflow.
+
+    Raises:
+        DataError: the data cannot be used, or the file cannot be written.
+    """
+    with Display(quiet=quiet) as display:
+        display.stage("data")
+        prepared = prepare(config, display.progress)
+        job = prepared.jobs[config.archs[0]]
+        figure = preview(prepared, job)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, format="png", dpi=130)
+        except OSError as error:
+            msg = f"{file}: {error.strerror}"
+            raise DataError(msg) from error
+        display.stage("tracking")
+        tracking = connect(config.tracking, Path(config.storage), create=True)
+        experiment = config.tracking.experiment or config.name
+        with start_run(tracking, experiment, f"{config.name} preview", {KIND: "preview"}) as run:
+            run.log_figure(figure, "preview.png")
+    if as_json:
+        seen = {"filters": [one.filter for one in job.filters], "augment": str(job.augmentation)}
+        print_json({"file": str(file), "arch": job.model.arch} | seen)
+    else:
+        sys.stdout.write(f"{file}\n")
+
+
+def preview(prepared: Prepared, job: FitJob) -> Figure:
+    """What a model of this job sees in training."""
+    recipe = Recipe(job.statistics, job.filters, job.augmentation)
+    filters = ", ".join(one.filter for one in job.filters) or "no filter"
+    title = f"{job.model.arch}: {filters}; {job.augmentation}"
+    return preview_picture(prepared.store, prepared.splits.train, recipe, title, job.seed)
