@@ -9,7 +9,6 @@ from rich.text import Text
 from imgrec.config import Config
 from imgrec.data.findings import Findings
 from imgrec.data.store import prepare_store
-from imgrec.errors import DataError
 from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
@@ -47,10 +46,7 @@ def show_check(config: Config, *, as_json: bool, quiet: bool, open_page: bool) -
         _print(findings, page)
     if open_page:
         webbrowser.open(page.as_uri())
-    if not findings.usable:
-        reasons = "; ".join(one.text for one in findings.problems if one.level == "error")
-        msg = f"{config.data.source}: {reasons}"
-        raise DataError(msg)
+    findings.refuse_unusable(config.data.source)
 
 
 def _print(findings: Findings, page: Path) -> None:

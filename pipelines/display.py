@@ -141,8 +141,11 @@ class Display:
             f"data: {len(store.labels):,} pictures, {len(store.class_names)} classes "
             f"({counts}); data.image_size {height} x {width}, {'RGB' if channels == 3 else 'grey'}"
         )
+        for problem in prepared.findings.problems:
+            if problem.level == "warning":
+                self._line(f"data: {problem.text}")
         if store.quarantined:
-            self._line(f"data: {store.quarantined:,} left out, listed in {store.quarantine_file}")
+            self._line(f"data: what was left out is listed in {store.quarantine_file}")
         for arch, job in prepared.jobs.items():
             self._rows[arch] = _Row(job)
 
@@ -236,6 +239,13 @@ class Display:
             f"{arch}: {job.train.epochs} epochs, batch {job.train.batch_size}, "
             f"{job.train.optimizer}, augmentation: {job.augmentation}"
         )
+        if job.filters:
+            self._line(f"{arch}: filters: {', '.join(one.filter for one in job.filters)}")
+        if job.train.imbalance != "none":
+            most, least = max(job.class_counts), min(job.class_counts)
+            self._line(
+                f"{arch}: train.imbalance = {job.train.imbalance} (classes of {least:,} to {most:,})"
+            )
 
     def trained_already(self, arch: Arch) -> None:
         """Its best trial, or a run that was interrupted, has trained it to the end."""

@@ -36,6 +36,7 @@ def build_classifier(config: Config, prepared: Prepared, job: FitJob, best: Best
     return classifier.with_temperature(fit_temperature(logits, labels))
 
 
-def evaluate(classifier: Classifier, prepared: Prepared) -> Evaluation:
+def evaluate(classifier: Classifier, prepared: Prepared, job: FitJob) -> Evaluation:
     """The scores on the test split, which has chosen nothing until now."""
-    return evaluate_classifier(classifier, prepared.store, prepared.splits.test)
+    test = prepared.splits.test
+    return evaluate_classifier(classifier, prepared.store, test, job.class_counts)

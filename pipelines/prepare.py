@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from imgrec.config import Arch, Branch, Config
-from imgrec.data.findings import refuse_leakage
+from imgrec.data.findings import Findings
 from imgrec.data.scan import Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
@@ -25,12 +25,14 @@ class Prepared:
 
     Attributes:
         store: The decoded pictures.
+        findings: What is wrong with them, or odd.
         splits: Which of them train, choose and test.
         statistics: Of the training split, unfiltered.
         jobs: What each architecture will be trained with, unless a search finds better.
     """
 
     store: Store
+    findings: Findings
     splits: Splits
     statistics: ChannelStatistics
     jobs: dict[Arch, FitJob]
@@ -45,7 +47,8 @@ def prepare(config: Config, progress: Progress) -> Prepared:
             been trained.
     """
     store = prepare_store(config.data, Path(config.storage), progress=progress)
-    refuse_leakage(store, config.data)
+    findings = Findings(store, config.data.allow_leakage)
+    findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data, config.seed)
     statistics = channel_statistics(store, splits.train)
     jobs = {
@@ -55,7 +58,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     with torch.random.fork_rng(devices=[]):
         for job in jobs.values():
             build_optimizers(build_model(job.model, job.image_shape, job.num_classes), job.train)
-    return Prepared(store, splits, statistics, jobs)
+    return Prepared(store, findings, splits, statistics, jobs)
 
 
 def make_job(

@@ -41,7 +41,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "class_counts": next(iter(prepared.jobs.values())).class_counts,
     }
     workflow.log_dict(data, "data.json")
-    findings = Findings(store, config.data.allow_leakage)
+    findings = prepared.findings
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "data.html")
         page.write_text(data_page(findings, config.data.source), encoding="utf-8")
@@ -99,6 +99,7 @@ def model_metrics(
     """What a model came to, in numbers; its run keeps them, and all reports are made of them."""
     return (
         evaluation.scores.as_metrics("test")
+        | {f"test/{name}": value for name, value in evaluation.by_frequency().items()}
         | fitted.best.val.as_metrics("best_val")
         | {
             "best_epoch": fitted.best.epoch,
@@ -124,7 +125,7 @@ def record_evaluation(
         confusion_picture(evaluation.confusion, evaluation.class_names, confusion_title),
         "confusion.png",
     )
-    columns = ("class", "images", "precision", "recall", "f1")
+    columns = ("class", "trained on", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
 

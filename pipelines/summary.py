@@ -60,6 +60,7 @@ class TrainedModel:
                 "accuracy": self.test.accuracy,
                 "macro_f1": self.test.macro_f1,
                 "balanced_accuracy": self.test.balanced_accuracy,
+                "worst_recall": self.test.worst_recall,
                 "log_loss": self.test.loss,
             },
             "parameters": self.parameters,

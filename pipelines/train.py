@@ -116,7 +116,7 @@ class _Model:
         self._curves.flush()
         self._display.evaluating(self._arch)
         classifier = build_classifier(self._ledger.config, prepared, self._job, fitted.best)
-        evaluation = evaluate(classifier, prepared)
+        evaluation = evaluate(classifier, prepared, self._job)
         metrics = model_metrics(fitted, classifier, evaluation)
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imgrec.config import DataConfig
 from imgrec.data.look import Looks
 from imgrec.data.scan import Rejected
 from imgrec.data.sources.sample import SPLITS
@@ -124,6 +123,13 @@ class Findings:
         """Whether a run would start with these data."""
         return not any(problem.level == "error" for problem in self.problems)
 
+    def refuse_unusable(self, source: str) -> None:
+        """Raise DataError where a run must not start with these data."""
+        if not self.usable:
+            reasons = "; ".join(one.text for one in self.problems if one.level == "error")
+            msg = f"{source}: {reasons}"
+            raise DataError(msg)
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         looks, store = self.looks, self.store
@@ -238,14 +244,6 @@ class Findings:
                 "note",
                 f"{_counted(len(self.odd), 'picture')} unlike the others (such as {self.ids[row]}: {reason})",
             )
-
-
-def refuse_leakage(store: Store, config: DataConfig) -> None:
-    """Raise DataError where the source has the same picture in train and in test."""
-    for problem in Findings(store, config.allow_leakage).problems:
-        if problem.level == "error":
-            msg = f"{config.source}: {problem.text}; imgrec check shows them"
-            raise DataError(msg)
 
 
 def _far_out(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from imgrec.data.findings import Findings
 from imgrec.data.sources.sample import SPLITS
@@ -15,6 +15,7 @@ from imgrec.evaluation.pictures import ACCENT, INK, MUTED
 
 TILE = 64
 GAP = 4
+FRAME = "#d5dce1"
 MOST_CLASSES = 30
 SHADES = {"train": ACCENT, "val": "#6fb1c9", "test": MUTED, "unsplit": ACCENT}
 
@@ -126,7 +127,10 @@ def _tile(pixels: npt.NDArray[np.uint8], tile: int) -> Image.Image:
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), how
     )
     framed = Image.new("RGB", (tile, tile), "white")
-    framed.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2))
+    corner = ((tile - image.width) // 2, (tile - image.height) // 2)
+    framed.paste(image, corner)
+    edges = (*corner, corner[0] + image.width - 1, corner[1] + image.height - 1)
+    ImageDraw.Draw(framed).rectangle(edges, outline=FRAME)  # so that white pictures are seen
     return framed
 
 
@@ -135,7 +139,7 @@ def _bins(values: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     if low == high:
         low, high = low - 2, high + 2
     step = -(-(high - low + 1) // 60)  # whole pixels, or bars would have gaps
-    return np.arange(low, high + 2 * step, step) - 0.5
+    return np.arange(low - 0.5, high + step, step)
 
 
 def _quiet(axes: object) -> None:

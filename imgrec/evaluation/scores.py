@@ -13,6 +13,7 @@ from imgrec.data.store import Store
 from imgrec.training.metrics import Scores, confusion_scores
 
 BATCH = 512
+MANY, FEW = 100, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +24,64 @@ class Evaluation:
         scores: `loss` is the log loss of the probabilities that are served.
         confusion: (K, K) int64, true classes by predicted ones.
         class_names: K names.
+        trained: Training pictures of each class.
     """
 
     scores: Scores
     confusion: Tensor
     class_names: tuple[str, ...]
+    trained: tuple[int, ...]
 
-    def per_class(self) -> list[tuple[str, int, float, float, float]]:
-        """For each class its name, pictures, precision, recall and F1."""
+    def by_frequency(self) -> dict[str, float]:
+        """Mean recall of the classes with many, medium and few training pictures; those there are.
+
+        Source of the borders: Liu et al. 2019, "Large-Scale Long-Tailed Recognition in an Open
+        World" (arXiv:1904.05160).
+        """
+        counts = self.confusion.double()
+        true = counts.sum(dim=1)
+        recall = counts.diagonal() / true.clamp(min=1)
+        trained = torch.tensor(self.trained)
+        shots = {
+            "many": trained > MANY,
+            "medium": (trained >= FEW) & (trained <= MANY),
+            "few": trained < FEW,
+        }
+        return {
+            f"{name}_shot_recall": float(recall[mask & (true > 0)].mean())
+            for name, mask in shots.items()
+            if (mask & (true > 0)).any()
+        }
+
+    def per_class(self) -> list[tuple[str, int, int, float, float, float]]:
+        """For each class its name, training and scored pictures, precision, recall and F1."""
         counts = self.confusion.double()
         hits, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         precision = hits / predicted.clamp(min=1)
         recall = hits / true.clamp(min=1)
         f1 = 2 * hits / (true + predicted).clamp(min=1)
         columns = zip(
-            true.int().tolist(), precision.tolist(), recall.tolist(), f1.tolist(), strict=True
+            self.trained,
+            true.int().tolist(),
+            precision.tolist(),
+            recall.tolist(),
+            f1.tolist(),
+            strict=True,
         )
         return [(name, *column) for name, column in zip(self.class_names, columns, strict=True)]
 
 
-def evaluate_classifier(classifier: Classifier, store: Store, rows: Indices) -> Evaluation:
-    """Score a classifier exactly as it will be served: in fp32, with its temperature."""
+def evaluate_classifier(
+    classifier: Classifier, store: Store, rows: Indices, trained: tuple[int, ...]
+) -> Evaluation:
+    """Score a classifier exactly as it will be served: in fp32, with its temperature.
+
+    Args:
+        classifier: Whatever is to be scored.
+        store: Where the pictures lie.
+        rows: Which of them.
+        trained: Training pictures of each class, K numbers.
+    """
     logits, labels = split_logits(classifier, store, rows)
     num_classes = len(classifier.card.class_names)
     cells = labels * num_classes + logits.argmax(dim=1)
@@ -53,6 +91,7 @@ def evaluate_classifier(classifier: Classifier, store: Store, rows: Indices) -> 
         scores=confusion_scores(confusion, float(loss)),
         confusion=confusion,
         class_names=classifier.card.class_names,
+        trained=trained,
     )
 
 

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.distributions import Beta
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from imgrec.config import PreprocessConfig
-from imgrec.preprocess.colors import blended, turned_hue
+from imgrec.preprocess.colors import blended, brightness, turned_hue
 from imgrec.preprocess.policy import Policy
 
 
@@ -122,11 +121,10 @@ def recolored(images: Tensor, strength: float) -> Tensor:
         return 1 + _between(batch, strength, device)
 
     images = blended(torch.zeros_like(images), images, factor())
+    images = blended(_mean_brightness(images), images, factor())
     if images.shape[1] == 1:
-        return blended(images.mean(dim=(1, 2, 3), keepdim=True), images, factor())
-    grey = rgb_to_grayscale(images)
-    images = blended(grey.mean(dim=(1, 2, 3), keepdim=True), images, factor())
-    images = blended(rgb_to_grayscale(images), images, factor())
+        return images
+    images = blended(brightness(images), images, factor())
     return turned_hue(images, _between(batch, torch.pi * strength / 4, device))
 
 
@@ -197,6 +195,10 @@ def _stretches(shares: Tensor, side: int) -> Tensor:
     starts = (torch.rand_like(shares) * (side - lengths + 1)).floor()
     places = torch.arange(side, device=shares.device)
     return (places >= starts[:, None]) & (places < (starts + lengths)[:, None])
+
+
+def _mean_brightness(images: Tensor) -> Tensor:
+    return brightness(images).mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _between(batch: int, most: float, device: torch.device) -> Tensor:

@@ -10,7 +10,6 @@ from typing import assert_never
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torchvision.transforms.v2.functional import equalize, gaussian_blur, rgb_to_grayscale
 
 from imgrec.config import Filter
 from imgrec.config.filters import (
@@ -25,7 +24,17 @@ from imgrec.config.filters import (
 )
 from imgrec.data.decode import ImageShape
 from imgrec.errors import ConfigError
+from imgrec.preprocess.colors import brightness
 
+PACKAGES = {
+    "gaussian": "torchvision",
+    "unsharp": "torchvision",
+    "equalize": "torchvision",
+    "median": "kornia",
+    "bilateral": "kornia",
+    "clahe": "kornia",
+}
+"""What a filter needs beside torch; a served model brings it along."""
 # Floats that the neighbourhoods of all pixels may take at once: 64 MiB.
 MOST_NEIGHBOURS = 1 << 24
 
@@ -50,7 +59,7 @@ def refuse_too_small(filters: Sequence[Filter], image_shape: ImageShape) -> None
 
 
 def _filtered(images: Tensor, chosen: Filter) -> Tensor:  # noqa: PLR0911 - one for each
-    # Imported where they are used: kornia takes half a second.
+    # Libraries are imported where they are used: torchvision takes two seconds, kornia half a one.
     match chosen:
         case Gaussian(sigma=sigma):
             return _blurred(images, sigma, chosen.reach)
@@ -69,6 +78,8 @@ def _filtered(images: Tensor, chosen: Filter) -> Tensor:  # noqa: PLR0911 - one 
         case Unsharp(sigma=sigma, amount=amount):
             return images + amount * (images - _blurred(images, sigma, chosen.reach))
         case Equalize():
+            from torchvision.transforms.v2.functional import equalize  # noqa: PLC0415
+
             levels = (images * 255).round().to(torch.uint8)
             return equalize(levels).to(images.dtype) / 255
         case Clahe(clip=clip, tiles=tiles):
@@ -76,16 +87,14 @@ def _filtered(images: Tensor, chosen: Filter) -> Tensor:  # noqa: PLR0911 - one 
 
             return equalize_clahe(images.contiguous(), clip, (tiles, tiles))
         case Grey():
-            return rgb_to_grayscale(images, num_output_channels=3) if _in_color(images) else images
+            return brightness(images).expand_as(images)
         case _:
             assert_never(chosen)
 
 
-def _in_color(images: Tensor) -> bool:
-    return images.shape[1] == 3
-
-
 def _blurred(images: Tensor, sigma: float, reach: int) -> Tensor:
+    from torchvision.transforms.v2.functional import gaussian_blur  # noqa: PLC0415
+
     return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
 

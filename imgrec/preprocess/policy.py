@@ -17,9 +17,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torchvision.transforms.v2.functional import autocontrast, equalize, rgb_to_grayscale
 
-from imgrec.preprocess.colors import blended
+from imgrec.preprocess.colors import blended, brightness
 
 Policy = Literal["none", "randaugment", "trivialaugment"]
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -82,15 +81,15 @@ def _changes(most: Range) -> list[Change]:
         partial(_warped, translate_y=most.translate),
         partial(_warped, rotate=most.rotate),
         lambda images, s: blended(torch.zeros_like(images), images, 1 + s * most.color),
-        lambda images, s: blended(_grey(images), images, 1 + s * most.color),
+        lambda images, s: blended(brightness(images), images, 1 + s * most.color),
         lambda images, s: blended(_mean_grey(images), images, 1 + s * most.color),
         lambda images, s: blended(_smooth(images), images, 1 + s * most.color),
         lambda images, s: _posterized(images, (s.abs() * most.lost_bits).round()),
         lambda images, s: torch.where(
             images >= (1 - s.abs()).view(-1, 1, 1, 1), 1 - images, images
         ),
-        lambda images, _: autocontrast(images),
-        lambda images, _: equalize((images * 255).to(torch.uint8)).to(images.dtype) / 255,
+        lambda images, _: _autocontrasted(images),
+        lambda images, _: _equalized(images),
     ]
 
 
@@ -122,12 +121,8 @@ def _warped(
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def _grey(images: Tensor) -> Tensor:
-    return rgb_to_grayscale(images) if images.shape[1] == 3 else images
-
-
 def _mean_grey(images: Tensor) -> Tensor:
-    return _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    return brightness(images).mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _smooth(images: Tensor) -> Tensor:
@@ -140,6 +135,18 @@ def _smooth(images: Tensor) -> Tensor:
     smooth = images.clone()
     smooth[..., 1:-1, 1:-1] = F.conv2d(images, kernel.expand(channels, 1, 3, 3), groups=channels)
     return smooth
+
+
+def _autocontrasted(images: Tensor) -> Tensor:
+    from torchvision.transforms.v2.functional import autocontrast  # noqa: PLC0415 - two seconds
+
+    return autocontrast(images)
+
+
+def _equalized(images: Tensor) -> Tensor:
+    from torchvision.transforms.v2.functional import equalize  # noqa: PLC0415 - two seconds
+
+    return equalize((images * 255).to(torch.uint8)).to(images.dtype) / 255
 
 
 def _posterized(images: Tensor, lost_bits: Tensor) -> Tensor:

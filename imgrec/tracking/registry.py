@@ -18,13 +18,23 @@ import imgrec
 from imgrec.classifier import Classifier
 from imgrec.config import CnnConfig
 from imgrec.errors import TrackingError
+from imgrec.preprocess.filters import PACKAGES
 from imgrec.tracking import served_model
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.runs import Run
 
 CHAMPION = "champion"
 FOLDER = "classifier"
-SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch")
+SERVING_NEEDS = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "simplejpeg",
+    "torch",
+)
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -182,7 +192,8 @@ def _requirements(classifier: Classifier) -> list[str]:
     needs = list(SERVING_NEEDS)
     if isinstance(classifier.card.model, CnnConfig) and classifier.card.model.backbone != "compact":
         needs.append("torchvision")
-    return [f"{package}=={version(package)}" for package in needs]
+    needs += [PACKAGES[one.filter] for one in classifier.card.filters if one.filter in PACKAGES]
+    return [f"{package}=={version(package)}" for package in dict.fromkeys(needs)]
 
 
 def _champion(tracking: Tracking, name: str) -> ModelVersion | None:

@@ -60,6 +60,7 @@ def _balanced_accuracy(folder: Path, way: str, seed: int) -> float:
         build_classifier(load_config(settings=settings), prepared, job, learner.best),
         prepared.store,
         prepared.splits.test,
+        job.class_counts,
     )
     print(
         f"{way:17} seed {seed}  balanced {found.scores.balanced_accuracy:.4f}"

@@ -53,9 +53,12 @@ Fitted = tuple[Classifier, Prepared, dict[str, float]]
 def test_the_served_scores_are_those_of_training(fitted: Fitted) -> None:
     """One recipe and one model in both places: a difference would be a bug in one of them."""
     classifier, prepared, scores = fitted
-    evaluation = evaluate_classifier(classifier, prepared.store, prepared.splits.test)
+    evaluation = evaluate_classifier(
+        classifier, prepared.store, prepared.splits.test, trained=(100,) * 10
+    )
 
     assert evaluation.scores.as_metrics("test") == pytest.approx(scores, abs=1e-5)
+    assert set(evaluation.by_frequency()) == {"medium_shot_recall"}
     assert int(evaluation.confusion.sum()) == len(prepared.splits.test)
 
 

@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_read_is_named(
 def test_epochs_and_batch_size_follow_the_amount_of_data() -> None:
     """0 means chosen: many passes over few pictures, few over many."""
     train = load_config().branches[0].train
-    few, many = train.resolved(1_000), train.resolved(44_000)
+    few, many = train.resolved([500, 500]), train.resolved([22_000] * 2)
 
     assert (few.epochs, few.batch_size) == (40, 64)
     assert (many.epochs, many.batch_size) == (11, 256)

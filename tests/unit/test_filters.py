@@ -1,5 +1,7 @@
 """Filters: every one on every shape, the noise that each is for, and the same alone as in a batch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_nl_means
 from skimage.transform import resize
 
-from imgrec.config import Filter, load_config
+from imgrec.classifier import Card, Classifier
+from imgrec.config import AnnConfig, DataConfig, Filter, TrainConfig, load_config
 from imgrec.config.filters import (
     Bilateral,
     Clahe,
@@ -19,17 +22,23 @@ from imgrec.config.filters import (
     NonLocalMeans,
     Unsharp,
 )
+from imgrec.data.decode import encode_png
+from imgrec.data.loader import Shard
+from imgrec.data.store import Store
 from imgrec.errors import ConfigError
+from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.filters import filtered, refuse_too_small
+from imgrec.preprocess.recipe import Recipe, channel_statistics
+from imgrec.training.learner import FitJob, build_learner
 
 EVERY: tuple[Filter, ...] = (
     Gaussian(),
     Median(),
     Bilateral(),
-    NonLocalMeans(),
+    NonLocalMeans(size=5),
     Unsharp(),
     Equalize(),
-    Clahe(tiles=2),
+    Clahe(tiles=1),
     Grey(),
 )
 each = pytest.mark.parametrize("one", EVERY, ids=lambda one: one.filter)
@@ -168,3 +177,55 @@ def test_a_wrong_filter_is_refused_with_the_cure(value: str, said: str) -> None:
 
 def _error(images: torch.Tensor, clean: torch.Tensor) -> float:
     return float((images - clean).square().mean())
+
+
+@each
+def test_training_and_serving_agree_to_1e_5(one: Filter, digits: Store, tmp_path: Path) -> None:
+    """The recipe of training, and the classifier that was saved, loaded and given files."""
+    config = AnnConfig(hidden=(16,))
+    job = FitJob(
+        store=digits.folder,
+        data=DataConfig(),
+        seed=0,
+        image_shape=(8, 8, 1),
+        class_counts=(126,) * 10,
+        model=config,
+        train=TrainConfig(epochs=1, batch_size=64, imbalance="none"),
+        filters=(one,),
+        statistics=channel_statistics(digits, np.arange(200), [one]),
+        augmentation=Augmentation(flip=True, erase=0.5),
+    )
+    learner = build_learner(job, torch.device("cpu"), Shard())
+    card = Card(
+        model=config,
+        image_shape=job.image_shape,
+        resize="fill",
+        max_pixels=1000,
+        filters=job.filters,
+        statistics=job.statistics,
+        class_names=digits.class_names,
+    )
+    Classifier(card, learner.model.state_dict()).save(tmp_path)
+    pixels = digits.images[:30]
+    images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        trained = learner.model.eval()(learner.recipe.eval()(images)).softmax(1)
+    served = Classifier.load(tmp_path).predict([encode_png(image) for image in pixels])
+
+    torch.testing.assert_close(
+        torch.tensor([list(found.probabilities.values()) for found in served]),
+        trained,
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+@each
+def test_the_statistics_are_those_of_filtered_pictures(one: Filter, digits: Store) -> None:
+    """Equalized pictures are brighter; what the model sees must have mean 0 all the same."""
+    rows = np.arange(1000)
+    recipe = Recipe(channel_statistics(digits, rows, [one]), [one]).eval()
+    seen = recipe(torch.from_numpy(digits.images[rows]).permute(0, 3, 1, 2))
+
+    assert abs(seen.mean()) < 1e-3
+    assert abs(seen.std() - 1) < 1e-2

@@ -1,6 +1,7 @@
 """Parquet files with the pictures inside, as Hugging Face `datasets` writes them."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,7 +49,7 @@ class EmbeddedParquet:
     """Columns image ({bytes, path}), label and, if the data bring their own, split.
 
     Attributes:
-        paths: The files. Without a column split, those called `train-...` are the split train, and
+        paths: The files. Without a column split, of several those called `train-...` are the split train, and
             so on.
     """
 
@@ -83,10 +84,14 @@ class EmbeddedParquet:
                         text, problem = _label_text(values[label], names)
                         content = Missing(problem) if problem else Cell(path, group, row, image)
                         split = split_of(values.get("split") or "", path, total)
-                        yield Sample(name, content, text, split or split_of_file(path))
+                        yield Sample(name, content, text, split or self._split(path))
         except (OSError, ArrowException) as error:
             msg = f"{path}: {' '.join(str(error).split())[:150]}"
             raise DataError(msg) from error
+
+    def _split(self, path: Path) -> Split | None:
+        """One file holds everything, whatever it is called."""
+        return split_of_file(path) if len(self.paths) > 1 else None
 
 
 def image_column(schema: Any) -> str | None:
@@ -101,11 +106,8 @@ def image_column(schema: Any) -> str | None:
 
 def split_of_file(path: Path) -> Split | None:
     """`train-00000-of-00002.parquet`, `val_0.tar` or `test/0.tar` say which split they are."""
-    for name in (path.name, path.parent.name):
-        start = name.lower().replace("_", "-").replace(".", "-").partition("-")[0]
-        if start in SPLIT_NAMES:
-            return SPLIT_NAMES[start]
-    return None
+    start = re.split(r"[-_.]", path.name.lower(), maxsplit=1)[0]
+    return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(path.parent.name.lower())
 
 
 def _features(schema: Any) -> dict[str, Any]:

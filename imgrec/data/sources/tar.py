@@ -33,7 +33,7 @@ class Shards:
     else the name of its folder. Nothing is unpacked: pictures are read where they lie.
 
     Attributes:
-        paths: The files. Those called `train-...`, or in a folder `train`, are the split train.
+        paths: The files. Of several those called `train-...`, or in a folder `train`, are the split train.
     """
 
     paths: tuple[Path, ...]
@@ -41,24 +41,25 @@ class Shards:
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the members' order."""
         for path in self.paths:
+            # One file holds everything, whatever it is called.
+            split = split_of_file(path) if len(self.paths) > 1 else None
             try:
                 groups = _groups(path)
             except (OSError, tarfile.TarError) as error:
                 msg = f"{path}: {getattr(error, 'strerror', None) or error}"
                 raise DataError(msg) from error
             for key, group in groups.items():
-                yield from _sample(path, key, group)
+                yield from _sample(path, key, group, split)
 
     def state(self) -> Any:
         """Of the files."""
         return [file_state(path, path.name) for path in self.paths]
 
 
-def _sample(path: Path, key: str, group: _Group) -> Iterator[Sample]:
+def _sample(path: Path, key: str, group: _Group, split: Split | None) -> Iterator[Sample]:
     if group.image is None:
         return
     folders = PurePosixPath(key).parent.parts
-    split: Split | None = split_of_file(path)
     if len(folders) > 1 and folders[-2].lower() in SPLIT_NAMES:
         split = SPLIT_NAMES[folders[-2].lower()]
     label = group.label if group.label is not None else (folders[-1] if folders else "")

@@ -1,0 +1,371 @@
+"""Every kind of source gives the same pictures with the same labels and splits, or says why not."""
+
+import csv
+import functools
+import http.server
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from imgrec.config import DataConfig
+from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources.sample import Sample
+from imgrec.data.store import Store, prepare_store
+from imgrec.errors import DataError
+from tests.conftest import no_progress, picture
+
+CLASSES = ("left", "middle", "right")
+Build = Callable[[Path], str]
+
+
+def png(label: int, index: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(label, index).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def each_picture() -> Iterator[tuple[str, int, int, bytes]]:
+    """Split, class, number and content: 12 to train on and 4 to test with, of each class."""
+    for split, numbers in (("train", range(12)), ("test", range(12, 16))):
+        for label in range(3):
+            for number in numbers:
+                yield split, label, number, png(label, number)
+
+
+def as_folder(folder: Path) -> str:
+    for split, label, number, content in each_picture():
+        path = folder / "photos" / split / CLASSES[label] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return str(folder / "photos")
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    as_folder(folder)
+    return [
+        {
+            "path": f"photos/{split}/{CLASSES[label]}/{number:02d}.png",
+            "label": CLASSES[label],
+            "split": split,
+        }
+        for split, label, number, _ in each_picture()
+    ]
+
+
+def as_csv(folder: Path) -> str:
+    path = folder / "table.csv"
+    rows = _rows(folder)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "label", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def as_table(folder: Path) -> str:
+    path = folder / "table.parquet"
+    parquet.write_table(pa.Table.from_pylist(_rows(folder)), path)
+    return str(path)
+
+
+def as_hugging_face(folder: Path) -> str:
+    """As `datasets` writes it: a file for each split, labels as numbers, names beside them."""
+    features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
+    (folder / "hf" / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = [
+            {"image": {"bytes": content, "path": f"{number}.png"}, "label": label}
+            for of, label, number, content in each_picture()
+            if of == split
+        ]
+        table = pa.Table.from_pylist(rows).replace_schema_metadata(note)
+        name = f"{split}-00000-of-00001.parquet"
+        parquet.write_table(table, folder / "hf" / "data" / name, row_group_size=7)
+    return str(folder / "hf")
+
+
+def as_shards(folder: Path) -> str:
+    """As WebDataset has it: 0001.png beside 0001.cls."""
+    (folder / "shards").mkdir()
+    for split in ("train", "test"):
+        with tarfile.open(folder / "shards" / f"{split}-000.tar", "w") as tar:
+            for of, label, number, content in each_picture():
+                if of == split:
+                    _add(tar, f"{label}_{number:04d}.png", content)
+                    _add(tar, f"{label}_{number:04d}.cls", CLASSES[label].encode())
+    return str(folder / "shards" / "*.tar")
+
+
+def as_packed_folder(folder: Path) -> str:
+    path = folder / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        for split, label, number, content in each_picture():
+            _add(tar, f"photos/{split}/{CLASSES[label]}/{number:02d}.png", content)
+    return str(path)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+EVERY: tuple[Build, ...] = (
+    as_folder,
+    as_csv,
+    as_table,
+    as_hugging_face,
+    as_shards,
+    as_packed_folder,
+)
+
+
+def stored(source: str, folder: Path, **settings: Any) -> Store:
+    config = DataConfig(source=source, **settings)
+    return prepare_store(config, folder / "storage", progress=no_progress)
+
+
+def samples_of(source: str, folder: Path, **settings: Any) -> list[Sample]:
+    config = DataConfig(source=source, **settings)
+    return list_samples(open_source(source, folder / "downloads"), config)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of the folder, which all the others are to be like."""
+    folder = tmp_path_factory.mktemp("reference")
+    return stored(as_folder(folder), folder)
+
+
+def refuse_other_data(store: Store, reference: Store) -> None:
+    assert store.fingerprint == reference.fingerprint
+    assert store.class_names == CLASSES
+    assert store.quarantined == 0
+    for split in (0, 2):
+        ours, theirs = (
+            sorted(
+                (int(label), image.tobytes())
+                for image, label, given in zip(s.images, s.labels, s.given_splits, strict=True)
+                if given == split
+            )
+            for s in (store, reference)
+        )
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("build", EVERY, ids=lambda build: build.__name__)
+def test_every_kind_of_source_is_the_same_data(
+    build: Build, reference: Store, tmp_path: Path
+) -> None:
+    """The fingerprint is of contents, labels and splits: how they are packed does not matter."""
+    refuse_other_data(stored(build(tmp_path), tmp_path), reference)
+
+
+@pytest.mark.parametrize("build", EVERY, ids=lambda build: build.__name__)
+def test_a_source_says_when_it_has_changed(build: Build, tmp_path: Path) -> None:
+    """Otherwise the next run would train on what is no longer there."""
+    source = build(tmp_path)
+    before = open_source(source, tmp_path).state()
+    assert open_source(source, tmp_path).state() == before
+    files = (path for path in tmp_path.rglob("*") if path.suffix in {".png", ".parquet", ".tar"})
+    os.utime(next(files), ns=(0, 0))
+
+    assert open_source(source, tmp_path).state() != before
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder, and its address on a real web server."""
+    folder = tmp_path_factory.mktemp("web")
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("build", [as_csv, as_packed_folder], ids=lambda build: build.__name__)
+def test_files_behind_a_url_are_the_same_data(
+    build: Build, web: tuple[Path, str], reference: Store, tmp_path: Path
+) -> None:
+    """A table's relative paths count from the table's address; a tar is fetched once."""
+    folder, address = web
+    here = folder / build.__name__
+    here.mkdir()
+    name = Path(build(here)).name
+
+    refuse_other_data(stored(f"{address}/{here.name}/{name}", tmp_path), reference)
+
+
+def test_a_folder_in_a_bucket_is_the_same_data(reference: Store, tmp_path: Path) -> None:
+    """fsspec's own bucket in memory; S3 differs in the protocol alone (integration tests)."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for split, label, number, content in each_picture():
+        memory.pipe(f"/bucket/photos/{split}/{CLASSES[label]}/{number:02d}.png", content)
+
+    refuse_other_data(stored("memory://bucket/photos", tmp_path), reference)
+
+
+def test_a_file_that_cannot_be_fetched_goes_to_quarantine(
+    web: tuple[Path, str], tmp_path: Path
+) -> None:
+    """One dead link in a million must not stop the run, nor be filled with something else."""
+    folder, address = web
+    here = folder / "dead"
+    here.mkdir()
+    path = Path(as_csv(here))
+    (here / "photos" / "train" / "left" / "03.png").unlink()
+    store = stored(f"{address}/dead/{path.name}", tmp_path)
+
+    assert [reject.id for reject in store.rejected()] == ["photos/train/left/03.png"]
+    assert "cannot be fetched" in store.rejected()[0].reason
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("http://127.0.0.1:9/table.csv", "cannot be read"),
+        ("memory://nothing/here", "no class folder with pictures"),
+        ("nosuch://x/y.csv", "Protocol not known: nosuch"),
+        ("photos.tar.gz", "unpack it, or pack it again as plain .tar"),
+        ("nowhere.csv", "no such file"),
+        ("nowhere/*.tar", "no such file"),
+        ("torchvision:NoSuch", "torchvision has no such data set; it has"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused_in_one_line(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong, where, and the cure."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=said) as caught:
+        samples_of(source, tmp_path)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no column 'path'; it has none"),
+        ("file,kind\na.png,x\n", "no column 'label'; it has file, kind"),
+        ("path,label,split\na.png,x,later\n", "row 1 has split 'later'; write train, val or test"),
+        ("path,label\na.png,x\n", "only one class"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_with_the_cure(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    """Before a single picture is read."""
+    (tmp_path / "table.csv").write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        samples_of(str(tmp_path / "table.csv"), tmp_path)
+
+
+def test_rows_without_label_or_path_go_to_quarantine(tmp_path: Path) -> None:
+    """They are counted like every other picture that cannot be used."""
+    source = Path(as_csv(tmp_path))
+    with source.open("a", encoding="utf-8") as file:
+        file.write("photos/train/left/00.png,,train\n,left,train\n")
+    reasons = {reject.reason for reject in stored(str(source), tmp_path).rejected()}
+
+    assert reasons == {"it has no label", "the manifest gives no path"}
+
+
+def test_a_label_without_a_name_goes_to_quarantine(tmp_path: Path) -> None:
+    """A number beyond the names of the classes: some row of some other version of the data."""
+    folder = Path(as_hugging_face(tmp_path))
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    table = parquet.read_table(path)
+    labels = table["label"].to_pylist()
+    labels[0], labels[1] = 7, None
+    table = table.set_column(1, "label", pa.array(labels))
+    parquet.write_table(table, path)
+    reasons = {reject.reason for reject in stored(str(folder), tmp_path).rejected()}
+
+    assert reasons == {"label 7 is not one of the 3 named classes", "the row gives no label"}
+
+
+def test_labels_of_shards_come_from_json_too(tmp_path: Path) -> None:
+    """And a file beside a picture that cannot be read makes the picture unusable, not the shard."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(6):
+            _add(tar, f"{number}.png", png(number % 3, number))
+            label = json.dumps({"label": CLASSES[number % 3]}) if number < 5 else "{"
+            _add(tar, f"{number}.json", label.encode())
+    found = samples_of(str(tmp_path / "a.tar"), tmp_path)
+
+    assert [sample.label for sample in found[:3]] == list(CLASSES)
+    assert "json file cannot be read" in found[5].content.reason  # type: ignore[attr-defined]
+
+
+def test_a_class_map_leaves_the_others_out(tmp_path: Path) -> None:
+    """data.classes names what is wanted; what is not is counted, not lost in silence."""
+    source = as_folder(tmp_path)
+    store = stored(source, tmp_path, classes=("left", "right"))
+
+    assert store.class_names == ("left", "right")
+    assert store.quarantined == 16
+    assert "class middle is not in data.classes" in store.rejected()[0].reason
+    with pytest.raises(DataError, match="no picture of centre, which data.classes names"):
+        samples_of(source, tmp_path, classes=("left", "centre"))
+
+
+def test_a_test_split_that_lacks_a_class_is_an_error(tmp_path: Path) -> None:
+    """Scores over some of the classes would be taken for scores over all."""
+    source = Path(as_folder(tmp_path))
+    for path in (source / "test" / "left").iterdir():
+        path.unlink()
+    (source / "test" / "left").rmdir()
+
+    with pytest.raises(DataError, match="test lacks classes that train has: left"):
+        samples_of(str(source), tmp_path)
+
+
+def _write_idx(path: Path, values: np.ndarray) -> None:
+    """MNIST's own format: a magic number, the sizes, the bytes."""
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+def test_a_torchvision_data_set_is_read_by_its_own_class(tmp_path: Path) -> None:
+    """Its files are laid where its download would put them: there is no network here."""
+    raw = tmp_path / "storage" / "downloads" / "torchvision" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("t10k", 20)):
+        _write_idx(raw / f"{split}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)))
+        _write_idx(raw / f"{split}-labels-idx1-ubyte", np.arange(count) % 10)
+    store = stored("torchvision:FashionMNIST", tmp_path)
+
+    assert store.images.shape == (80, 28, 28, 1)
+    assert "Ankle boot" in store.class_names
+    assert np.bincount(store.given_splits).tolist() == [60, 0, 20]
+
+
+def test_without_a_network_a_download_says_so(tmp_path: Path) -> None:
+    """And where its files would have to be put by hand."""
+    with pytest.raises(DataError, match="cannot be downloaded .*; try again with a network") as e:
+        samples_of("torchvision:FashionMNIST", tmp_path)
+
+    assert str(tmp_path) in str(e.value)
