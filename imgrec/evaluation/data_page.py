@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader
 
 from imgrec.data.findings import Duplicates, Findings
 from imgrec.evaluation.data_pictures import (
@@ -27,7 +27,8 @@ def data_page(findings: Findings, source: str) -> str:
     """
     store = findings.store
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape()
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of files come from outside
     )
     template = environment.get_template("data_page.html.jinja")
     return template.render(

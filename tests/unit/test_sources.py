@@ -189,11 +189,15 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A folder, and its address on a real web server."""
     folder = tmp_path_factory.mktemp("web")
     handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 256  # Python's default of 5 makes connections wait for seconds
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -215,7 +219,7 @@ def test_files_behind_a_url_are_the_same_data(
 
 
 def test_a_folder_in_a_bucket_is_the_same_data(reference: Store, tmp_path: Path) -> None:
-    """fsspec's own bucket in memory; S3 differs in the protocol alone (integration tests)."""
+    """A bucket in memory, which is fsspec's own in memory; S3 differs in the protocol alone (integration tests)."""
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -327,7 +331,7 @@ def test_a_class_map_leaves_the_others_out(tmp_path: Path) -> None:
     assert store.class_names == ("left", "right")
     assert store.quarantined == 16
     assert "class middle is not in data.classes" in store.rejected()[0].reason
-    with pytest.raises(DataError, match="no picture of centre, which data.classes names"):
+    with pytest.raises(DataError, match=r"no picture of centre, which data\.classes names"):
         samples_of(source, tmp_path, classes=("left", "centre"))
 
 
@@ -365,7 +369,7 @@ def test_a_torchvision_data_set_is_read_by_its_own_class(tmp_path: Path) -> None
 
 def test_without_a_network_a_download_says_so(tmp_path: Path) -> None:
     """And where its files would have to be put by hand."""
-    with pytest.raises(DataError, match="cannot be downloaded .*; try again with a network") as e:
+    with pytest.raises(DataError, match=r"cannot be downloaded .*; try again with a network") as e:
         samples_of("torchvision:FashionMNIST", tmp_path)
 
     assert str(tmp_path) in str(e.value)
