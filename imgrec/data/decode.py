@@ -302,4 +302,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
     text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
+    return text[:200] or f"cannot be decoded ({type(error).__name__})"
