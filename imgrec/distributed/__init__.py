@@ -10,6 +10,9 @@ for _name, _value in {
     # Ray Train's controller polls its workers this often; `report` waits for it (default 2 s),
     # and every poll takes time from a worker that computes with all cores.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.4",
+    # Ray's own default is 15: beside any program of the usual 0 that keeps the cores busy, and beside
+    # Ray's own processes, a worker gets next to nothing.
+    "RAY_worker_niceness": "0",
     # Neither is read by us; each is a process or a thread more at every start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
