@@ -38,7 +38,7 @@ class Loss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, K) and labels (B,) int64 or probabilities (B, K) to a scalar."""
         if self.margins is not None:
-            logits = logits + self.margins
+            return self._with_margins(logits, targets)
         if not self.focal and self.weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         losses = F.cross_entropy(
@@ -49,6 +49,18 @@ class Loss(nn.Module):
         # Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
         recognized = _expected(logits.softmax(dim=1), targets)
         return (losses * (1 - recognized) ** GAMMA).mean()
+
+    def _with_margins(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logit adjustment, with label smoothing that follows the classes' shares.
+
+        Spread evenly, it would ask for more of a rare class than its margin takes away, and the bare
+        logits would see rare classes everywhere.
+        """
+        assert self.margins is not None
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        targets = torch.lerp(targets, self.margins.exp().expand_as(targets), self.label_smoothing)
+        return F.cross_entropy(logits + self.margins, targets)
 
 
 def class_weights(class_counts: Tensor, *, beta: float = BETA) -> Tensor:

@@ -31,7 +31,7 @@ def with_pil(path: str) -> object:
 
 
 def with_torchvision(path: str) -> object:
-    """torchvision's own decoder."""
+    """The decoder that comes with torchvision."""
     return decode_image(read_file(path))
 
 
