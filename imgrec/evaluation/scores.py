@@ -33,7 +33,9 @@ class Evaluation:
     trained: tuple[int, ...]
 
     def by_frequency(self) -> dict[str, float]:
-        """Mean recall of the classes with many, medium and few training pictures; those there are.
+        """Balanced accuracy of the classes with many, medium and few training pictures.
+
+        Of kinds that there are: `many_shot_accuracy` and so on.
 
         Source of the borders: Liu et al. 2019, "Large-Scale Long-Tailed Recognition in an Open
         World" (arXiv:1904.05160).
@@ -48,7 +50,7 @@ class Evaluation:
             "few": trained < FEW,
         }
         return {
-            f"{name}_shot_recall": float(recall[mask & (true > 0)].mean())
+            f"{name}_shot_accuracy": float(recall[mask & (true > 0)].mean())
             for name, mask in shots.items()
             if (mask & (true > 0)).any()
         }

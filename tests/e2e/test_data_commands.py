@@ -125,7 +125,7 @@ def test_uneven_noisy_data_end_as_a_model_that_says_so(photos: Path) -> None:
     tracking = connect(TrackingConfig(), photos.parent / "mlruns", create=False)
     run = tracking.client.get_run(model["run_id"])
     assert run.data.params["train.imbalance"] == "logit_adjustment"
-    assert {"test/worst_recall", "test/few_shot_recall"} <= set(run.data.metrics)
+    assert {"test/worst_recall", "test/few_shot_accuracy"} <= set(run.data.metrics)
     assert "preview.png" in {item.path for item in tracking.client.list_artifacts(model["run_id"])}
     (version,) = tracking.client.search_model_versions("name = 'photos-ann'")
     assert version.tags["data.quarantined"] == "1"

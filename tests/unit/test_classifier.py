@@ -58,7 +58,7 @@ def test_the_served_scores_are_those_of_training(fitted: Fitted) -> None:
     )
 
     assert evaluation.scores.as_metrics("test") == pytest.approx(scores, abs=1e-5)
-    assert set(evaluation.by_frequency()) == {"medium_shot_recall"}
+    assert set(evaluation.by_frequency()) == {"medium_shot_accuracy"}
     assert int(evaluation.confusion.sum()) == len(prepared.splits.test)
 
 
