@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imgrec.config import Imbalance
 
-BETA = 0.999
+LEAST_SAMPLES = 1000
 GAMMA = 2.0
 
 
@@ -63,7 +63,7 @@ class Loss(nn.Module):
         return F.cross_entropy(logits + self.margins, targets)
 
 
-def class_weights(class_counts: Tensor, *, beta: float = BETA) -> Tensor:
+def class_weights(class_counts: Tensor, *, beta: float | None = None) -> Tensor:
     """Weights that lift rare classes, by the effective number of samples.
 
     A class with n images gets weight (1 - beta) / (1 - beta**n), scaled so that the mean over the
@@ -71,7 +71,8 @@ def class_weights(class_counts: Tensor, *, beta: float = BETA) -> Tensor:
 
     Args:
         class_counts: Training pictures of each class, (K,).
-        beta: 0 means equal weights; towards 1 means 1/n.
+        beta: 0 means equal weights; towards 1 means 1/n. By default 1 - 1/N with N the pictures of the
+            largest class, at least 1,000: a fixed one would make all classes of a large set equal.
 
     Returns:
         (K,) float32. A class without pictures gets weight 0.
@@ -79,6 +80,8 @@ def class_weights(class_counts: Tensor, *, beta: float = BETA) -> Tensor:
     Source: Cui et al. 2019, "Class-Balanced Loss" (arXiv:1901.05555).
     """
     counts = class_counts.double()
+    if beta is None:
+        beta = 1 - 1 / max(LEAST_SAMPLES, int(class_counts.max()))
     weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
     return (weights * counts.sum() / (weights * counts).sum()).float()
 

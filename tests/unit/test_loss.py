@@ -73,6 +73,13 @@ def test_weights_are_those_of_the_paper() -> None:
     assert weights[0] / weights[1] == pytest.approx(1.9)
 
 
+def test_weights_do_not_fade_where_classes_are_large() -> None:
+    """With a fixed beta of 0.999 these three would weigh the same."""
+    weights = class_weights(torch.tensor([500_000, 50_000, 5_000]))
+
+    assert weights[2] / weights[0] > 50
+
+
 def test_a_class_without_pictures_has_no_weight_and_no_infinite_margin() -> None:
     """It can happen where the source brings its own splits."""
     numbers = torch.tensor([10, 0])
