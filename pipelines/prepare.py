@@ -1,12 +1,12 @@
 """Pictures to a store, splits and one job for each architecture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from imgrec.config import Arch, Branch, Config
+from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.scan import Progress
 from imgrec.data.splits import Splits, make_splits
@@ -27,15 +27,30 @@ class Prepared:
         store: The decoded pictures.
         findings: What is wrong with them, or odd.
         splits: Which of them train, choose and test.
-        statistics: Of the training split, unfiltered.
+        statistics: Of the training split, behind any filters.
         jobs: What each architecture will be trained with, unless a search finds better.
     """
 
     store: Store
     findings: Findings
     splits: Splits
-    statistics: ChannelStatistics
+    statistics: "Statistics"
     jobs: dict[Arch, FitJob]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Of the training split, computed once for all architectures and trials with equal filters."""
+
+    store: Store
+    splits: Splits
+    known: dict[tuple[Filter, ...], ChannelStatistics] = field(default_factory=dict)
+
+    def behind(self, filters: tuple[Filter, ...]) -> ChannelStatistics:
+        """As they come out of these filters."""
+        if filters not in self.known:
+            self.known[filters] = channel_statistics(self.store, self.splits.train, filters)
+        return self.known[filters]
 
 
 def prepare(config: Config, progress: Progress) -> Prepared:
@@ -50,7 +65,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data, config.seed)
-    statistics = channel_statistics(store, splits.train)
+    statistics = Statistics(store, splits)
     jobs = {
         branch.arch: make_job(config, branch, store, splits, statistics)
         for branch in config.branches
@@ -62,7 +77,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
 
 
 def make_job(
-    config: Config, branch: Branch, store: Store, splits: Splits, statistics: ChannelStatistics
+    config: Config, branch: Branch, store: Store, splits: Splits, statistics: "Statistics"
 ) -> FitJob:
     """What an architecture is trained with, with all that the settings leave to the data chosen."""
     counts = np.bincount(store.labels[splits.train], minlength=len(store.class_names))
@@ -78,6 +93,6 @@ def make_job(
         model=branch.model,
         train=branch.train.resolved(class_counts),
         filters=filters,
-        statistics=channel_statistics(store, splits.train, filters) if filters else statistics,
+        statistics=statistics.behind(filters),
         augmentation=choose_augmentation(branch.preprocess, store.image_shape[2]),
     )

@@ -13,8 +13,11 @@ LEAST_CORRELATION = 0.95
 MOST_DIFFERENCE = 16.0  # of 255
 # Pictures of one colour have hashes of noise: they are exact duplicates or nothing.
 LEAST_DEVIATION = 4.0
-# More hashes than this in one bucket say nothing any more (scans of empty forms, say).
-LARGEST_BUCKET = 2000
+# Where more pairs than this may be alike (a camera that never moves), no cut could keep them apart.
+MOST_CANDIDATES = 500_000
+MOST_COMPARED = 1_000_000_000
+SMALL_BUCKET = 512
+BYTES_AT_ONCE = 1 << 26
 
 
 def groups_of(digests: npt.NDArray[np.void], pairs: Numbers) -> Numbers:
@@ -44,8 +47,10 @@ def near_pairs(
     digests: npt.NDArray[np.void],
     images: npt.NDArray[np.uint8],
     most_bits: int,
-) -> Numbers:
+) -> tuple[Numbers, bool]:
     """Pairs of pictures that are not the same but look alike, (P, 2), each with the smaller first.
+
+    And whether the search was given up at MOST_CANDIDATES; the pairs until then are given.
 
     Candidates differ in at most most_bits of their hashes: then they agree in at least one of
     most_bits + 1 bands of bits, so only those that share a band are compared. What the hashes call
@@ -58,36 +63,44 @@ def near_pairs(
         images: As stored, (N, H, W, C).
         most_bits: 0 finds nothing.
     """
+    none = np.empty((0, 2), dtype=np.int64)
     if not most_bits:
-        return np.empty((0, 2), dtype=np.int64)
+        return none, False
     _, firsts = np.unique(digests, return_index=True)
     rows = np.sort(firsts[deviations[firsts] >= LEAST_DEVIATION])
-    found = [
-        pairs[_distance(hashes[pairs]) <= most_bits]
-        for pairs in _sharing_a_band(hashes[rows], rows, most_bits + 1)
-    ]
-    if not found:
-        return np.empty((0, 2), dtype=np.int64)
-    candidates = np.unique(np.concatenate(found), axis=0)
+    found, count, looked_at, cut_off = [none], 0, 0, False
+    for pairs in _sharing_a_band(hashes[rows], rows, most_bits + 1):
+        near = pairs[_distance(hashes[pairs]) <= most_bits]
+        if len(near):
+            found.append(near)
+        count, looked_at = count + len(near), looked_at + len(pairs)
+        if count > MOST_CANDIDATES or looked_at > MOST_COMPARED:
+            cut_off = True
+            break
+    candidates = np.unique(np.concatenate(found), axis=0)[:MOST_CANDIDATES]
+    at_once = max(1, BYTES_AT_ONCE // (4 * images[0].size))
     alike = [
-        _look_alike(images, candidates[start : start + 1024])
-        for start in range(0, len(candidates), 1024)
+        _look_alike(images, candidates[start : start + at_once])
+        for start in range(0, len(candidates), at_once)
     ]
-    return candidates[np.concatenate(alike)] if alike else candidates
+    return (candidates[np.concatenate(alike)] if alike else none), cut_off
 
 
 def _sharing_a_band(hashes: npt.NDArray[np.uint64], rows: Numbers, bands: int) -> Iterator[Numbers]:
-    """Pairs of rows whose hashes agree in a band of bits, a bucket at a time."""
+    """Pairs of rows whose hashes agree in a band of bits, some at a time."""
     edges = np.linspace(0, HASH_BITS, bands + 1).astype(int)
     for low, high in itertools.pairwise(edges):
         keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(keys, kind="stable")
         cuts = np.flatnonzero(np.diff(keys[order])) + 1
         for bucket in np.split(rows[order], cuts):
-            if 1 < len(bucket) <= LARGEST_BUCKET:
+            if len(bucket) <= SMALL_BUCKET:
                 first, second = np.triu_indices(len(bucket), k=1)
-                pairs = np.stack([bucket[first], bucket[second]], axis=1)
-                yield np.sort(pairs, axis=1)
+                yield np.stack([bucket[first], bucket[second]], axis=1)
+                continue
+            for place in range(len(bucket) - 1):
+                others = bucket[place + 1 :]
+                yield np.stack([np.full(len(others), bucket[place]), others], axis=1)
 
 
 def _distance(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:

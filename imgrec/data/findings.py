@@ -1,5 +1,6 @@
 """What is wrong with a data set, or at least odd, before anything is spent on it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,14 @@ class Findings:
         np.add.at(table, (self.store.labels, self.store.given_splits), 1)  # NO_SPLIT is the last
         return table
 
+    @cached_property
+    def _splits(self) -> npt.NDArray[np.int8]:
+        """The given splits; where there are some, what has none will be train."""
+        given = self.store.given_splits
+        if (given == NO_SPLIT).all():
+            return given
+        return np.where(given == NO_SPLIT, SPLITS.index("train"), given)
+
     @property
     def to_train_on(self) -> npt.NDArray[np.int64]:
         """Pictures of each class from which train is taken, (K,)."""
@@ -102,8 +111,11 @@ class Findings:
         shape = sides.max(axis=0) / sides.min(axis=0)
         reasons = [
             (looks["std"] < BLANK, "of one colour"),
-            (_far_out(looks["mean"]), "far darker or brighter than the others"),
-            (_far_out(np.log(sides.prod(axis=0))), "far smaller or larger than the others"),
+            (_far_out(looks["mean"], least=40.0), "far darker or brighter than the others"),
+            (
+                _far_out(np.log(sides.prod(axis=0)), least=float(np.log(4))),
+                "far smaller or larger than the others",
+            ),
             (shape > LONGEST_SHAPE, "a long strip"),
         ]
         found: dict[int, str] = {}
@@ -146,7 +158,7 @@ class Findings:
             "height": _spread(looks["height"]),
             "width": _spread(looks["width"]),
             "brightness": _spread(looks["mean"]),
-            "grey": int(looks["grey"].sum()),
+            "modes": dict(Counter(looks["mode"].tolist())),
             "animated": int(looks["animated"].sum()),
             "quarantined": [
                 {"id": one.id, "label": one.label, "reason": one.reason} for one in self.rejected
@@ -172,7 +184,7 @@ class Findings:
             yield Duplicates(tuple(rows.tolist()), exact=False, kind=self._kind(rows))
 
     def _kind(self, rows: npt.NDArray[np.int64]) -> Kind:
-        splits = set(self.store.given_splits[rows].tolist())
+        splits = set(self._splits[rows].tolist())
         if {SPLITS.index("train"), SPLITS.index("test")} <= splits:
             return "train and test"
         if len(set(self.store.labels[rows].tolist())) > 1:
@@ -207,18 +219,19 @@ class Findings:
     def _class_problems(self) -> Iterator[Problem]:
         names, counts = self.store.class_names, self.to_train_on
         splits_given = (self.counts[:, :NO_SPLIT].sum(axis=0) > 0).all()
-        small = [names[k] for k in np.flatnonzero(counts < LEAST_PICTURES)]
-        if small and not splits_given:
-            yield Problem(
-                "warning",
-                f"too few pictures for train, val and test: {_some(small)}; such a class is not "
-                f"tested",
-            )
-        few = [
-            names[k] for k in np.flatnonzero((counts >= LEAST_PICTURES) & (counts < FEW_PICTURES))
-        ]
-        if few:
-            yield Problem("note", f"fewer than {FEW_PICTURES} pictures to train on: {_some(few)}")
+        # Duplicates stay together, so it takes three different pictures to be in three splits.
+        firsts = self.store.groups == np.arange(len(self.store.groups))
+        different = np.bincount(self.store.labels[firsts], minlength=len(names))
+        small = different < LEAST_PICTURES
+        if small.any() and not splits_given:
+            text = f"too few different pictures for train, val and test: {_some(names, small)}"
+            yield Problem("warning", f"{text}; such a class is not tested")
+            counts = np.where(small, FEW_PICTURES, counts)
+        few = counts < FEW_PICTURES
+        if few.any():
+            text = f"fewer than {FEW_PICTURES} pictures to train on: {_some(names, few)}"
+            yield Problem("note", text)
+        counts = self.to_train_on
         if self.imbalance >= UNEVEN:
             most, least = names[int(counts.argmax())], names[int(counts.argmin())]
             yield Problem(
@@ -234,6 +247,12 @@ class Findings:
                 "warning",
                 f"{_counted(len(self.rejected), 'file')} left out (such as {first.id}: {first.reason})",
             )
+        if self.store.near_cut_off:
+            yield Problem(
+                "warning",
+                "so many pictures look alike that the search for near duplicates was given up; "
+                "splits that are cut at random will leak: bring your own",
+            )
         if animated := int(self.looks["animated"].sum()):
             yield Problem(
                 "note", f"{_counted(animated, 'file')} with several frames: the first is taken"
@@ -246,11 +265,10 @@ class Findings:
             )
 
 
-def _far_out(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+def _far_out(values: npt.NDArray[np.floating[Any]], least: float) -> npt.NDArray[np.bool_]:
+    """Far from the median for these values, and by at least this much."""
     low, middle, high = np.percentile(values, [25, 50, 75])
-    return np.abs(values - middle) > FAR_OUT * max(
-        float(high - low), 1e-3 * abs(float(middle)) + 1e-6
-    )
+    return np.abs(values - middle) > max(FAR_OUT * float(high - low), least)
 
 
 def _spread(values: npt.NDArray[Any]) -> dict[str, float]:
@@ -267,6 +285,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _some(names: Sequence[str], mask: npt.NDArray[np.bool_], most: int = 5) -> str:
+    chosen = [names[k] for k in np.flatnonzero(mask).tolist()]
+    more = f" and {len(chosen) - most:,} more" if len(chosen) > most else ""
+    return ", ".join(chosen[:most]) + more

@@ -32,6 +32,7 @@ LOOK = np.dtype(
         ("hash", "<u8"),  # perceptual: alike pictures differ in few bits
         ("height", "<i4"),
         ("width", "<i4"),
+        ("mode", "U8"),  # as Pillow calls it
         ("grey", "?"),
         ("animated", "?"),
         ("mean", "<f4"),  # brightness, 0 to 255
@@ -43,7 +44,7 @@ Looks = npt.NDArray[np.void]
 THUMBNAIL = 32
 HASH_SIDE = 8
 # Brightness as Pillow computes it (ITU-R 601).
-LUMA = (19595, 38470, 7471)
+LUMA = np.array([19595, 38470, 7471], dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +54,22 @@ class Looked:
     Attributes:
         kept: (n,) bool: those that could be read.
         looks: Of those.
-        images: Of those, in the shape of the store, (m, H, W, C) uint8; None if none was asked for.
+        images: Of those, in the shape of the store, (m, H, W, C) uint8.
         reasons: Of the others.
     """
 
     kept: npt.NDArray[np.bool_]
     looks: Looks
-    images: npt.NDArray[np.uint8] | None
+    images: npt.NDArray[np.uint8]
     reasons: list[str]
 
 
 def look_at(samples: Sequence[Sample], image_shape: ImageShape, config: DataConfig) -> Looked:
     """Decode samples and describe them."""
     kept = np.ones(len(samples), dtype=bool)
-    pictures: list[Picture] = []
-    images: list[Pixels] = []
+    looks = np.empty(len(samples), dtype=LOOK)
+    images = np.empty((len(samples), *image_shape), dtype=np.uint8)
+    thumbnails = np.empty((len(samples), THUMBNAIL, THUMBNAIL), dtype=np.float32)
     reasons: list[str] = []
     contents = read_all([sample.content for sample in samples])
     for place, content in enumerate(contents):
@@ -75,13 +77,19 @@ def look_at(samples: Sequence[Sample], image_shape: ImageShape, config: DataConf
             if isinstance(content, DecodeError):
                 raise content
             picture = read_picture(content, max_pixels=config.max_pixels)
-            images.append(_shaped(content, picture, image_shape, config))
-            pictures.append(picture)
+            images[place] = _shaped(content, picture, image_shape, config)
         except DecodeError as error:
             kept[place] = False
             reasons.append(str(error))
-    stacked = np.stack(images) if images else np.empty((0, *image_shape), dtype=np.uint8)
-    return Looked(kept, _describe(pictures), stacked, reasons)
+            continue
+        # A picture may be a thousand times larger than what is kept of it.
+        thumbnails[place] = _thumbnail(picture.pixels)
+        _describe(picture, looks[place])
+    looks, thumbnails = looks[kept], thumbnails[kept]
+    looks["hash"] = perceptual_hashes(thumbnails)
+    looks["mean"] = thumbnails.mean(axis=(1, 2))
+    looks["std"] = thumbnails.std(axis=(1, 2))
+    return Looked(kept, looks, images[kept], reasons)
 
 
 def only_shape(
@@ -111,34 +119,24 @@ def _shaped(
     return fitted(picture.pixels, image_shape, config.resize)
 
 
-def _describe(pictures: Sequence[Picture]) -> Looks:
-    looks = np.empty(len(pictures), dtype=LOOK)
-    thumbnails = _thumbnails([picture.pixels for picture in pictures])
-    looks["hash"] = perceptual_hashes(thumbnails)
-    looks["mean"] = thumbnails.mean(axis=(1, 2))
-    looks["std"] = thumbnails.std(axis=(1, 2))
-    for place, picture in enumerate(pictures):
-        header, pixels = picture.header, picture.pixels
-        digest = hashlib.sha256(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels).data)
-        looks["digest"][place] = digest.digest()[:16]
-        looks["height"][place], looks["width"][place] = header.height, header.width
-        looks["grey"][place], looks["animated"][place] = header.grey, picture.animated
-    return looks
+def _describe(picture: Picture, look: np.void) -> None:
+    header, pixels = picture.header, picture.pixels
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    look["digest"] = digest.digest()[:16]
+    look["height"], look["width"] = header.height, header.width
+    look["mode"], look["grey"] = header.mode, header.grey
+    look["animated"] = picture.animated
 
 
-def _thumbnails(pixels: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-    """(n, 32, 32) brightness; small pictures of the right size all at once."""
-    thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.float32)
-    fitting = [i for i, one in enumerate(pixels) if one.shape == (THUMBNAIL, THUMBNAIL, 3)]
-    if fitting:
-        colors = np.stack([pixels[i] for i in fitting]).astype(np.int32)
-        thumbnails[fitting] = (colors @ np.array(LUMA, dtype=np.int32) + 0x8000) >> 16
-    for place in sorted(set(range(len(pixels))) - set(fitting)):
-        grey = Image.fromarray(pixels[place]).convert("L")
-        small = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        thumbnails[place] = np.asarray(small)
-    return thumbnails
+def _thumbnail(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """(32, 32) brightness."""
+    if pixels.shape == (THUMBNAIL, THUMBNAIL, 3):
+        levels = (pixels @ LUMA + 0x8000) >> 16
+        return levels.astype(np.float32)
+    grey = Image.fromarray(pixels).convert("L")
+    small = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return np.asarray(small, dtype=np.float32)
 
 
 def perceptual_hashes(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:

@@ -155,21 +155,22 @@ def _fingerprint(samples: Sequence[Sample], looks: Looks) -> str:
 def _refuse_lost_classes(
     samples: Sequence[Sample], left_out: Sequence[Sample], rejected: Sequence[Rejected]
 ) -> None:
-    """Stop where a class has pictures to train on, but none of them can be read."""
+    """Stop where a class had pictures to train on, or to score with, and none can be read."""
     # What the source itself calls unusable is not of a class.
-    trained, lost = (
-        [s for s in some if s.split in {None, "train"} and not isinstance(s.content, Missing)]
+    usable, lost = (
+        [sample for sample in some if not isinstance(sample.content, Missing)]
         for some in (samples, left_out)
     )
-    all_of = Counter(sample.label for sample in trained)
-    lost_of = Counter(sample.label for sample in lost)
+    all_of = Counter((sample.label, sample.split or "train") for sample in usable)
+    lost_of = Counter((sample.label, sample.split or "train") for sample in lost)
     reason_of = {reject.label: reject.reason for reject in reversed(rejected)}
-    for label, count in lost_of.items():
-        if count == all_of[label]:
+    for (label, split), count in lost_of.items():
+        if count == all_of[label, split]:
             which = "its one file" if count == 1 else f"every one of its {count} files"
+            where = "" if split == "train" else f" in {split}"
             msg = (
-                f"class {label}: {which} is unreadable (such as: {reason_of[label]}); replace or "
-                f"remove it"
+                f"class {label}: {which}{where} is unreadable (such as: {reason_of[label]}); "
+                f"replace or remove it"
             )
             raise DataError(msg)
 

@@ -56,7 +56,11 @@ def make_splits(store: Store, config: DataConfig, seed: int) -> Splits:
         rows["train"], rows[name] = _cut(store, rows["train"], share, rng)
     for name, chosen in rows.items():
         if not len(chosen):
-            msg = f"{len(store.labels)} pictures leave none for {name}: add pictures"
+            different = len(np.unique(store.groups))
+            msg = (
+                f"{len(store.labels)} pictures, {different} different ones, leave none for {name}: "
+                f"add pictures, or lower data.near_duplicates"
+            )
             raise DataError(msg)
     return Splits(rows["train"], rows["val"], rows["test"])
 

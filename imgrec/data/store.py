@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class Store:
         class_names: K names, sorted.
         fingerprint: See `Scan`.
         quarantined: How many samples were left out; `quarantine.csv` lists them.
+        near_cut_off: Whether the search for near duplicates was given up, because too many are.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Store:
     class_names: tuple[str, ...]
     fingerprint: str
     quarantined: int
+    near_cut_off: bool
 
     @property
     def image_shape(self) -> ImageShape:
@@ -114,7 +117,9 @@ def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> S
     finally:
         shutil.rmtree(building, ignore_errors=True)
     note.parent.mkdir(exist_ok=True)
-    note.write_text(folder.name, encoding="utf-8")
+    part = note.with_suffix(f".{uuid.uuid4().hex}")
+    part.write_text(folder.name, encoding="utf-8")
+    part.replace(note)  # at once: half a note would name another folder
     return open_store(folder)
 
 
@@ -141,6 +146,7 @@ def open_store(folder: Path) -> Store:
         class_names=tuple(meta["class_names"]),
         fingerprint=meta["fingerprint"],
         quarantined=meta["quarantined"],
+        near_cut_off=meta["near_cut_off"],
     )
 
 
@@ -154,15 +160,15 @@ def _noted(note: Path) -> Path | None:
     if not note.exists():
         return None
     folder = note.parent.parent / note.read_text(encoding="utf-8")
-    return folder if folder.exists() else None
+    return folder if (folder / "store.json").exists() else None
 
 
 def _key(found: Scan, config: DataConfig) -> str:
-    # The ids are in it, because they give the order of the store and so the splits.
+    # The ids and their order are in it, because the splits and the findings depend on them.
     return _hash(
         [
-            found.fingerprint,
-            [sample.id for sample in found.samples],
+            hashlib.sha256(found.looks.tobytes()).hexdigest(),
+            [[sample.id, sample.label, sample.split] for sample in found.samples],
             [[reject.id, reject.label, reject.reason] for reject in found.rejected],
             found.image_shape,
             config.resize,
@@ -185,7 +191,9 @@ def _write(folder: Path, found: Scan, config: DataConfig) -> None:
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
     images = np.load(folder / "images.npy", mmap_mode="r")
-    near = near_pairs(looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates)
+    near, cut_off = near_pairs(
+        looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
+    )
     np.save(folder / "labels.npy", labels)
     np.save(folder / "splits.npy", np.array(splits, dtype=np.int8))
     np.save(folder / "groups.npy", groups_of(looks["digest"], near))
@@ -198,6 +206,7 @@ def _write(folder: Path, found: Scan, config: DataConfig) -> None:
         "class_names": class_names,
         "fingerprint": found.fingerprint,
         "quarantined": len(rows),
+        "near_cut_off": cut_off,
     }
     (folder / "store.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 

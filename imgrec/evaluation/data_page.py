@@ -1,5 +1,6 @@
 """What was found out about a data set, as one page that needs nothing beside it."""
 
+from collections import Counter
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -55,6 +56,7 @@ def data_page(findings: Findings, source: str) -> str:
 def _facts(findings: Findings) -> list[tuple[str, str]]:
     store, looks = findings.store, findings.looks
     height, width, channels = store.image_shape
+    modes = Counter(looks["mode"].tolist())
     color = "RGB" if channels == 3 else "grey"
     return [
         ("pictures", f"{len(store.labels):,}"),
@@ -64,7 +66,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         ("duplicates", f"{len(findings.duplicates):,}"),
         ("stored as", f"{height} x {width} {color}"),
         ("brightness", f"{looks['mean'].mean():.0f} ± {looks['mean'].std():.0f}"),
-        ("grey pictures", f"{int(looks['grey'].sum()):,}"),
+        ("modes", ", ".join(f"{mode} {n:,}" for mode, n in modes.most_common(3))),
     ]
 
 

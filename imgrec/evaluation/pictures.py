@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+# Names of classes and files stand in pictures as they are; between two $ would be a formula.
+mpl.rcParams["text.parse_math"] = False
 INK, ACCENT, MUTED = "#22303c", "#0b6e99", "#c1652f"
 MOST_NAMED_CLASSES = 40
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from imgrec.config import PreprocessConfig
-from imgrec.preprocess.colors import blended, brightness, turned_hue
+from imgrec.preprocess.colors import blended, brightness, mean_brightness, turned_hue
 from imgrec.preprocess.policy import Policy
 
 
@@ -108,7 +108,9 @@ def warped(images: Tensor, how: Augmentation) -> Tensor:
     free = 1 - side  # how far the middle of the crop can move, in half sides
     x, y = _between(batch, 1.0, device) * free, _between(batch, 1.0, device) * free
     cos, sin = side * angle.cos(), side * angle.sin()
-    rows = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(batch, 2, 3)
+    # The grid counts in half sides, so of pictures that are not square an angle needs their shape.
+    aspect = images.shape[2] / images.shape[3]
+    rows = torch.stack([cos, -sin * aspect, x, sin / aspect, cos, y], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -121,7 +123,7 @@ def recolored(images: Tensor, strength: float) -> Tensor:
         return 1 + _between(batch, strength, device)
 
     images = blended(torch.zeros_like(images), images, factor())
-    images = blended(_mean_brightness(images), images, factor())
+    images = blended(mean_brightness(images), images, factor())
     if images.shape[1] == 1:
         return images
     images = blended(brightness(images), images, factor())
@@ -195,10 +197,6 @@ def _stretches(shares: Tensor, side: int) -> Tensor:
     starts = (torch.rand_like(shares) * (side - lengths + 1)).floor()
     places = torch.arange(side, device=shares.device)
     return (places >= starts[:, None]) & (places < (starts + lengths)[:, None])
-
-
-def _mean_brightness(images: Tensor) -> Tensor:
-    return brightness(images).mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _between(batch: int, most: float, device: torch.device) -> Tensor:

@@ -18,6 +18,18 @@ def brightness(images: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
+def mean_brightness(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) to how bright each is, (B, 1, 1, 1)."""
+    return brightness(images).mean(dim=(1, 2, 3), keepdim=True)
+
+
+def equalized(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] with the values of each channel spread over the whole range."""
+    from torchvision.transforms.v2.functional import equalize  # noqa: PLC0415 - two seconds
+
+    return equalize((images * 255).round().to(torch.uint8)).to(images.dtype) / 255
+
+
 def blended(plain: Tensor, images: Tensor, factors: Tensor) -> Tensor:
     """Images (B, C, H, W) drawn away from a plain version of themselves.
 

@@ -24,7 +24,7 @@ from imgrec.config.filters import (
 )
 from imgrec.data.decode import ImageShape
 from imgrec.errors import ConfigError
-from imgrec.preprocess.colors import brightness
+from imgrec.preprocess.colors import brightness, equalized
 
 PACKAGES = {
     "gaussian": "torchvision",
@@ -78,10 +78,7 @@ def _filtered(images: Tensor, chosen: Filter) -> Tensor:  # noqa: PLR0911 - one 
         case Unsharp(sigma=sigma, amount=amount):
             return images + amount * (images - _blurred(images, sigma, chosen.reach))
         case Equalize():
-            from torchvision.transforms.v2.functional import equalize  # noqa: PLC0415
-
-            levels = (images * 255).round().to(torch.uint8)
-            return equalize(levels).to(images.dtype) / 255
+            return equalized(images)
         case Clahe(clip=clip, tiles=tiles):
             from kornia.enhance import equalize_clahe  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from imgrec.preprocess.colors import blended, brightness
+from imgrec.preprocess.colors import blended, brightness, equalized, mean_brightness
 
 Policy = Literal["none", "randaugment", "trivialaugment"]
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -82,14 +82,14 @@ def _changes(most: Range) -> list[Change]:
         partial(_warped, rotate=most.rotate),
         lambda images, s: blended(torch.zeros_like(images), images, 1 + s * most.color),
         lambda images, s: blended(brightness(images), images, 1 + s * most.color),
-        lambda images, s: blended(_mean_grey(images), images, 1 + s * most.color),
+        lambda images, s: blended(mean_brightness(images), images, 1 + s * most.color),
         lambda images, s: blended(_smooth(images), images, 1 + s * most.color),
         lambda images, s: _posterized(images, (s.abs() * most.lost_bits).round()),
         lambda images, s: torch.where(
             images >= (1 - s.abs()).view(-1, 1, 1, 1), 1 - images, images
         ),
         lambda images, _: _autocontrasted(images),
-        lambda images, _: _equalized(images),
+        lambda images, _: equalized(images),
     ]
 
 
@@ -106,12 +106,13 @@ def _warped(
     """What leaves the picture is cut off, what comes in is black."""
     angles = strengths * math.radians(rotate)
     cos, sin = angles.cos(), angles.sin()
+    aspect = images.shape[2] / images.shape[3]  # the grid counts in half sides
     rows = torch.stack(
         [
             cos,
-            -sin + strengths * shear_x,
+            (-sin + strengths * shear_x) * aspect,
             -2 * strengths * translate_x,
-            sin + strengths * shear_y,
+            (sin + strengths * shear_y) / aspect,
             cos,
             -2 * strengths * translate_y,
         ],
@@ -119,10 +120,6 @@ def _warped(
     )
     grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-def _mean_grey(images: Tensor) -> Tensor:
-    return brightness(images).mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _smooth(images: Tensor) -> Tensor:
@@ -141,12 +138,6 @@ def _autocontrasted(images: Tensor) -> Tensor:
     from torchvision.transforms.v2.functional import autocontrast  # noqa: PLC0415 - two seconds
 
     return autocontrast(images)
-
-
-def _equalized(images: Tensor) -> Tensor:
-    from torchvision.transforms.v2.functional import equalize  # noqa: PLC0415 - two seconds
-
-    return equalize((images * 255).to(torch.uint8)).to(images.dtype) / 255
 
 
 def _posterized(images: Tensor, lost_bits: Tensor) -> Tensor:

@@ -131,9 +131,63 @@ def test_small_and_uneven_classes_are_told(make_photos: MakePhotos) -> None:
         path.unlink()
     findings = found_in(folder)
 
-    assert "too few pictures for train, val and test: cat" in texts(findings, "warning")[0]
+    assert (
+        "too few different pictures for train, val and test: cat" in texts(findings, "warning")[0]
+    )
     assert "uneven, 12 to 1: woman has 24, cat has 2" in texts(findings, "note")[0]
     assert findings.imbalance == 12
+
+
+def test_a_class_of_one_burst_is_told(make_photos: MakePhotos) -> None:
+    """Fifty pictures that look alike are one: they stay together, so nothing is left to test with."""
+    folder = make_photos(count=24)
+    part = Image.open(folder / "cat" / "00.png").copy()
+    for number, path in enumerate(sorted((folder / "cat").iterdir())):
+        path.unlink()
+        part.save(folder / "cat" / f"burst {number}.jpg", quality=60 + number)
+
+    assert "too few different pictures" in texts(found_in(folder), "warning")[0]
+
+
+def test_names_with_dollars_are_drawn(make_photos: MakePhotos) -> None:
+    """Matplotlib would take what is between two for a formula, and refuse it."""
+    folder = make_photos(count=24)
+    (folder / "cat").rename(folder / "$5_$10")
+
+    assert "$5_$10" in data_page(found_in(folder), "photos")
+
+
+def test_a_picture_of_test_that_is_in_what_has_no_split_is_leakage_too(
+    make_photos: MakePhotos,
+) -> None:
+    """Where only test is given, all else will be train."""
+    folder = make_photos(count=24)
+    rows = [
+        (f"{name}/{number:02d}.png", name, "test" if number < 4 else "")
+        for name in ("cat", "woman")
+        for number in range(24)
+    ]
+    shutil.copy(folder / "cat" / "00.png", folder / "cat" / "20.png")
+    table = folder / "table.csv"
+    lines = ["path,label,split", *(",".join(row) for row in rows)]
+    table.write_text("\n".join(lines))
+
+    assert "in train and in test" in texts(found_in(table), "error")[0]
+
+
+def test_two_pictures_that_change_names_are_another_store(make_photos: MakePhotos) -> None:
+    """What is said of a picture must be said under its name of now."""
+    folder = make_photos(count=24)
+    Image.new("RGB", (90, 90)).save(folder / "cat" / "zz.png")
+    before = found_in(folder)
+    (folder / "cat" / "00.png").rename(folder / "cat" / "tmp.png")
+    (folder / "cat" / "zz.png").rename(folder / "cat" / "00.png")
+    (folder / "cat" / "tmp.png").rename(folder / "cat" / "zz.png")
+    after = found_in(folder)
+
+    assert after.store.fingerprint == before.store.fingerprint
+    assert [before.ids[row] for row, _ in before.odd] == ["cat/zz.png"]
+    assert [after.ids[row] for row, _ in after.odd] == ["cat/00.png"]
 
 
 def test_odd_pictures_are_told(make_photos: MakePhotos) -> None:
@@ -212,7 +266,9 @@ def test_near_pairs_are_those_that_all_comparisons_find() -> None:
     hashes = perceptual_hashes(thumbnails)
     digests = np.arange(120, dtype="<u8").view("V8")
     for most_bits in (1, 3, 6):
-        pairs = near_pairs(hashes, np.full(120, 50.0, np.float32), digests, images, most_bits)
+        pairs, cut_off = near_pairs(
+            hashes, np.full(120, 50.0, np.float32), digests, images, most_bits
+        )
         every = {
             (i, j)
             for i in range(120)
@@ -220,6 +276,7 @@ def test_near_pairs_are_those_that_all_comparisons_find() -> None:
             if int(hashes[i] ^ hashes[j]).bit_count() <= most_bits and j == i + 60
         }
 
+        assert not cut_off
         assert {tuple(pair) for pair in pairs.tolist()} == every
         assert every or most_bits == 1
 

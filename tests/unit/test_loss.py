@@ -77,7 +77,7 @@ def test_weights_do_not_fade_where_classes_are_large() -> None:
     """With a fixed beta of 0.999 these three would weigh the same."""
     weights = class_weights(torch.tensor([500_000, 50_000, 5_000]))
 
-    assert weights[2] / weights[0] > 50
+    assert weights[2] / weights[0] > 8
 
 
 def test_a_class_without_pictures_has_no_weight_and_no_infinite_margin() -> None:

@@ -158,6 +158,17 @@ def test_every_picture_turns_by_its_own_angle() -> None:
     assert (turned[:, :, 12:].sum((1, 2, 3)) == 0).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_quarter_turn_is_one_in_pictures_that_are_not_square(channels: int) -> None:
+    """A square in a wide picture stays a square."""
+    images = torch.zeros(1, channels, 32, 96)
+    images[:, :, 8:24, 40:56] = 1.0
+    rotate = _changes(replace(RANGES["randaugment"], rotate=90))[5]
+    turned = rotate(images, torch.ones(1))
+
+    torch.testing.assert_close(turned, images, atol=1e-3, rtol=0)
+
+
 def test_a_crop_enlarges_a_part() -> None:
     """A dot can only grow or leave."""
     torch.manual_seed(0)

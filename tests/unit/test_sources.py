@@ -373,3 +373,106 @@ def test_without_a_network_a_download_says_so(tmp_path: Path) -> None:
         samples_of("torchvision:FashionMNIST", tmp_path)
 
     assert str(tmp_path) in str(e.value)
+
+
+def test_a_torchvision_data_set_without_train_is_refused(tmp_path: Path) -> None:
+    """Some have splits with names of their own; to guess which is train would be worse."""
+    with pytest.raises(DataError, match="EMNIST: has no split called train"):
+        samples_of("torchvision:EMNIST", tmp_path)
+
+
+def test_pictures_of_one_name_and_names_with_dots_are_all_there(tmp_path: Path) -> None:
+    """WebDataset cuts names at the first dot; pictures of a packed folder must not vanish for it."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(4):
+            _add(tar, f"x/IMG.{number}.png", png(0, number))
+            _add(tar, f"y/IMG.{number}.png", png(1, number))
+        _add(tar, "y/IMG.3.txt", b"a caption")
+        link = tarfile.TarInfo("y/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "IMG.0.png"
+        tar.addfile(link)
+    found = samples_of(str(tmp_path / "a.tar"), tmp_path)
+
+    assert len(found) == 9
+    assert "a link" in found[-1].content.reason  # type: ignore[attr-defined]
+
+
+def test_the_same_tree_has_the_same_classes_packed_or_not(tmp_path: Path) -> None:
+    """A class is the first folder, however deep its pictures lie."""
+    for place in ("photos/cat/front", "photos/cat", "photos/dog/a/b"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        picture(0, 0).save(tmp_path / place / "1.png")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", "photos")
+    unpacked, packed = (
+        [sample.label for sample in samples_of(str(tmp_path / name), tmp_path)]
+        for name in ("photos", "photos.tar")
+    )
+
+    assert sorted(packed) == sorted(unpacked) == ["cat", "cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [("a\nb", "is not text in one line"), ("\ud800", "is not text in one line")],
+)
+def test_labels_that_are_no_text_go_to_quarantine(label: str, reason: str, tmp_path: Path) -> None:
+    """They could not be written into a model, which would be known only after training."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(4):
+            _add(tar, f"{number}.png", png(number % 2, number))
+            text = label if number == 3 else CLASSES[number % 2]
+            _add(tar, f"{number}.json", json.dumps({"label": text}).encode())
+    store = stored(str(tmp_path / "a.tar"), tmp_path)
+
+    (rejected,) = store.rejected()
+    assert reason in rejected.reason
+
+
+def test_what_is_no_file_and_what_is_no_path_go_to_quarantine(tmp_path: Path) -> None:
+    """To open a pipe would wait for ever."""
+    source = Path(as_csv(tmp_path))
+    os.mkfifo(tmp_path / "pipe.png")
+    with source.open("a", encoding="utf-8") as file:
+        file.write("pipe.png,left,train\n/dev/zero,left,train\nfile:///etc/passwd,left,train\n")
+    reasons = {reject.id: reject.reason for reject in stored(str(source), tmp_path).rejected()}
+
+    assert reasons["pipe.png"] == reasons["/dev/zero"]
+    assert "not a file" in reasons["pipe.png"]
+    assert "without file:" in reasons["file:///etc/passwd"]
+
+
+def test_a_folder_with_classes_and_shards_is_refused(tmp_path: Path) -> None:
+    """Which of the two was meant only a person can tell."""
+    folder = Path(as_folder(tmp_path)) / "train"
+    with tarfile.open(folder / "old.tar", "w") as tar:
+        _add(tar, "x/1.png", png(0, 0))
+
+    with pytest.raises(DataError, match=r"has class folders \(left\) and old.tar; name the file"):
+        samples_of(str(folder), tmp_path)
+
+
+def test_shards_in_folders_of_the_same_names_keep_their_own(
+    reference: Store, tmp_path: Path
+) -> None:
+    """train/0.tar and test/0.tar: ids must tell them apart, and the folder is the split."""
+    for split in ("train", "test"):
+        (tmp_path / "web" / split).mkdir(parents=True)
+        with tarfile.open(tmp_path / "web" / split / "0.tar", "w") as tar:
+            for of, label, number, content in each_picture():
+                if of == split:
+                    _add(tar, f"{CLASSES[label]}/{number}.png", content)
+    store = stored(str(tmp_path / "web"), tmp_path)
+
+    refuse_other_data(store, reference)
+    assert len(set(store.ids())) == 48
+
+
+def test_a_test_split_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
+    """Otherwise another one would be cut from train, or a class would go unscored."""
+    source = Path(as_folder(tmp_path))
+    for path in (source / "test" / "left").iterdir():
+        path.write_bytes(b"git-lfs pointer")
+
+    with pytest.raises(DataError, match="class left: every one of its 4 files in test is unread"):
+        stored(str(source), tmp_path)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from imgrec.config import DataConfig
 from imgrec.data.sources.digits import Digits
-from imgrec.data.sources.folder import Folder
+from imgrec.data.sources.folder import Folder, subfolders
 from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
-from imgrec.data.sources.remote import RemoteFolder, fetch
+from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Source, Split
 from imgrec.data.sources.tar import Shards
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
@@ -29,6 +29,9 @@ from imgrec.errors import DataError
 
 TABLES = (".csv", ".parquet")
 FILES = (*TABLES, ".tar")
+SHARDS = (".parquet", ".tar")
+# No deeper, for a folder of pictures would be walked through for nothing.
+SHARD_PLACES = ("", "data", *SPLIT_NAMES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 
 
@@ -49,15 +52,22 @@ def open_source(name: str, downloads: Path) -> Source:
     name = name.removeprefix("file://")
     _refuse_compressed(name)
     if "://" in name:
-        if not name.endswith(FILES):
-            return RemoteFolder(name.rstrip("/"))
-        return _of_files(name, fetch(name, downloads), base=name.rpartition("/")[0])
+        return _remote(name.rstrip("/"), downloads)
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
         found = _shards(path)
         return _of_files(name, found, base=str(path)) if found else Folder(path)
     return _of_files(name, _local_files(path), base=str(path.parent))
+
+
+def _remote(url: str, downloads: Path) -> Source:
+    if url.endswith(FILES):
+        return _of_files(url, fetch([url], downloads), base=url.rpartition("/")[0])
+    for ending in SHARDS:
+        if urls := shards_in(url, SHARD_PLACES, ending):
+            return _of_files(url, fetch(urls, downloads), base=url)
+    return RemoteFolder(url)
 
 
 def refuse_missing(name: str) -> None:
@@ -104,6 +114,8 @@ def _in_class_map(sample: Sample, classes: Sequence[str]) -> Sample:
         return sample
     if not sample.label:
         problem = "it has no label"
+    elif not sample.label.isprintable():
+        problem = f"its label {sample.label[:50]!a} is not text in one line"
     elif classes and sample.label not in classes:
         problem = f"class {sample.label} is not in data.classes"
     else:
@@ -150,12 +162,27 @@ def _of_files(name: str, paths: tuple[Path, ...], base: str) -> Source:
 def _shards(folder: Path) -> tuple[Path, ...]:
     """Parquet or tar files in a folder, or in its data/, train/, val/ and test/.
 
-    No deeper, for a folder of pictures would be walked through for nothing.
+    Raises:
+        DataError: there are class folders too.
     """
-    places = [folder, *(folder / name for name in ("data", *SPLIT_NAMES))]
-    for ending in ("parquet", "tar"):
-        if found := [file for place in places for file in sorted(place.glob(f"*.{ending}"))]:
-            return tuple(found)
+    for ending in SHARDS:
+        found = [
+            file
+            for place in SHARD_PLACES
+            for file in sorted((folder / place).glob(f"*{ending}"))
+            if not file.name.startswith(".")
+        ]
+        if not found:
+            continue
+        known = {"data", *SPLIT_NAMES}
+        classes = [one.name for one in subfolders(folder) if one.name.lower() not in known]
+        if classes:
+            msg = (
+                f"{folder}: has class folders ({classes[0]}) and {found[0].name}; name the file "
+                f"itself, or move it away"
+            )
+            raise DataError(msg)
+        return tuple(found)
     return ()
 
 

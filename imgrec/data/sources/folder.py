@@ -33,7 +33,7 @@ class Folder:
         return [file_state(path, name=os.path.relpath(path, self.path)) for path in self._files()]
 
     def _files(self) -> Iterator[Path]:
-        for child in _subfolders(self.path):
+        for child in subfolders(self.path):
             yield from files_below(child)
 
 
@@ -47,13 +47,13 @@ def file_state(path: Path, name: str) -> list[Any]:
 
 
 def _folder(folder: Path) -> Iterator[Sample]:
-    children = _subfolders(folder)
+    children = subfolders(folder)
     if not children:
         msg = f"{folder}: no class folder in it; put the pictures of each class in one of its own"
         raise DataError(msg)
     # A class may be called "train" (the railway): split folders hold nothing but class folders.
     splits = {child: SPLIT_NAMES.get(child.name.lower()) for child in children}
-    splits = {child: split for child, split in splits.items() if split and _subfolders(child)}
+    splits = {child: split for child, split in splits.items() if split and subfolders(child)}
     if "train" in splits.values():
         if strangers := [child.name for child in children if child not in splits]:
             msg = (
@@ -61,7 +61,7 @@ def _folder(folder: Path) -> Iterator[Sample]:
             )
             raise DataError(msg)
         for child, split in splits.items():
-            for class_folder in _subfolders(child):
+            for class_folder in subfolders(child):
                 yield from _class_samples(folder, class_folder, split)
     elif len(splits) == len(children):
         msg = f"{folder}: has {', '.join(child.name for child in children)} but no train folder"
@@ -86,7 +86,8 @@ def _class_samples(root: Path, class_folder: Path, split: Split | None) -> Itera
         raise DataError(msg)
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """Those that are not hidden, sorted."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 

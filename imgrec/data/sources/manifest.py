@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.remote import identity_of
 from imgrec.data.sources.sample import (
     SPLIT_NAMES,
     Content,
@@ -45,17 +46,19 @@ class Manifest:
             yield Sample(name, self._content(path), label, split_of(split, self.path, number))
 
     def state(self) -> Any:
-        """Of the table and of every local file in it."""
-        files = [
-            file_state(sample.content.path, sample.id)
-            for sample in self
-            if isinstance(sample.content, File)
-        ]
-        return [file_state(self.path, self.path.name), self.base, files]
+        """Of the table and of every file in it."""
+        contents = [sample.content for sample in self]
+        files = [file_state(one.path, str(one.path)) for one in contents if isinstance(one, File)]
+        remote = identity_of([one.url for one in contents if isinstance(one, Remote)])
+        return [file_state(self.path, self.path.name), self.base, files, remote]
 
     def _content(self, path: str) -> Content:
         if not path:
             return Missing("the manifest gives no path")
+        if "\0" in path:
+            return Missing("its path is not one")
+        if path.startswith("file:"):
+            return Missing("write paths of this machine without file:")
         if "://" in path:
             return Remote(path)
         if "://" in self.base:
@@ -114,14 +117,23 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    from pyarrow import parquet  # noqa: PLC0415 - half a second, for this kind of source alone
+    # Half a second, for this kind of source alone.
+    from pyarrow import ArrowException, parquet  # noqa: PLC0415
 
-    with parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        chosen = [column(names, PATH_COLUMNS, path), column(names, LABEL_COLUMNS, path)]
-        wanted = [*chosen, *(["split"] if "split" in names else [])]
-        for batch in file.iter_batches(columns=wanted):
-            for row in batch.to_pylist():
-                values = [row[name] for name in wanted]
-                texts = ["" if value is None else str(value) for value in values]
-                yield texts[0], texts[1], texts[2] if len(texts) > 2 else ""
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield from _rows_of(file, path)
+    except (OSError, ArrowException) as error:
+        msg = f"{path}: {' '.join(str(error).split())[:150]}"
+        raise DataError(msg) from error
+
+
+def _rows_of(file: Any, path: Path) -> Iterator[tuple[str, str, str]]:
+    names = file.schema_arrow.names
+    chosen = [column(names, PATH_COLUMNS, path), column(names, LABEL_COLUMNS, path)]
+    wanted = [*chosen, *(["split"] if "split" in names else [])]
+    for batch in file.iter_batches(columns=wanted):
+        for row in batch.to_pylist():
+            values = [row[name] for name in wanted]
+            texts = ["" if value is None else str(value) for value in values]
+            yield texts[0], texts[1], texts[2] if len(texts) > 2 else ""

@@ -1,6 +1,7 @@
 """Parquet files with the pictures inside, as Hugging Face `datasets` writes them."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,14 +58,15 @@ class EmbeddedParquet:
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the rows' order."""
+        root = os.path.commonpath([path.parent for path in self.paths])
         for path in self.paths:
-            yield from self._samples(path)
+            yield from self._samples(path, root)
 
     def state(self) -> Any:
         """Of the files."""
-        return [file_state(path, path.name) for path in self.paths]
+        return [file_state(path, str(path)) for path in self.paths]
 
-    def _samples(self, path: Path) -> Iterator[Sample]:
+    def _samples(self, path: Path, root: str) -> Iterator[Sample]:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
 
         try:
@@ -73,14 +75,14 @@ class EmbeddedParquet:
                 assert image is not None
                 features = _features(file.schema_arrow)
                 label = _label_column(file.schema_arrow.names, features, path)
-                names = features.get(label, {}).get("names")
+                names = features[label].get("names") if label in features else None
                 wanted = [label, *(["split"] if "split" in file.schema_arrow.names else [])]
                 total = 0
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group, columns=wanted)
                     for row, values in enumerate(table.to_pylist()):
                         total += 1
-                        name = f"{path.name}:{total - 1}"
+                        name = f"{path.relative_to(root).as_posix()}:{total - 1}"
                         text, problem = _label_text(values[label], names)
                         content = Missing(problem) if problem else Cell(path, group, row, image)
                         split = split_of(values.get("split") or "", path, total)
@@ -114,13 +116,14 @@ def _features(schema: Any) -> dict[str, Any]:
     """What Hugging Face notes beside the columns, with the names of the classes."""
     raw = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        return json.loads(raw).get("info", {}).get("features", {})
-    except (json.JSONDecodeError, AttributeError):
+        noted = json.loads(raw)["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
+    return {name: kind for name, kind in noted.items() if isinstance(kind, dict)}
 
 
 def _label_column(names: list[str], features: dict[str, Any], path: Path) -> str:
-    classes = [n for n, kind in features.items() if kind.get("_type") == "ClassLabel"]
+    classes = [name for name, kind in features.items() if kind.get("_type") == "ClassLabel"]
     return column(names, (*LABEL_COLUMNS, *classes), path)
 
 

@@ -1,17 +1,18 @@
 """The same kinds of sources behind a URL that fsspec understands: s3://, gs://, https://, ..."""
 
 import hashlib
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imgrec.data.sources.folder import CLUTTER
-from imgrec.data.sources.sample import SPLIT_NAMES, Remote, Sample, Split
+from imgrec.data.sources.layout import labels_and_splits
+from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
 from imgrec.errors import DataError
 
 
@@ -24,17 +25,8 @@ class RemoteFolder:
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder, sorted by path."""
         paths = [path for path, _ in self._files()]
-        tops = {path.parts[0] for path in paths}
-        splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-        with_splits = "train" in splits.values() and all(
-            len(path.parts) > 2 for path in paths if path.parts[0] in splits
-        )
-        if with_splits and (strangers := sorted(tops - set(splits))):
-            msg = f"{self.url}: {strangers[0]} beside train is neither val nor test; move it"
-            raise DataError(msg)
-        for path in paths:
-            split: Split | None = splits[path.parts[0]] if with_splits else None
-            label = path.parts[1] if with_splits else path.parts[0]
+        found = labels_and_splits(paths, self.url)
+        for path, (label, split) in zip(paths, found, strict=True):
             yield Sample(str(path), Remote(f"{self.url}/{path}"), label, split)
 
     def state(self) -> Any:
@@ -42,7 +34,7 @@ class RemoteFolder:
         return [[str(path), found] for path, found in self._files()]
 
     def _files(self) -> list[tuple[PurePosixPath, list[str]]]:
-        filesystem, root = _open(self.url)
+        filesystem, root = filesystem_of(self.url)
         with _answering(self.url):
             found = filesystem.find(root, detail=True)
         files = []
@@ -57,53 +49,80 @@ class RemoteFolder:
         return sorted(files)
 
 
-def fetch(url: str, folder: Path) -> tuple[Path, ...]:
-    """Local copies of the files that a URL names, which may have `*` in it.
-
-    Copies are kept, and fetched again only when the original has changed.
+def shards_in(url: str, places: Sequence[str], ending: str) -> list[str]:
+    """URLs of the files with this ending that lie in places below a URL.
 
     Raises:
-        DataError: it cannot be reached, or names no file.
+        DataError: it cannot be reached.
     """
-    filesystem, path = _open(url)
+    filesystem, root = filesystem_of(url)
+    found = []
     with _answering(url):
-        names = sorted(filesystem.glob(path)) if "*" in path else [path]
-        copies = []
-        for name in names:
-            text = f"{url}\0{name}\0{_identity(filesystem.info(name))}"
-            target = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / Path(name).name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
-                    with filesystem.open(name, "rb") as original:
-                        shutil.copyfileobj(original, part, length=1 << 22)
-                    Path(part.name).rename(target)
-            copies.append(target)
+        for place in places:
+            folder = f"{root}/{place}".rstrip("/")
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found += [
+                    name for name in filesystem.ls(folder, detail=False) if name.endswith(ending)
+                ]
+    return [filesystem.unstrip_protocol(name) for name in sorted(found)]
+
+
+def fetch(urls: Sequence[str], folder: Path) -> tuple[Path, ...]:
+    """Local copies of the files that URLs name, which may have `*` in them.
+
+    Copies are kept, each in a folder called as the original's, and fetched again only when the
+    original has changed.
+
+    Raises:
+        DataError: one cannot be reached, or names no file.
+    """
+    copies: list[Path] = []
+    for url in urls:
+        filesystem, path = filesystem_of(url)
+        with _answering(url):
+            names = sorted(filesystem.glob(path)) if "*" in path else [path]
+            copies += [_copy(filesystem, name, folder) for name in names]
     if not copies:
-        msg = f"{url}: names no file"
+        msg = f"{urls[0]}: names no file"
         raise DataError(msg)
     return tuple(copies)
+
+
+def _copy(filesystem: Any, name: str, folder: Path) -> Path:
+    text = f"{filesystem.protocol}\0{name}\0{_identity(filesystem.info(name))}"
+    original = PurePosixPath(name)
+    place = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / original.parent.name
+    target = place / original.name
+    if not target.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        part = place / f"{uuid.uuid4().hex}.part"
+        try:
+            with filesystem.open(name, "rb") as source, part.open("wb") as copy:
+                shutil.copyfileobj(source, copy, length=1 << 22)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+def identity_of(urls: Sequence[str]) -> list[list[str]]:
+    """What their storages say of files, without fetching them; side by side."""
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        return list(pool.map(_identity_of_one, urls))
+
+
+def _identity_of_one(url: str) -> list[str]:
+    filesystem, path = filesystem_of(url)
+    with _answering(url):
+        try:
+            return [url, *_identity(filesystem.info(path))]
+        except FileNotFoundError:
+            return [url]
 
 
 def _identity(details: dict[str, Any]) -> list[str]:
     keys = ("size", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "updated")
     return [str(details[key]) for key in keys if key in details]
-
-
-def _open(url: str) -> tuple[Any, str]:
-    import fsspec  # noqa: PLC0415 - only for what is not on this machine
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = re.search(r"[Ii]nstall (\w+)", str(error))
-        cure = f"uv pip install {package[1]}" if package else str(error)
-        msg = f"{url}: this kind of address needs another package: {cure}"
-        raise DataError(msg) from error
-    except ValueError as error:
-        msg = f"{url}: {error}"
-        raise DataError(msg) from error
-    return filesystem, path
 
 
 @contextmanager

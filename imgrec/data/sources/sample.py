@@ -1,6 +1,10 @@
 """A picture before it is read: what it is called, where its content is, and what it shows."""
 
-from collections.abc import Iterator
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgrec.errors import DecodeError
+from imgrec.errors import DataError, DecodeError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -24,6 +28,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 MOST_BYTES = 1 << 30
+FETCHED_AT_ONCE = 32
+TRIES = 3
 
 
 class Content(Protocol):
@@ -77,12 +83,17 @@ class File:
     def read(self) -> bytes:
         """The whole file."""
         try:
-            if self.path.stat().st_size > MOST_BYTES:
-                msg = f"a file of more than {MOST_BYTES >> 20} MiB"
+            found = self.path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                msg = "not a file but a folder, a pipe or a device"
                 raise DecodeError(msg)
+            _refuse_huge(found.st_size)
             return self.path.read_bytes()
         except OSError as error:
             msg = f"cannot be read: {error.strerror}"
+            raise DecodeError(msg) from error
+        except ValueError as error:  # a path with a zero byte in it
+            msg = f"cannot be read: {error}"
             raise DecodeError(msg) from error
 
 
@@ -96,9 +107,7 @@ class Part:
 
     def read(self) -> bytes:
         """The stretch."""
-        if self.size > MOST_BYTES:
-            msg = f"a member of more than {MOST_BYTES >> 20} MiB"
-            raise DecodeError(msg)
+        _refuse_huge(self.size)
         try:
             with self.path.open("rb") as file:
                 file.seek(self.start)
@@ -132,59 +141,86 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file behind a URL; `read_all` reads many at once."""
+    """A file behind a URL."""
 
     url: str
 
     def read(self) -> bytes:
-        """The whole file."""
-        return next(iter(_fetched([self.url]).values()))
+        """The whole file, at the second or third try if need be.
+
+        Raises:
+            DecodeError: there is no such file.
+            DataError: its storage does not answer; to leave the file out would be for good.
+        """
+        filesystem, path = filesystem_of(self.url)
+        for tries in range(1, TRIES + 1):
+            try:
+                content: bytes = filesystem.cat_file(path)
+            except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+                msg = f"cannot be fetched: {type(error).__name__}"
+                raise DecodeError(msg) from error
+            except Exception as error:  # each storage has its own
+                if tries == TRIES:
+                    reason = " ".join(str(error).split())[:150] or type(error).__name__
+                    msg = f"{self.url}: cannot be fetched ({reason}); try again"
+                    raise DataError(msg) from error
+                time.sleep(tries)
+            else:
+                _refuse_huge(len(content))
+                return content
+        raise AssertionError
 
 
 Read = bytes | npt.NDArray[np.uint8] | DecodeError
 
 
-def read_all(contents: list[Content]) -> Iterator[Read]:
+def read_all(contents: Sequence[Content]) -> Iterator[Read]:
     """The contents in their order; what cannot be read comes as its error.
 
     Those behind URLs are fetched side by side.
     """
-    urls = [content.url for content in contents if isinstance(content, Remote)]
-    fetched = _fetched(urls) if urls else {}
-    for content in contents:
-        try:
-            yield fetched[content.url] if isinstance(content, Remote) else content.read()
-        except DecodeError as error:
-            yield error
+    if any(isinstance(content, Remote) for content in contents):
+        with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+            yield from pool.map(_read, contents)
+    else:
+        yield from map(_read, contents)
 
 
-class _Fetched(dict[str, Any]):
-    """By URL; to take one that could not be fetched raises DecodeError."""
-
-    def __getitem__(self, url: str) -> Any:
-        found = super().__getitem__(url)
-        if isinstance(found, Exception):
-            reason = " ".join(str(found).split())[:150] or type(found).__name__
-            msg = f"cannot be fetched: {reason}"
-            raise DecodeError(msg) from found
-        return found
-
-    def values(self) -> Any:
-        """Each as `__getitem__` gives it."""
-        return [self[url] for url in self]
+def _read(content: Content) -> Read:
+    try:
+        return content.read()
+    except DecodeError as error:
+        return error
 
 
-def _fetched(urls: list[str]) -> _Fetched:
-    filesystem = _filesystem(urls[0].partition("://")[0])
-    paths = [filesystem._strip_protocol(url) for url in urls]  # noqa: SLF001 - fsspec has no other
-    found = filesystem.cat(paths, on_error="return")
-    if isinstance(found, bytes):  # fsspec's answer to a list of one
-        found = {paths[0]: found}
-    return _Fetched({url: found[path] for url, path in zip(urls, paths, strict=True)})
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The storage that a URL is in, and what it calls the file.
+
+    Raises:
+        DataError: its kind is not known, or needs a package that is not there.
+    """
+    protocol = url.partition("://")[0]
+    filesystem = _filesystem(protocol)
+    return filesystem, filesystem._strip_protocol(url)  # noqa: SLF001 - fsspec has no other
 
 
 @cache
 def _filesystem(protocol: str) -> Any:
     import fsspec  # noqa: PLC0415 - only for what is not on this machine
 
-    return fsspec.filesystem(protocol)
+    try:
+        return fsspec.filesystem(protocol)
+    except ImportError as error:
+        package = re.search(r"[Ii]nstall (\w+)", str(error))
+        cure = f"uv pip install {package[1]}" if package else str(error)
+        msg = f"{protocol}://: this kind of address needs another package: {cure}"
+        raise DataError(msg) from error
+    except ValueError as error:
+        msg = f"{protocol}://: {error}"
+        raise DataError(msg) from error
+
+
+def _refuse_huge(size: int) -> None:
+    if size > MOST_BYTES:
+        msg = f"more than {MOST_BYTES >> 20} MiB"
+        raise DecodeError(msg)

@@ -1,27 +1,29 @@
 """Tar files of pictures: WebDataset shards, or a packed folder of class folders."""
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.folder import CLUTTER, file_state
+from imgrec.data.sources.layout import labels_and_splits
 from imgrec.data.sources.parquet import split_of_file
-from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Part, Sample, Split
+from imgrec.data.sources.sample import Content, Missing, Part, Sample
 from imgrec.errors import DataError
 
-LABEL_BYTES = 10_000
-BESIDE = frozenset({"cls", "json", "txt"})
+LABEL_BYTES = 1 << 20
+# Beside pictures, not pictures: labels, and captions.
+BESIDE = frozenset({".cls", ".json", ".txt"})
 
 
-@dataclass
-class _Group:
-    """What belongs together in a shard: files whose names differ in their endings only."""
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a file beside a picture says of it; `problem` if it cannot be read."""
 
-    image: Part | None = None
-    label: str | None = None
+    text: str
     problem: str = ""
 
 
@@ -29,76 +31,84 @@ class _Group:
 class Shards:
     """Tar files, each with pictures and their labels.
 
-    The label of `cat/7.jpg` is what `cat/7.cls` holds, or `label` (or `class`) in `cat/7.json`, or
-    else the name of its folder. Nothing is unpacked: pictures are read where they lie.
+    The label of `a/7.jpg` is what `a/7.cls` holds, or else `label` (or `class`) in `a/7.json`; where
+    there is neither, its folder says class and split. Nothing is unpacked: pictures are read where
+    they lie.
 
     Attributes:
-        paths: The files. Of several those called `train-...`, or in a folder `train`, are the split train.
+        paths: The files. Of several those called `train-...`, or in a folder `train`, are the split
+            train.
     """
 
     paths: tuple[Path, ...]
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the members' order."""
+        root = os.path.commonpath([path.parent for path in self.paths])
         for path in self.paths:
             # One file holds everything, whatever it is called.
             split = split_of_file(path) if len(self.paths) > 1 else None
-            try:
-                groups = _groups(path)
-            except (OSError, tarfile.TarError) as error:
-                msg = f"{path}: {getattr(error, 'strerror', None) or error}"
-                raise DataError(msg) from error
-            for key, group in groups.items():
-                yield from _sample(path, key, group, split)
+            name = path.relative_to(root).as_posix()
+            pictures, labels = _members(path)
+            if not pictures:
+                continue
+            folders = labels_and_splits(list(pictures), str(path))
+            for (member, content), (folder, own) in zip(pictures.items(), folders, strict=True):
+                label = labels.get(_key(member), Label(folder))
+                if label.problem:
+                    content = Missing(label.problem)  # noqa: PLW2901 - what there is of it
+                yield Sample(f"{name}:{member}", content, label.text, own or split)
 
     def state(self) -> Any:
         """Of the files."""
-        return [file_state(path, path.name) for path in self.paths]
+        return [file_state(path, str(path)) for path in self.paths]
 
 
-def _sample(path: Path, key: str, group: _Group, split: Split | None) -> Iterator[Sample]:
-    if group.image is None:
-        return
-    folders = PurePosixPath(key).parent.parts
-    if len(folders) > 1 and folders[-2].lower() in SPLIT_NAMES:
-        split = SPLIT_NAMES[folders[-2].lower()]
-    label = group.label if group.label is not None else (folders[-1] if folders else "")
-    problem = group.problem or ("" if label else "neither .cls, .json nor a folder gives a label")
-    content = Missing(problem) if problem else group.image
-    yield Sample(f"{path.name}:{key}", content, label, split)
+def _members(path: Path) -> tuple[dict[PurePosixPath, Content], dict[PurePosixPath, Label]]:
+    """Where the pictures of a tar are, and the labels of its keys."""
+    pictures: dict[PurePosixPath, Content] = {}
+    labels: dict[PurePosixPath, Label] = {}
+    try:
+        # r: and not r:*, for parts of a compressed file cannot be read by themselves.
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if member.isdir() or name.name.startswith(".") or name.name.lower() in CLUTTER:
+                    continue
+                if name.suffix.lower() in BESIDE:
+                    found = _label(tar, member)
+                    # .cls decides, whichever comes first.
+                    if found and (name.suffix == ".cls" or _key(name) not in labels):
+                        labels[_key(name)] = found
+                elif member.isreg():
+                    pictures[name] = Part(path, member.offset_data, member.size)
+                else:
+                    pictures[name] = Missing("not a file of its own but a link or a device")
+    except (OSError, tarfile.TarError) as error:
+        msg = f"{path}: {getattr(error, 'strerror', None) or error}"
+        raise DataError(msg) from error
+    return pictures, labels
 
 
-def _groups(path: Path) -> dict[str, _Group]:
-    groups: dict[str, _Group] = {}
-    # r: and not r:*, for parts of a compressed file cannot be read by themselves.
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            name = PurePosixPath(member.name)
-            if not member.isfile() or name.name.startswith("."):
-                continue
-            # WebDataset: the key ends at the first dot of the file's name.
-            stem, _, ending = name.name.partition(".")
-            group = groups.setdefault(str(name.parent / stem), _Group())
-            if ending.lower() in BESIDE:
-                _read_label(tar, member, ending.lower(), group)
-            elif group.image is None:
-                group.image = Part(path, member.offset_data, member.size)
-    return groups
+def _key(name: PurePosixPath) -> PurePosixPath:
+    """WebDataset: what belongs together has the same name up to the first dot."""
+    return name.parent / name.name.partition(".")[0]
 
 
-def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, group: _Group) -> None:
-    if ending == "txt":  # a caption
-        return
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Label | None:
+    ending = PurePosixPath(member.name).suffix.lower()
+    if ending == ".txt" or not member.isreg():
+        return None
+    if member.size > LABEL_BYTES:
+        return Label("", f"its {ending} file has more than {LABEL_BYTES >> 20} MiB")
     file = tar.extractfile(member)
     assert file is not None
     try:
-        text = file.read(LABEL_BYTES).decode("utf-8").strip()
-        if ending == "json":
+        text = file.read().decode("utf-8").strip()
+        if ending == ".json":
             noted = json.loads(text)
             value = noted.get("label", noted.get("class")) if isinstance(noted, dict) else None
             text = "" if value is None else str(value)
-    except ValueError:
-        group.problem = f"its .{ending} file cannot be read"
-        return
-    if text:
-        group.label = text
+    except (ValueError, RecursionError):
+        return Label("", f"its {ending} file cannot be read")
+    return Label(text) if text else None

@@ -69,10 +69,15 @@ class Torchvision:
         if "split" not in parameters:
             return [("", None)]
         found: dict[Split, str] = {}
-        for part in ("trainval", *SPLIT_NAMES):
-            split: Split = "train" if part == "trainval" else SPLIT_NAMES[part]
-            if split not in found and self._has(part):
-                found[split] = part
+        for part in SPLIT_NAMES:
+            if SPLIT_NAMES[part] not in found and self._has(part):
+                found[SPLIT_NAMES[part]] = part
+        if "train" not in found and self._has("trainval"):
+            found["train"] = "trainval"
+            found.pop("val", None)  # it is in there
+        if "train" not in found:
+            msg = f"{PREFIX}{self.name}: has no split called train; save what you want as a folder"
+            raise DataError(msg)
         return [(part, split) for split, part in found.items()]
 
     def _has(self, part: str) -> bool:
