@@ -16,7 +16,6 @@ LEAST_DEVIATION = 4.0
 # Where more pairs than this may be alike (a camera that never moves), no cut could keep them apart.
 MOST_CANDIDATES = 500_000
 MOST_COMPARED = 1_000_000_000
-SMALL_BUCKET = 512
 BYTES_AT_ONCE = 1 << 26
 
 
@@ -92,15 +91,16 @@ def _sharing_a_band(hashes: npt.NDArray[np.uint64], rows: Numbers, bands: int) -
     for low, high in itertools.pairwise(edges):
         keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(keys, kind="stable")
-        cuts = np.flatnonzero(np.diff(keys[order])) + 1
-        for bucket in np.split(rows[order], cuts):
-            if len(bucket) <= SMALL_BUCKET:
-                first, second = np.triu_indices(len(bucket), k=1)
-                yield np.stack([bucket[first], bucket[second]], axis=1)
-                continue
-            for place in range(len(bucket) - 1):
-                others = bucket[place + 1 :]
-                yield np.stack([np.full(len(others), bucket[place]), others], axis=1)
+        keys, sorted_rows = keys[order], rows[order]
+        # Equal keys lie side by side: first each with the next one, then with the one after, ...
+        places, step = np.arange(len(keys)), 1
+        while True:
+            places = places[places + step < len(keys)]
+            places = places[keys[places] == keys[places + step]]
+            if not len(places):
+                break
+            yield np.stack([sorted_rows[places], sorted_rows[places + step]], axis=1)
+            step += 1
 
 
 def _distance(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:

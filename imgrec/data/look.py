@@ -15,7 +15,6 @@ from PIL import Image
 from imgrec.config import DataConfig
 from imgrec.data.decode import (
     REDUCED_SIDE,
-    Content,
     ImageShape,
     Picture,
     Pixels,
@@ -23,7 +22,7 @@ from imgrec.data.decode import (
     fitted,
     read_picture,
 )
-from imgrec.data.sources.sample import Sample, read_all
+from imgrec.data.sources.sample import Content, read_all
 from imgrec.errors import DecodeError
 
 LOOK = np.dtype(
@@ -49,7 +48,7 @@ LUMA = np.array([19595, 38470, 7471], dtype=np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What came of some samples.
+    """What came of some contents.
 
     Attributes:
         kept: (n,) bool: those that could be read.
@@ -64,15 +63,16 @@ class Looked:
     reasons: list[str]
 
 
-def look_at(samples: Sequence[Sample], image_shape: ImageShape, config: DataConfig) -> Looked:
-    """Decode samples and describe them."""
-    kept = np.ones(len(samples), dtype=bool)
-    looks = np.empty(len(samples), dtype=LOOK)
-    images = np.empty((len(samples), *image_shape), dtype=np.uint8)
-    thumbnails = np.empty((len(samples), THUMBNAIL, THUMBNAIL), dtype=np.float32)
+def look_at(contents: Sequence[Content], image_shape: ImageShape, config: DataConfig) -> Looked:
+    """Decode what lies there and describe it."""
+    kept = np.ones(len(contents), dtype=bool)
+    images = np.empty((len(contents), *image_shape), dtype=np.uint8)
+    thumbnails = np.empty((len(contents), THUMBNAIL, THUMBNAIL), dtype=np.float32)
+    small: dict[int, Pixels] = {}
+    digests: list[bytes] = []
+    headers: list[tuple[int, int, str, bool, bool]] = []
     reasons: list[str] = []
-    contents = read_all([sample.content for sample in samples])
-    for place, content in enumerate(contents):
+    for place, content in enumerate(read_all(contents)):
         try:
             if isinstance(content, DecodeError):
                 raise content
@@ -83,24 +83,29 @@ def look_at(samples: Sequence[Sample], image_shape: ImageShape, config: DataConf
             reasons.append(str(error))
             continue
         # A picture may be a thousand times larger than what is kept of it.
-        thumbnails[place] = _thumbnail(picture.pixels)
-        _describe(picture, looks[place])
-    looks, thumbnails = looks[kept], thumbnails[kept]
-    looks["hash"] = perceptual_hashes(thumbnails)
-    looks["mean"] = thumbnails.mean(axis=(1, 2))
-    looks["std"] = thumbnails.std(axis=(1, 2))
-    return Looked(kept, looks, images[kept], reasons)
+        pixels, header = picture.pixels, picture.header
+        if pixels.shape == (THUMBNAIL, THUMBNAIL, 3):
+            small[place] = pixels
+        else:
+            thumbnails[place] = _thumbnail(pixels)
+        digests.append(_digest(pixels))
+        headers.append((header.height, header.width, header.mode, header.grey, picture.animated))
+    if small:
+        colors = np.stack(list(small.values())).astype(np.int32)
+        thumbnails[list(small)] = (colors @ LUMA + 0x8000) >> 16
+    if reasons:
+        images, thumbnails = images[kept], thumbnails[kept]
+    return Looked(kept, _looks(digests, headers, thumbnails), images, reasons)
 
 
 def only_shape(
-    samples: Sequence[Sample], image_shape: ImageShape, config: DataConfig
+    contents: Sequence[Content], image_shape: ImageShape, config: DataConfig
 ) -> npt.NDArray[np.uint8]:
-    """The images (n, H, W, C) of samples that could be read before."""
-    contents = read_all([sample.content for sample in samples])
+    """The images (n, H, W, C) of contents that could be read before."""
     images = []
-    for sample, content in zip(samples, contents, strict=True):
+    for place, content in zip(contents, read_all(contents), strict=True):
         if isinstance(content, DecodeError):
-            msg = f"{sample.id}: could be read a moment ago, and now {content}"
+            msg = f"{place}: could be read a moment ago, and now {content}"
             raise DecodeError(msg)
         images.append(
             decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
@@ -109,7 +114,7 @@ def only_shape(
 
 
 def _shaped(
-    content: Content, picture: Picture, image_shape: ImageShape, config: DataConfig
+    content: bytes | Pixels, picture: Picture, image_shape: ImageShape, config: DataConfig
 ) -> Pixels:
     """The picture in the shape of the store, exactly as `decode` has it."""
     reduced = picture.pixels.shape[0] < picture.header.height
@@ -119,21 +124,32 @@ def _shaped(
     return fitted(picture.pixels, image_shape, config.resize)
 
 
-def _describe(picture: Picture, look: np.void) -> None:
-    header, pixels = picture.header, picture.pixels
-    digest = hashlib.sha256(repr(pixels.shape).encode())
+def _looks(
+    digests: Sequence[bytes],
+    headers: Sequence[tuple[int, int, str, bool, bool]],
+    thumbnails: npt.NDArray[np.float32],
+) -> Looks:
+    looks = np.empty(len(digests), dtype=LOOK)
+    looks["digest"] = np.frombuffer(b"".join(digests), dtype="V16")
+    if headers:
+        fields = ("height", "width", "mode", "grey", "animated")
+        for name, column in zip(fields, zip(*headers, strict=True), strict=True):
+            looks[name] = column
+    looks["hash"] = perceptual_hashes(thumbnails)
+    looks["mean"] = thumbnails.mean(axis=(1, 2))
+    looks["std"] = thumbnails.std(axis=(1, 2))
+    return looks
+
+
+def _digest(pixels: Pixels) -> bytes:
+    """16 bytes of the shape and the pixels."""
+    digest = hashlib.sha256(b"%d %d %d" % (pixels.ndim, *pixels.shape[:2]))
     digest.update(np.ascontiguousarray(pixels).data)
-    look["digest"] = digest.digest()[:16]
-    look["height"], look["width"] = header.height, header.width
-    look["mode"], look["grey"] = header.mode, header.grey
-    look["animated"] = picture.animated
+    return digest.digest()[:16]
 
 
 def _thumbnail(pixels: Pixels) -> npt.NDArray[np.float32]:
     """(32, 32) brightness."""
-    if pixels.shape == (THUMBNAIL, THUMBNAIL, 3):
-        levels = (pixels @ LUMA + 0x8000) >> 16
-        return levels.astype(np.float32)
     grey = Image.fromarray(pixels).convert("L")
     small = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(small, dtype=np.float32)

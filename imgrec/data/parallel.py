@@ -1,4 +1,4 @@
-"""Work on many samples over all cores."""
+"""Work on many contents over all cores."""
 
 import multiprocessing
 import os
@@ -9,11 +9,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from imgrec.data.sources.sample import Pixels, Sample
+from imgrec.data.sources.sample import Content, Pixels
 
 Result = TypeVar("Result")
 CHUNK = 256
-# Below this many samples the start of the processes costs more than it saves.
+# Below this many the start of the processes costs more than it saves.
 WORTH_A_POOL = 4 * CHUNK
 # Chunks on their way at a time, for each process: enough to keep it busy, few enough for memory.
 AHEAD = 3
@@ -21,23 +21,23 @@ AHEAD = 3
 
 def map_in_chunks(
     function: Callable[..., Result],
-    samples: Sequence[Sample],
+    contents: Sequence[Content],
     *args: Any,
     workers: int,
     chunk: int = CHUNK,
 ) -> Iterator[Result]:
-    """`function(some_samples, *args)` for all samples, in order, a chunk at a time.
+    """`function(some_contents, *args)` for all of them, in order, a chunk at a time.
 
     Args:
         function: Defined at the top of a module, so that other processes can import it.
-        samples: What to work on.
+        contents: What to work on.
         args: Passed on to each call.
         workers: Processes to use; 0 means one a core.
-        chunk: Samples in each call.
+        chunk: How many in each call.
     """
-    chunks = [samples[start : start + chunk] for start in range(0, len(samples), chunk)]
+    chunks = [contents[start : start + chunk] for start in range(0, len(contents), chunk)]
     workers = min(workers or os.cpu_count() or 1, len(chunks))
-    if workers <= 1 or len(samples) < WORTH_A_POOL or isinstance(samples[0].content, Pixels):
+    if workers <= 1 or len(contents) < WORTH_A_POOL or isinstance(contents[0], Pixels):
         yield from map(partial(_call, function, args), chunks)
         return
     # forkserver: neither torch's threads nor Ray's connections are there to be forked.
@@ -57,7 +57,7 @@ def map_in_chunks(
 
 
 def _call(
-    function: Callable[..., Result], args: tuple[Any, ...], chunk: Sequence[Sample]
+    function: Callable[..., Result], args: tuple[Any, ...], chunk: Sequence[Content]
 ) -> Result:
     return function(chunk, *args)
 

@@ -72,8 +72,9 @@ def scan(
     looks = np.empty(len(samples), dtype=LOOK)
     reasons: list[str] = []
     done = count = 0
+    contents = [sample.content for sample in samples]
     found = map_in_chunks(
-        look_at, samples, shape, config, workers=config.decode_workers, chunk=chunk
+        look_at, contents, shape, config, workers=config.decode_workers, chunk=chunk
     )
     for looked in found:
         kept[done : done + len(looked.kept)] = looked.kept
@@ -185,8 +186,9 @@ def _write_again(
     images = open_memmap(images_file, mode="w+", dtype=np.uint8, shape=(len(samples), *shape))
     chunk = max(1, min(CHUNK, MOST_BYTES // int(np.prod(shape))))
     done = 0
+    contents = [sample.content for sample in samples]
     found = map_in_chunks(
-        only_shape, samples, shape, config, workers=config.decode_workers, chunk=chunk
+        only_shape, contents, shape, config, workers=config.decode_workers, chunk=chunk
     )
     for part in found:
         images[done : done + len(part)] = part

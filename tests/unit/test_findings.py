@@ -16,7 +16,7 @@ from imgrec.config import DataConfig
 from imgrec.data.duplicates import groups_of, near_pairs
 from imgrec.data.findings import Findings
 from imgrec.data.look import THUMBNAIL, look_at, perceptual_hashes
-from imgrec.data.sources.sample import Pixels, Sample
+from imgrec.data.sources.sample import Pixels
 from imgrec.data.splits import make_splits
 from imgrec.data.store import Store, find_store, prepare_store
 from imgrec.errors import DataError
@@ -247,8 +247,7 @@ def test_hashes_are_those_of_imagehash() -> None:
     """Bit for bit, for photographs of any size."""
     parts = [astronaut()[top : top + 100, 100:260] for top in range(0, 300, 30)]
     parts += [chelsea()[:32, left : left + 32] for left in range(0, 300, 30)]
-    samples = [Sample(str(n), Pixels(part), "x") for n, part in enumerate(parts)]
-    ours = look_at(samples, (32, 32, 3), DataConfig()).looks["hash"]
+    ours = look_at([Pixels(part) for part in parts], (32, 32, 3), DataConfig()).looks["hash"]
     theirs = [int(str(imagehash.phash(Image.fromarray(part))), 16) for part in parts]
 
     assert ours.tolist() == theirs

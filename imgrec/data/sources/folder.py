@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from imgrec.errors import DataError
 
 # What desktops leave behind in folders; never a picture.
 CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
+FoundFile = tuple[str, list[Any]]
+"""A path, and the size, time and kind of what is there."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,26 @@ class Folder:
 
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder, sorted by path."""
-        try:
-            found = list(_folder(self.path))
-        except OSError as error:
-            msg = f"{error.filename}: {error.strerror}"
-            raise DataError(msg) from error
-        return iter(sorted(found, key=lambda sample: sample.id))
+        root = len(str(self.path)) + 1
+        for class_folder, split, files in self._classes:
+            for path, _ in files:
+                yield Sample(path[root:], File(path), class_folder.name, split)
 
     def state(self) -> Any:
         """Names, sizes and times of all files: a million in seconds, where reading takes hours."""
-        return [file_state(path, name=os.path.relpath(path, self.path)) for path in self._files()]
+        root = len(str(self.path)) + 1
+        return [[path[root:], *found] for _, _, files in self._classes for path, found in files]
 
-    def _files(self) -> Iterator[Path]:
-        for child in subfolders(self.path):
-            yield from files_below(child)
+    @cached_property
+    def _classes(self) -> list[tuple[Path, Split | None, list[FoundFile]]]:
+        try:
+            return [
+                (class_folder, split, _class_files(class_folder))
+                for class_folder, split in _class_folders(self.path)
+            ]
+        except OSError as error:
+            msg = f"{error.filename}: {error.strerror}"
+            raise DataError(msg) from error
 
 
 def file_state(path: Path, name: str) -> list[Any]:
@@ -46,7 +55,8 @@ def file_state(path: Path, name: str) -> list[Any]:
     return [name, found.st_size, found.st_mtime_ns, found.st_mode]
 
 
-def _folder(folder: Path) -> Iterator[Sample]:
+def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | None]]:
+    """The class folders in a folder, each with its split, sorted by path."""
     children = subfolders(folder)
     if not children:
         msg = f"{folder}: no class folder in it; put the pictures of each class in one of its own"
@@ -62,28 +72,26 @@ def _folder(folder: Path) -> Iterator[Sample]:
             raise DataError(msg)
         for child, split in splits.items():
             for class_folder in subfolders(child):
-                yield from _class_samples(folder, class_folder, split)
+                yield class_folder, split
     elif len(splits) == len(children):
         msg = f"{folder}: has {', '.join(child.name for child in children)} but no train folder"
         raise DataError(msg)
     else:
         for class_folder in children:
-            yield from _class_samples(folder, class_folder, None)
+            yield class_folder, None
 
 
-def _class_samples(root: Path, class_folder: Path, split: Split | None) -> Iterator[Sample]:
+def _class_files(class_folder: Path) -> list[FoundFile]:
     try:
         class_folder.name.encode()
     except UnicodeEncodeError:
         msg = f"{str(class_folder)!a}: the name of a class must be text in UTF-8; rename it"
         raise DataError(msg) from None
-    empty = True
-    for path in files_below(class_folder):
-        empty = False
-        yield Sample(path.relative_to(root).as_posix(), File(path), class_folder.name, split)
-    if empty:
+    files = sorted(_files_below(str(class_folder), set()))
+    if not files:
         msg = f"{class_folder}: no file in it; add pictures or remove the folder"
         raise DataError(msg)
+    return files
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -91,16 +99,25 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: str, entered: set[str]) -> Iterator[FoundFile]:
     """Every file at any depth; links are followed, but no folder is entered twice."""
-    entered: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower() not in CLUTTER:
-                yield Path(parent, name)
+    real = os.path.realpath(folder)
+    if real in entered:
+        return
+    entered.add(real)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in CLUTTER:
+                continue
+            if entry.is_dir():
+                yield from _files_below(entry.path, entered)
+            else:
+                yield entry.path, _state_of(entry)
+
+
+def _state_of(entry: os.DirEntry[str]) -> list[Any]:
+    try:
+        found = entry.stat()
+    except OSError as error:
+        return [str(error.strerror)]
+    return [found.st_size, found.st_mtime_ns, found.st_mode]

@@ -48,7 +48,7 @@ class Manifest:
     def state(self) -> Any:
         """Of the table and of every file in it."""
         contents = [sample.content for sample in self]
-        files = [file_state(one.path, str(one.path)) for one in contents if isinstance(one, File)]
+        files = [file_state(Path(one.path), one.path) for one in contents if isinstance(one, File)]
         remote = identity_of([one.url for one in contents if isinstance(one, Remote)])
         return [file_state(self.path, self.path.name), self.base, files, remote]
 
@@ -63,7 +63,7 @@ class Manifest:
             return Remote(path)
         if "://" in self.base:
             return Remote(f"{self.base}/{path}")
-        return File(Path(self.base, path))
+        return File(str(Path(self.base, path)))
 
 
 def split_of(name: str, where: Path, row: int) -> Split | None:

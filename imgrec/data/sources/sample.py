@@ -1,5 +1,6 @@
 """A picture before it is read: what it is called, where its content is, and what it shows."""
 
+import os
 import re
 import stat
 import time
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,27 +75,39 @@ class Source(Protocol):
         """What tells, without reading the contents, whether they have changed; JSON can hold it."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file of its own."""
+class File(NamedTuple):
+    """A file of its own. A tuple of text, for hundreds of thousands travel between processes."""
 
-    path: Path
+    path: str
 
     def read(self) -> bytes:
         """The whole file."""
         try:
-            found = self.path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                msg = "not a file but a folder, a pipe or a device"
-                raise DecodeError(msg)
-            _refuse_huge(found.st_size)
-            return self.path.read_bytes()
+            # Without waiting: to open a pipe would wait for somebody to write into it.
+            file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                found = os.fstat(file)
+                if not stat.S_ISREG(found.st_mode):
+                    msg = "not a file but a folder, a pipe or a device"
+                    raise DecodeError(msg)
+                _refuse_huge(found.st_size)
+                return _read_to_end(file, found.st_size)
+            finally:
+                os.close(file)
         except OSError as error:
             msg = f"cannot be read: {error.strerror}"
             raise DecodeError(msg) from error
         except ValueError as error:  # a path with a zero byte in it
             msg = f"cannot be read: {error}"
             raise DecodeError(msg) from error
+
+
+def _read_to_end(file: int, size: int) -> bytes:
+    """A file of this size; one read is enough for all but those on slow networks."""
+    content = os.read(file, size + 1)
+    while len(content) < size and (more := os.read(file, size + 1 - len(content))):
+        content += more
+    return content
 
 
 @dataclass(frozen=True, slots=True)
