@@ -1,6 +1,6 @@
 """What each filter, and each change of training pictures, costs on this CPU.
 
-uv run pytest -m bench -s tests/bench/test_filters.py
+uv run pytest -m bench -s tests/bench/test_filter_speed.py
 """
 
 import time
