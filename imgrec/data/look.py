@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,20 +54,28 @@ class Looked:
     Attributes:
         kept: (n,) bool: those that could be read.
         looks: Of those.
-        images: Of those, in the shape of the store, (m, H, W, C) uint8.
         reasons: Of the others.
     """
 
     kept: npt.NDArray[np.bool_]
     looks: Looks
-    images: npt.NDArray[np.uint8]
     reasons: list[str]
 
 
-def look_at(contents: Sequence[Content], image_shape: ImageShape, config: DataConfig) -> Looked:
-    """Decode what lies there and describe it."""
+def look_at(
+    start: int, contents: Sequence[Content], images_file: Path, config: DataConfig
+) -> Looked:
+    """Decode what lies there, write it into the images (N, H, W, C) of a file, and describe it.
+
+    Args:
+        start: Which row of the images belongs to the first of the contents.
+        contents: Where the pictures are.
+        images_file: A .npy file. Pixels do not travel between processes; they are written here.
+        config: How they are brought to the shape of the images.
+    """
+    images = np.load(images_file, mmap_mode="r+")
+    image_shape = images.shape[1:]
     kept = np.ones(len(contents), dtype=bool)
-    images = np.empty((len(contents), *image_shape), dtype=np.uint8)
     thumbnails = np.empty((len(contents), THUMBNAIL, THUMBNAIL), dtype=np.float32)
     small: dict[int, Pixels] = {}
     digests: list[bytes] = []
@@ -77,7 +86,7 @@ def look_at(contents: Sequence[Content], image_shape: ImageShape, config: DataCo
             if isinstance(content, DecodeError):
                 raise content
             picture = read_picture(content, max_pixels=config.max_pixels)
-            images[place] = _shaped(content, picture, image_shape, config)
+            images[start + place] = _shaped(content, picture, image_shape, config)
         except DecodeError as error:
             kept[place] = False
             reasons.append(str(error))
@@ -94,24 +103,22 @@ def look_at(contents: Sequence[Content], image_shape: ImageShape, config: DataCo
         colors = np.stack(list(small.values())).astype(np.float32)
         # Whole numbers below 2**24 all the way, so exact, and twice as fast as in integers.
         thumbnails[list(small)] = np.floor((colors @ LUMA + 0x8000) / 0x10000)
-    if reasons:
-        images, thumbnails = images[kept], thumbnails[kept]
-    return Looked(kept, _looks(digests, headers, thumbnails), images, reasons)
+    return Looked(kept, _looks(digests, headers, thumbnails[kept]), reasons)
 
 
-def only_shape(
-    contents: Sequence[Content], image_shape: ImageShape, config: DataConfig
-) -> npt.NDArray[np.uint8]:
-    """The images (n, H, W, C) of contents that could be read before."""
-    images = []
-    for place, content in zip(contents, read_all(contents), strict=True):
+def only_write(
+    start: int, contents: Sequence[Content], images_file: Path, config: DataConfig
+) -> int:
+    """Write the images of contents that could be read before; how many."""
+    images = np.load(images_file, mmap_mode="r+")
+    for place, content in enumerate(read_all(contents)):
         if isinstance(content, DecodeError):
-            msg = f"{place}: could be read a moment ago, and now {content}"
+            msg = f"{contents[place]}: could be read a moment ago, and now {content}"
             raise DecodeError(msg)
-        images.append(
-            decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
+        images[start + place] = decode(
+            content, images.shape[1:], resize=config.resize, max_pixels=config.max_pixels
         )
-    return np.stack(images)
+    return len(contents)
 
 
 def _shaped(

@@ -6,7 +6,6 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from imgrec.data.sources.sample import Content, Pixels
@@ -24,21 +23,20 @@ def map_in_chunks(
     contents: Sequence[Content],
     *args: Any,
     workers: int,
-    chunk: int = CHUNK,
 ) -> Iterator[Result]:
-    """`function(some_contents, *args)` for all of them, in order, a chunk at a time.
+    """`function(start, contents[start : start + CHUNK], *args)` for all of them, in order.
 
     Args:
         function: Defined at the top of a module, so that other processes can import it.
         contents: What to work on.
         args: Passed on to each call.
         workers: Processes to use; 0 means one a core.
-        chunk: How many in each call.
     """
-    chunks = [contents[start : start + chunk] for start in range(0, len(contents), chunk)]
-    workers = min(workers or os.cpu_count() or 1, len(chunks))
+    starts = range(0, len(contents), CHUNK)
+    workers = min(workers or os.cpu_count() or 1, len(starts))
     if workers <= 1 or len(contents) < WORTH_A_POOL or isinstance(contents[0], Pixels):
-        yield from map(partial(_call, function, args), chunks)
+        for start in starts:
+            yield function(start, contents[start : start + CHUNK], *args)
         return
     # forkserver: neither torch's threads nor Ray's connections are there to be forked.
     context = multiprocessing.get_context("forkserver")
@@ -46,20 +44,15 @@ def map_in_chunks(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
-            for one in chunks:
-                waiting.append(pool.submit(_call, function, args, one))
+            for start in starts:
+                some = contents[start : start + CHUNK]
+                waiting.append(pool.submit(function, start, some, *args))
                 if len(waiting) > AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _call(
-    function: Callable[..., Result], args: tuple[Any, ...], chunk: Sequence[Content]
-) -> Result:
-    return function(chunk, *args)
 
 
 def _ignore_interrupts() -> None:

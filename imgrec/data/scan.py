@@ -12,15 +12,13 @@ from numpy.lib.format import open_memmap
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import Header, ImageShape, read_header
-from imgrec.data.look import LOOK, Looks, look_at, only_shape
+from imgrec.data.look import LOOK, Looks, look_at, only_write
 from imgrec.data.parallel import CHUNK, map_in_chunks
 from imgrec.data.sources.sample import Missing, Sample, read_all
 from imgrec.errors import DataError, DecodeError
 
 LARGEST_DEFAULT_SIDE = 128
 PEEKED = 64
-# Pixels that may travel between processes at once: 64 MiB.
-MOST_BYTES = 1 << 26
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
 
@@ -66,20 +64,16 @@ def scan(
         DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
     shape = guess_shape(samples, config)
-    chunk = max(1, min(CHUNK, MOST_BYTES // int(np.prod(shape))))
-    images = open_memmap(images_file, mode="w+", dtype=np.uint8, shape=(len(samples), *shape))
+    _make_images(images_file, len(samples), shape)
     kept = np.zeros(len(samples), dtype=bool)
     looks = np.empty(len(samples), dtype=LOOK)
     reasons: list[str] = []
     done = count = 0
     contents = [sample.content for sample in samples]
-    found = map_in_chunks(
-        look_at, contents, shape, config, workers=config.decode_workers, chunk=chunk
-    )
+    found = map_in_chunks(look_at, contents, images_file, config, workers=config.decode_workers)
     for looked in found:
         kept[done : done + len(looked.kept)] = looked.kept
         done += len(looked.kept)
-        images[count : count + len(looked.looks)] = looked.images
         looks[count : count + len(looked.looks)] = looked.looks
         count += len(looked.looks)
         reasons += looked.reasons
@@ -96,8 +90,7 @@ def scan(
     if true_shape != shape:
         _write_again(readable, true_shape, config, images_file, progress)
     elif count < len(samples):
-        images.flush()
-        _truncate(images_file, images, count)
+        _keep_rows(images_file, np.flatnonzero(kept))
     return Scan(
         samples=readable,
         looks=looks,
@@ -183,25 +176,26 @@ def _write_again(
     images_file: Path,
     progress: Progress,
 ) -> None:
-    images = open_memmap(images_file, mode="w+", dtype=np.uint8, shape=(len(samples), *shape))
-    chunk = max(1, min(CHUNK, MOST_BYTES // int(np.prod(shape))))
-    done = 0
+    _make_images(images_file, len(samples), shape)
     contents = [sample.content for sample in samples]
-    found = map_in_chunks(
-        only_shape, contents, shape, config, workers=config.decode_workers, chunk=chunk
-    )
-    for part in found:
-        images[done : done + len(part)] = part
-        done += len(part)
+    done = 0
+    for count in map_in_chunks(
+        only_write, contents, images_file, config, workers=config.decode_workers
+    ):
+        done += count
         progress("decoding again", done, len(samples))
-    images.flush()
 
 
-def _truncate(path: Path, images: npt.NDArray[np.uint8], count: int) -> None:
-    """Keep the first count images, without a second copy of the rest."""
+def _make_images(path: Path, count: int, shape: ImageShape) -> None:
+    open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, *shape)).flush()
+
+
+def _keep_rows(path: Path, rows: npt.NDArray[np.int64]) -> None:
+    """Leave out the other rows, without a second copy of all in memory."""
+    images = np.load(path, mmap_mode="r")
     shorter = path.with_suffix(".part")
-    copy = open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(count, *images.shape[1:]))
-    for start in range(0, count, 4096):
-        copy[start : start + 4096] = images[start : min(start + 4096, count)]
+    copy = open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *images.shape[1:]))
+    for start in range(0, len(rows), CHUNK):
+        copy[start : start + CHUNK] = images[rows[start : start + CHUNK]]
     copy.flush()
     shorter.replace(path)

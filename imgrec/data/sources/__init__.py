@@ -12,6 +12,7 @@
 """
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from imgrec.data.sources.torchvision import PREFIX, Torchvision
 from imgrec.errors import DataError
 
 TABLES = (".csv", ".parquet")
+# Control characters, and halves of characters.
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 FILES = (*TABLES, ".tar")
 SHARDS = (".parquet", ".tar")
 # No deeper, for a folder of pictures would be walked through for nothing.
@@ -114,7 +117,7 @@ def _in_class_map(sample: Sample, classes: Sequence[str]) -> Sample:
         return sample
     if not sample.label:
         problem = "it has no label"
-    elif not sample.label.isprintable():
+    elif NO_TEXT.search(sample.label):
         problem = f"its label {sample.label[:50]!a} is not text in one line"
     elif classes and sample.label not in classes:
         problem = f"class {sample.label} is not in data.classes"
