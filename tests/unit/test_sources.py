@@ -476,3 +476,14 @@ def test_a_test_split_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="class left: every one of its 4 files in test is unread"):
         stored(str(source), tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.8])
+def test_a_tar_that_was_cut_off_is_refused(kept: float, tmp_path: Path) -> None:
+    """Python's tarfile takes a cut between two members for the end, and pictures would be missing."""
+    path = Path(as_packed_folder(tmp_path))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) // 512 * 512])
+
+    with pytest.raises(DataError, match="ends in the middle"):
+        samples_of(str(path), tmp_path)

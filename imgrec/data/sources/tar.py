@@ -14,6 +14,7 @@ from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.sample import Content, Missing, Part, Sample
 from imgrec.errors import DataError
 
+END_BYTES = 1024
 LABEL_BYTES = 1 << 20
 # Beside pictures, not pictures: labels, and captions.
 BESIDE = frozenset({".cls", ".json", ".txt"})
@@ -69,6 +70,7 @@ def _members(path: Path) -> tuple[dict[PurePosixPath, Content], dict[PurePosixPa
     pictures: dict[PurePosixPath, Content] = {}
     labels: dict[PurePosixPath, Label] = {}
     try:
+        _refuse_truncated(path)
         # r: and not r:*, for parts of a compressed file cannot be read by themselves.
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -88,6 +90,15 @@ def _members(path: Path) -> tuple[dict[PurePosixPath, Content], dict[PurePosixPa
         msg = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise DataError(msg) from error
     return pictures, labels
+
+
+def _refuse_truncated(path: Path) -> None:
+    """A tar ends with two empty blocks; cut off between two members it would look whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        if file.read().strip(b"\0") or path.stat().st_size < END_BYTES:
+            msg = f"{path}: ends in the middle; copy or pack it again"
+            raise DataError(msg)
 
 
 def _key(name: PurePosixPath) -> PurePosixPath:
