@@ -173,10 +173,9 @@ class _Recorder:
         tags = {
             "best.trial": best.number,
             "best.settings": json.dumps(best.settings),
-            DONE: "search",
         }
         self._run.log_history({0: metrics}, tags)
-        self._run.end("FINISHED")
+        self._run.end("FINISHED", {DONE: "search"})
         self._display.searched(self.arch, found)
         return found
 
@@ -201,10 +200,10 @@ class _Recorder:
         run = self._runs[trial.number]
         self._curves[trial.number].flush()
         metrics: dict[str, float] = {"seconds": trial.seconds, "epochs": len(trial.scores)}
-        tags: dict[str, str] = {STATE: trial.state}
         if trial.scores:
             metrics["best_val_macro_f1"] = trial.score
+        run.log_history({len(trial.scores): metrics})
+        tags: dict[str, str] = {STATE: trial.state}
         if trial.reason:
             tags["failure"] = trial.reason[:5000]
-        run.log_history({len(trial.scores): metrics}, tags)
-        run.end("FAILED" if trial.state == "failed" else "FINISHED")
+        run.end("FAILED" if trial.state == "failed" else "FINISHED", tags)

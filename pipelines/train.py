@@ -124,8 +124,7 @@ class _Model:
         version = register_classifier(
             self._run, self._ledger.config, prepared, fitted, classifier, evaluation
         )
-        self._run.set_tags({DONE: "register"})
-        self._run.end("FINISHED")
+        self._run.end("FINISHED", {DONE: "register"})
         model = TrainedModel.of(self._arch, version, metrics, taken=False)
         self._display.registered(model)
         return model

@@ -161,14 +161,22 @@ class Run:
         with self.tracking.answering():
             self.tracking.client.log_artifact(self.id, str(path))
 
-    def end(self, status: Status) -> None:
-        """Close the run; the first call decides."""
+    def end(self, status: Status, tags: Mapping[str, Any] | None = None) -> None:
+        """Close the run; the first call decides.
+
+        Args:
+            status: How it ended.
+            tags: What lets others take the run for done. They are written last: a process that dies
+                in between leaves a run to go on with, not one that is done and was killed too.
+        """
         for child in self._children:
             child.end(status)
         if self._open:
             with self.tracking.answering():
                 self.tracking.client.set_terminated(self.id, status)
             self._open = False
+            if tags:
+                self.set_tags(tags)
 
     def _log(self, **items: Sequence[Any]) -> None:
         """In one call where MLflow's limits allow."""

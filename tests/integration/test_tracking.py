@@ -247,6 +247,28 @@ def test_a_run_whose_process_died_is_closed_with_all_below_it(tmp_path: Path) ->
             refuse_alive(replace(alive, tags=others))
 
 
+def test_a_run_says_that_it_is_done_only_when_it_has_ended(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that dies in between leaves one that is done and was killed."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        start_run(tracking, "ends", "run", {}) as run,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(tracking.client, "set_terminated", die)
+        run.end("FINISHED", {"imgrec.done": "register"})
+    assert "imgrec.done" not in tracking.client.get_run(run.id).data.tags
+
+    with start_run(tracking, "ends", "run", {}) as run:
+        run.end("FINISHED", {"imgrec.done": "register"})
+    assert tracking.client.get_run(run.id).data.tags["imgrec.done"] == "register"
+
+
 @pytest.mark.parametrize(("silent", "alive"), [(5, True), (300, False)])
 def test_on_another_machine_silence_tells(silent: float, alive: bool) -> None:
     """There is no process to look at."""
