@@ -17,6 +17,8 @@ ended without what was asked. Anything that is not an ImgrecError is our bug and
 
 from typing import ClassVar
 
+LONGEST_REASON = 300
+
 
 class ImgrecError(Exception):
     """An error for people: `what: what is wrong, or the cure`, in one line."""
@@ -56,3 +58,8 @@ class TrainingError(ImgrecError):
 
 class DivergedError(TrainingError):
     """The loss is no longer a number."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of a library says, in one line."""
+    return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__

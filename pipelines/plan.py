@@ -3,7 +3,7 @@
 Starts neither Ray nor training, and writes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ SECONDS_TO_START_RAY = 4.0
 SECONDS_TO_START_WORKERS = 12.0
 SECONDS_TO_REGISTER = 1.0
 DECODED_A_SECOND = 2000
+LATER = "known when the pictures are decoded"
 WIDTH = 110  # where there is no terminal to ask
 
 
@@ -88,7 +89,14 @@ def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> Non
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
-    console.print(f"\nabout {duration(seconds)} and {size(disk)} of disk; nothing was started")
+    unknown = ", and what is known when the pictures are decoded" if _is_unknown(stages) else ""
+    console.print(
+        f"\nabout {duration(seconds)} and {size(disk)} of disk{unknown}; nothing was started"
+    )
+
+
+def _is_unknown(stages: Iterable[Stage]) -> bool:
+    return any(stage.note == LATER for stage in stages)
 
 
 def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
@@ -217,8 +225,7 @@ def _before_data(config: Config) -> list[Stage]:
         )
     ]
     names = [*(["search"] if config.search.wanted else []), "fit", "evaluate, register"]
-    later = "known when the pictures are decoded"
-    stages += [Stage(name, arch, note=later) for arch in config.archs for name in names]
+    stages += [Stage(name, arch, note=LATER) for arch in config.archs for name in names]
     return [*stages, Stage("compare")]
 
 

@@ -9,6 +9,7 @@ from imgrec.config.section import Section
 
 Sigma = Annotated[float, Field(gt=0.0, le=10.0)]
 Side = Annotated[int, Field(ge=3, le=15)]
+LEAST_TILE, MOST_TILES = 16, 8
 
 
 class Window(Section):
@@ -119,13 +120,18 @@ class Clahe(Section):
     filter: Literal["clahe"] = "clahe"
     clip: Annotated[float, Field(ge=1.0, le=100.0)] = 2.0
     """How far above the mean a histogram may rise."""
-    tiles: Annotated[int, Field(ge=1, le=16)] = 4
-    """Parts along each side."""
+    tiles: Annotated[int, Field(ge=0, le=16)] = 0
+    """Parts along each side; 0 makes them of 16 pixels and more, 8 at most: the histogram of fewer
+    pixels is all gaps, and washes the picture out."""
 
     @property
     def reach(self) -> int:
         """Each part needs four pixels a side."""
         return 4 * self.tiles - 1
+
+    def tiles_of(self, side: int) -> int:
+        """Parts along the shorter side of a picture of so many pixels."""
+        return self.tiles or min(MOST_TILES, max(1, side // LEAST_TILE))
 
 
 class Grey(Section):
@@ -158,13 +164,7 @@ Filter = Annotated[
     ],
     BeforeValidator(_named),
 ]
-FILTERS = (
-    "gaussian",
-    "median",
-    "bilateral",
-    "non_local_means",
-    "unsharp",
-    "equalize",
-    "clahe",
-    "grey",
-)
+FILTERS: dict[str, type[Section]] = {
+    kind.model_fields["filter"].default: kind
+    for kind in (Gaussian, Median, Bilateral, NonLocalMeans, Unsharp, Equalize, Clahe, Grey)
+}

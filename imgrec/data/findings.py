@@ -18,6 +18,7 @@ from imgrec.errors import DataError
 Kind = Literal["same class", "other class", "other split", "train and test"]
 # Train, val and test each need one.
 LEAST_PICTURES = 3
+FEW_GREY = 0.1
 FEW_PICTURES = 20
 UNEVEN = 2.0
 LONGEST_SHAPE = 4.0
@@ -231,6 +232,7 @@ class Findings:
         if few.any():
             text = f"fewer than {FEW_PICTURES} pictures to train on: {_some(names, few)}"
             yield Problem("note", text)
+        yield from self._suspicious_classes()
         counts = self.to_train_on
         if self.imbalance >= UNEVEN:
             most, least = names[int(counts.argmax())], names[int(counts.argmin())]
@@ -239,6 +241,22 @@ class Findings:
                 f"classes are uneven, {self.imbalance:.0f} to 1: {most} has {counts.max():,}, "
                 f"{least} has {counts.min():,} (train.imbalance decides what is done)",
             )
+
+    def _suspicious_classes(self) -> Iterator[Problem]:
+        """Classes that may be one by mistake, or told apart by what they should not be."""
+        names = self.store.class_names
+        spelt: dict[str, list[str]] = {}
+        for name in names:
+            spelt.setdefault(name.casefold(), []).append(name)
+        for alike in spelt.values():
+            if len(alike) > 1:
+                text = f"classes that differ in case only: {', '.join(alike)}; are they one?"
+                yield Problem("warning", text)
+        grey = np.bincount(self.store.labels, self.looks["grey"], len(names))
+        share = grey / np.bincount(self.store.labels, minlength=len(names))
+        if 0 < (share == 1).sum() < len(names) and share[share < 1].mean() < FEW_GREY:
+            text = f"every picture is grey, and hardly any of other classes: {_some(names, share == 1)}"
+            yield Problem("warning", f"{text}; a model may learn that instead of what they show")
 
     def _picture_problems(self) -> Iterator[Problem]:
         if self.rejected:

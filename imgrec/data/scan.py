@@ -158,6 +158,14 @@ def _refuse_lost_classes(
     all_of = Counter((sample.label, sample.split or "train") for sample in usable)
     lost_of = Counter((sample.label, sample.split or "train") for sample in lost)
     reason_of = {reject.label: reject.reason for reject in reversed(rejected)}
+    if usable and len(lost) == len(usable):
+        first = next(
+            reject
+            for sample, reject in zip(left_out, rejected, strict=True)
+            if not isinstance(sample.content, Missing)
+        )
+        msg = f"none of {len(usable):,} files can be read (such as {first.id}: {first.reason})"
+        raise DataError(msg)
     for (label, split), count in lost_of.items():
         if count == all_of[label, split]:
             which = "its one file" if count == 1 else f"every one of its {count} files"

@@ -23,7 +23,7 @@ from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
 from imgrec.distributed.worker import Errand, work
-from imgrec.errors import ClusterError, TrainingError
+from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, FitJob, best_of
 from imgrec.training.loop import EpochReport
@@ -216,10 +216,9 @@ class _Lane:
             if not self.waiting:
                 return  # a worker died after the last model was delivered: nothing is lost
             name = self.waiting.pop(0)
-            reason = " ".join(str(self._outcome).split())[:300]
             message = (
                 f"workers died more often than cluster.max_failures = {self._max_failures} "
-                f"allows; the log file says more ({reason})"
+                f"allows; the log file says more ({reason_of(self._outcome)})"
             )
             yield name, TrainingError(message)
         elif self._outcome is not None:

@@ -26,7 +26,7 @@ from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
 from imgrec.distributed.worker import Errand, work
-from imgrec.errors import ImgrecError
+from imgrec.errors import ImgrecError, reason_of
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
@@ -162,7 +162,7 @@ def run_trial_on_workers(
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        failure = " ".join(str(error).split())[:300]
+        failure = reason_of(error)
     for _, event in mailbox.read(lane.lane):
         if isinstance(event, Failed):
             failure = str(event.error)

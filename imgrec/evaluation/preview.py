@@ -10,7 +10,7 @@ from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.evaluation.data_pictures import GAP, TILE, grid
 from imgrec.evaluation.pictures import INK
-from imgrec.preprocess.augment import mixed
+from imgrec.preprocess.augment import NO_AUGMENTATION, mixed
 from imgrec.preprocess.recipe import Recipe
 
 DRAWS = 6
@@ -20,7 +20,7 @@ MOST_PICTURES = 8
 def preview_picture(
     store: Store, rows: Indices, recipe: Recipe, title: str, seed: int = 0
 ) -> Figure:
-    """A row for each of some pictures: as stored, filtered if it is, augmented in DRAWS draws.
+    """A row for each of some pictures: as stored, filtered and augmented in DRAWS draws, if it is.
 
     Args:
         store: Where the pictures lie.
@@ -37,7 +37,7 @@ def preview_picture(
         torch.manual_seed(seed)
         if recipe.filters:
             columns.append(("filtered", _seen(recipe.eval()(originals), recipe)))
-        for draw in range(DRAWS):
+        for draw in range(DRAWS if recipe.augmentation != NO_AUGMENTATION else 0):
             inputs = recipe.train()(originals)
             labels = torch.zeros(len(chosen), dtype=torch.int64)
             inputs, _ = mixed(inputs, labels, 1, recipe.augmentation)

@@ -79,9 +79,10 @@ def _filtered(images: Tensor, chosen: Filter) -> Tensor:  # noqa: PLR0911 - one 
             return images + amount * (images - _blurred(images, sigma, chosen.reach))
         case Equalize():
             return equalized(images)
-        case Clahe(clip=clip, tiles=tiles):
+        case Clahe(clip=clip):
             from kornia.enhance import equalize_clahe  # noqa: PLC0415
 
+            tiles = chosen.tiles_of(min(images.shape[-2:]))
             return equalize_clahe(images.contiguous(), clip, (tiles, tiles))
         case Grey():
             return brightness(images).expand_as(images)

@@ -255,17 +255,16 @@ def test_a_run_says_that_it_is_done_only_when_it_has_ended(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with (
-        pytest.raises(KeyboardInterrupt),
-        start_run(tracking, "ends", "run", {}) as run,
-        monkeypatch.context() as patched,
-    ):
-        patched.setattr(tracking.client, "set_terminated", die)
+    with start_run(tracking, "ends", "workflow", {}) as workflow:
+        run = workflow.start_child("run", {})
+        with monkeypatch.context() as patched:
+            patched.setattr(tracking.client, "set_terminated", die)
+            with pytest.raises(KeyboardInterrupt):
+                run.end("FINISHED", {"imgrec.done": "register"})
+        killed = tracking.client.get_run(run.id).data.tags
         run.end("FINISHED", {"imgrec.done": "register"})
-    assert "imgrec.done" not in tracking.client.get_run(run.id).data.tags
 
-    with start_run(tracking, "ends", "run", {}) as run:
-        run.end("FINISHED", {"imgrec.done": "register"})
+    assert "imgrec.done" not in killed
     assert tracking.client.get_run(run.id).data.tags["imgrec.done"] == "register"
 
 

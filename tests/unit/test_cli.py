@@ -45,7 +45,7 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
         (["run", "--data", "one"], "only one class (cat)"),
         (["run", "missing.toml"], "missing.toml: no such file"),
         (["run", "misspelt.toml"], "train.epocs: no such setting; did you mean train.epochs?"),
-        (["run", "type.toml"], "train.epochs = 'many': must be a valid integer"),
+        (["run", "type.toml"], "train.epochs = 'many': must be a whole number"),
         (["run", "range.toml"], "train.label_smoothing = 1.5: must be less than 1"),
         (["run", "--set", "nonsense"], "--set nonsense: write key=value"),
         (["run", "--arch", "cnnn"], "archs = ['cnnn']: must be 'ann', 'cnn'"),

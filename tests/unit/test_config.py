@@ -21,7 +21,7 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("epochs=3", "did you mean train.epochs?"),
         ("cnn.widths=[3]", "did you mean cnn.model.widths?"),
         ("foo.bar=1", "foo.bar: no such setting"),
-        ("train.epochs=ten", "train.epochs = 'ten': must be a valid integer"),
+        ("train.epochs=ten", "train.epochs = 'ten': must be a whole number"),
         ("train.epochs=-1", "train.epochs = -1: must be greater than or equal to 0"),
         ("train.epochs=true", "train.epochs = true: must be"),
         ("archs=['cnnn']", "'ann', 'cnn', 'rnn' or 'transformer'"),
@@ -37,7 +37,18 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("cnn.model.pretrained=true", "pretrained has no effect"),
         ("rnn.model.patch_size=2", "patch_size has no effect"),
         ("transformer.model.width=30", "width = 30 must be a multiple"),
-        ("cluster.use_gpu=maybe", "must be a valid boolean or must be 'auto'"),
+        ("cluster.use_gpu=maybe", "must be true or false or must be 'auto'"),
+        ("archs='cnn'", "archs = 'cnn': must be a list"),
+        ("archs=[]", "archs = []: must have at least 1 item"),
+        ("preprocess.filters=['mean']", "name a filter: gaussian, median"),
+        (
+            "preprocess.filters=[{filter='median', sise=5}]",
+            "preprocess.filters: median.sise = 5: no such setting; it has size",
+        ),
+        (
+            "preprocess.filters=[{filter='median', size='a'}]",
+            "preprocess.filters: median.size = 'a': must be a whole number",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_rule_in_one_line(setting: str, said: str) -> None:

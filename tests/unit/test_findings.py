@@ -305,3 +305,20 @@ def test_groups_are_what_pairs_and_digests_connect(values: list[int], data: st.D
 def test_the_digits_are_usable(digits: Store) -> None:
     """The default of every new user."""
     assert Findings(digits, allow_leakage=False).usable
+
+
+def test_classes_that_are_told_apart_by_a_mistake_are_named(make_photos: MakePhotos) -> None:
+    """Cat and cat on one disk, or one class of scans: the score would be fine, the model useless."""
+    folder = make_photos(count=24)
+    (folder / "cat").rename(folder / "WOMAN")
+    for path in (folder / "woman").iterdir():
+        Image.open(path).convert("L").save(path)
+    warnings = texts(found_in(folder), "warning")
+
+    assert any("differ in case only: WOMAN, woman" in text for text in warnings)
+    assert any(
+        "every picture is grey, and hardly any of other classes: woman" in text for text in warnings
+    )
+    for path in (folder / "WOMAN").iterdir():
+        Image.open(path).convert("L").save(path)
+    assert not any("grey" in text for text in texts(found_in(folder), "warning"))

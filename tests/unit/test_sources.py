@@ -267,25 +267,6 @@ def test_a_source_that_is_not_there_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "no column 'path'; it has none"),
-        ("file,kind\na.png,x\n", "no column 'label'; it has file, kind"),
-        ("path,label,split\na.png,x,later\n", "row 1 has split 'later'; write train, val or test"),
-        ("path,label\na.png,x\n", "only one class"),
-    ],
-)
-def test_a_table_that_is_none_is_refused_with_the_cure(
-    text: str, said: str, tmp_path: Path
-) -> None:
-    """Before a single picture is read."""
-    (tmp_path / "table.csv").write_text(text)
-
-    with pytest.raises(DataError, match=said):
-        samples_of(str(tmp_path / "table.csv"), tmp_path)
-
-
 def test_rows_without_label_or_path_go_to_quarantine(tmp_path: Path) -> None:
     """They are counted like every other picture that cannot be used."""
     source = Path(as_csv(tmp_path))
@@ -440,6 +421,39 @@ def test_what_is_no_file_and_what_is_no_path_go_to_quarantine(tmp_path: Path) ->
     assert reasons["pipe.png"] == reasons["/dev/zero"]
     assert "not a file" in reasons["pipe.png"]
     assert "without file:" in reasons["file:///etc/passwd"]
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_pictures_beside_class_folders_go_to_quarantine(
+    splits: tuple[str, ...], packed: bool, tmp_path: Path
+) -> None:
+    """They are of no class, and somebody forgot them there; other files are nobody's business."""
+    folder = tmp_path / "photos"
+    for split in splits:
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(6):
+                (folder / split / name / f"{number}.png").write_bytes(
+                    png(label, number + len(split))
+                )
+    strays = {"stray.jpg", *(f"{split}stray.png" for split in splits)}
+    for name in strays:
+        (folder / name).write_bytes(png(0, 0))
+    before = open_source(str(folder), tmp_path).state()
+    if packed:
+        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+            tar.add(folder, ".")
+    else:
+        (folder / "license.txt").write_text("as you like")
+    store = stored(f"{folder}.tar" if packed else str(folder), tmp_path)
+
+    assert store.class_names == CLASSES
+    assert {reject.id.removeprefix("photos.tar:") for reject in store.rejected()} == strays
+    if not packed:
+        assert open_source(str(folder), tmp_path).state() == before
+        (folder / "stray.jpg").unlink()
+        assert open_source(str(folder), tmp_path).state() != before
 
 
 def test_a_folder_with_classes_and_shards_is_refused(tmp_path: Path) -> None:

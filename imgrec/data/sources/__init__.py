@@ -26,7 +26,7 @@ from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Source, Split
 from imgrec.data.sources.tar import Shards
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
-from imgrec.errors import DataError
+from imgrec.errors import DataError, reason_of
 
 TABLES = (".csv", ".parquet")
 # Control characters, and halves of characters.
@@ -140,7 +140,7 @@ def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
         if not brought:
             continue
         if strangers := sorted(brought - trained):
-            msg = f"{source}: {split} has classes that train has not: {', '.join(strangers[:5])}"
+            msg = f"{source}: {split} has classes that train has not: {', '.join(strangers[:5])}; rename or remove them"
             raise DataError(msg)
         if absent := sorted(trained - brought):
             msg = (
@@ -195,7 +195,7 @@ def _holds_pictures(path: Path) -> bool:
     try:
         return image_column(parquet.read_schema(path)) is not None
     except (OSError, ArrowException) as error:
-        msg = f"{path}: {' '.join(str(error).split())[:150]}"
+        msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
         raise DataError(msg) from error
 
 

@@ -1,5 +1,6 @@
 """A folder of class folders, with or without train/, val/ and test/ above them."""
 
+import mimetypes
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imgrec.data.sources.sample import SPLIT_NAMES, File, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, File, Missing, Sample, Split
 from imgrec.errors import DataError
 
 # What desktops leave behind in folders; never a picture.
 CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
+STRAY = Missing("lies in no class folder")
 FoundFile = tuple[str, list[Any]]
 """A path, and the size, time and kind of what is there."""
 
@@ -23,16 +25,19 @@ class Folder:
     path: Path
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every file below a class folder, sorted by path."""
+        """Every file below a class folder, sorted by path; then pictures that lie beside them."""
         root = len(str(self.path)) + 1
         for class_folder, split, files in self._classes:
             for path, _ in files:
                 yield Sample(path[root:], File(path), class_folder.name, split)
+        for path in self._strays:
+            yield Sample(path[root:], STRAY, "")
 
     def state(self) -> Any:
         """Names, sizes and times of all files: a million in seconds, where reading takes hours."""
         root = len(str(self.path)) + 1
-        return [[path[root:], *found] for _, _, files in self._classes for path, found in files]
+        files = [[path[root:], *found] for _, _, files in self._classes for path, found in files]
+        return files + [[path[root:]] for path in self._strays]
 
     @cached_property
     def _classes(self) -> list[tuple[Path, Split | None, list[FoundFile]]]:
@@ -44,6 +49,23 @@ class Folder:
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}"
             raise DataError(msg) from error
+
+    @cached_property
+    def _strays(self) -> list[str]:
+        """Pictures, by their names, that lie where only class folders should."""
+        above = sorted({class_folder.parent for class_folder, _, _ in self._classes} | {self.path})
+        return [
+            str(file)
+            for folder in above
+            for file in sorted(folder.iterdir())
+            if looks_like_picture(file.name) and file.is_file()
+        ]
+
+
+def looks_like_picture(name: str) -> bool:
+    """By its ending; beside class folders there may be anything, such as a license."""
+    kind, _ = mimetypes.guess_type(name)
+    return kind is not None and kind.startswith("image/") and not name.startswith(".")
 
 
 def file_state(path: Path, name: str) -> list[Any]:

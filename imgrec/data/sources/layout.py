@@ -21,13 +21,13 @@ def labels_and_splits(paths: Sequence[PurePosixPath], where: str) -> list[tuple[
         parts = [one[1:] for one in parts]
     tops = {one[0] for one in parts if len(one) > 1}
     # A class may be called "train" (the railway): split folders hold nothing but class folders.
-    flat = {one[0] for one in parts if len(one) == 2}
-    splits = {top: SPLIT_NAMES[top.lower()] for top in tops - flat if top.lower() in SPLIT_NAMES}
+    deep = {one[0] for one in parts if len(one) > 2}
+    splits = {top: SPLIT_NAMES[top.lower()] for top in deep if top.lower() in SPLIT_NAMES}
     if "train" in splits.values():
         if strangers := sorted(tops - set(splits)):
             msg = f"{where}: {strangers[0]} beside train is neither val nor test; rename or move it"
             raise DataError(msg)
-        return [(one[1], splits[one[0]]) if len(one) > 1 else ("", None) for one in parts]
+        return [(one[1], splits[one[0]]) if len(one) > 2 else ("", None) for one in parts]
     if splits and set(splits) == tops:
         msg = f"{where}: has {', '.join(sorted(tops))} but no train folder"
         raise DataError(msg)

@@ -17,15 +17,18 @@ from imgrec.data.sources.sample import (
     Sample,
     Split,
 )
-from imgrec.errors import DataError
+from imgrec.errors import DataError, reason_of
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
 LABEL_COLUMNS = ("label", "class")
+DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Columns path, label and, if the data bring their own, split.
+
+    The columns of a CSV may be parted by commas, semicolons, tabs or bars.
 
     Attributes:
         path: The table.
@@ -91,18 +94,29 @@ def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
     for name in wanted:
         if name in names:
             return name
-    msg = f"{where}: no column {wanted[0]!r}; it has {', '.join(names) or 'none'}"
+    msg = f"{where}: no column {' or '.join(wanted)}; it has {', '.join(map(str, names))}"
     raise DataError(msg)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            header = file.readline()
+            if not header.strip():
+                msg = f"{path}: its first line is empty; name the columns there: path,label"
+                raise DataError(msg)
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=header.count))
             names = reader.fieldnames or []
             of = column(names, PATH_COLUMNS, path)
             label = column(names, LABEL_COLUMNS, path)
             for row in reader:
+                if None in row:
+                    msg = (
+                        f"{path}: line {reader.line_num} has more than the {len(names)} fields of "
+                        f'the first one; put what holds a {reader.reader.dialect.delimiter} in ""'
+                    )
+                    raise DataError(msg)
                 yield (
                     (row[of] or "").strip(),
                     (row[label] or "").strip(),
@@ -124,7 +138,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         with parquet.ParquetFile(path) as file:
             yield from _rows_of(file, path)
     except (OSError, ArrowException) as error:
-        msg = f"{path}: {' '.join(str(error).split())[:150]}"
+        msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
         raise DataError(msg) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
 from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Split
-from imgrec.errors import DataError, DecodeError
+from imgrec.errors import DataError, DecodeError, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def _group(path: Path, group: int, column: str) -> Any:
         with parquet.ParquetFile(path) as file:
             return file.read_row_group(group, columns=[column]).column(0)
     except (OSError, ArrowException) as error:
-        msg = f"cannot be read: {' '.join(str(error).split())[:150]}"
+        msg = f"cannot be read: {reason_of(error)}"
         raise DecodeError(msg) from error
 
 
@@ -88,7 +88,7 @@ class EmbeddedParquet:
                         split = split_of(values.get("split") or "", path, total)
                         yield Sample(name, content, text, split or self._split(path))
         except (OSError, ArrowException) as error:
-            msg = f"{path}: {' '.join(str(error).split())[:150]}"
+            msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
             raise DataError(msg) from error
 
     def _split(self, path: Path) -> Split | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from imgrec.data.sources.folder import CLUTTER
+from imgrec.data.sources.folder import CLUTTER, STRAY, looks_like_picture
 from imgrec.data.sources.layout import labels_and_splits
 from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
-from imgrec.errors import DataError
+from imgrec.errors import DataError, reason_of
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,14 @@ class RemoteFolder:
     url: str
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every file below a class folder, sorted by path."""
+        """Every file below a class folder and pictures that lie beside one, sorted by path."""
         paths = [path for path, _ in self._files()]
         found = labels_and_splits(paths, self.url)
         for path, (label, split) in zip(paths, found, strict=True):
-            yield Sample(str(path), Remote(f"{self.url}/{path}"), label, split)
+            if label:
+                yield Sample(str(path), Remote(f"{self.url}/{path}"), label, split)
+            elif looks_like_picture(path.name):
+                yield Sample(str(path), STRAY, "")
 
     def state(self) -> Any:
         """Names, sizes, and what the storage says of their contents."""
@@ -41,9 +44,9 @@ class RemoteFolder:
         for path, details in found.items():
             below = PurePosixPath(path).relative_to(PurePosixPath(root))
             hidden = any(part.startswith(".") for part in below.parts)
-            if len(below.parts) > 1 and not hidden and below.name.lower() not in CLUTTER:
+            if not hidden and below.name.lower() not in CLUTTER:
                 files.append((below, _identity(details)))
-        if not files:
+        if not any(len(below.parts) > 1 for below, _ in files):
             msg = f"{self.url}: no class folder with pictures in it"
             raise DataError(msg)
         return sorted(files)
@@ -133,6 +136,5 @@ def _answering(url: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # each storage has its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        msg = f"{url}: cannot be read ({reason})"
+        msg = f"{url}: cannot be read ({reason_of(error)})"
         raise DataError(msg) from error

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgrec.errors import DataError, DecodeError
+from imgrec.errors import DataError, DecodeError, reason_of
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -94,6 +94,9 @@ class File(NamedTuple):
                 return _read_to_end(file, found.st_size)
             finally:
                 os.close(file)
+        except FileNotFoundError as error:
+            msg = f"there is no {self.path}"
+            raise DecodeError(msg) from error
         except OSError as error:
             msg = f"cannot be read: {error.strerror}"
             raise DecodeError(msg) from error
@@ -174,8 +177,7 @@ class Remote:
                 raise DecodeError(msg) from error
             except Exception as error:  # each storage has its own
                 if tries == TRIES:
-                    reason = " ".join(str(error).split())[:150] or type(error).__name__
-                    msg = f"{self.url}: cannot be fetched ({reason}); try again"
+                    msg = f"{self.url}: cannot be fetched ({reason_of(error)}); try again"
                     raise DataError(msg) from error
                 time.sleep(tries)
             else:

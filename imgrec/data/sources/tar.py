@@ -87,7 +87,8 @@ def _members(path: Path) -> tuple[dict[PurePosixPath, Content], dict[PurePosixPa
                 else:
                     pictures[name] = Missing("not a file of its own but a link or a device")
     except (OSError, tarfile.TarError) as error:
-        msg = f"{path}: {getattr(error, 'strerror', None) or error}"
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{path}: cannot be read as tar ({reason}); copy or pack it again"
         raise DataError(msg) from error
     return pictures, labels
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
-from imgrec.errors import DataError, DecodeError
+from imgrec.errors import DataError, DecodeError, reason_of
 
 PREFIX = "torchvision:"
 
@@ -30,7 +30,7 @@ class Item:
         try:
             image = _dataset(self.name, self.root, self.part, download=False)[self.index][0]
         except (OSError, RuntimeError) as error:
-            msg = f"cannot be read: {' '.join(str(error).split())[:150]}"
+            msg = f"cannot be read: {reason_of(error)}"
             raise DecodeError(msg) from error
         return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
@@ -93,9 +93,8 @@ class Torchvision:
         try:
             return _dataset(self.name, self.root, part, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError
-            reason = " ".join(str(error).split())[:150]
             msg = (
-                f"{PREFIX}{self.name}: cannot be downloaded ({reason}); "
+                f"{PREFIX}{self.name}: cannot be downloaded ({reason_of(error)}); "
                 f"try again with a network, or put its files below {self.root}"
             )
             raise DataError(msg) from error
