@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 INTERRUPTED = 130
 TUNE_TRIALS = 20
-app = typer.Typer(
-    help="Train, compare, register and serve image recognizers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+APP: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(help="Train, compare, register and serve image recognizers.", **APP)
+submit = typer.Typer(
+    help="The same run, train or tune as a job of a Ray cluster; leave it, and rejoin it.", **APP
 )
+app.add_typer(submit, name="submit")
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="Settings as TOML. Default: the bundled digits.")
@@ -53,6 +58,40 @@ Budget = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what is on record already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="IMGREC_CLUSTER", help="The cluster's job server, such as http://HEAD:8265."
+    ),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="As imgrec jobs lists it.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked for, in the words that ask for the same on another machine.
+
+    Attributes:
+        config: Checked.
+        file: Where settings were read from.
+        data: What --data said, as an absolute path.
+        changes: The options and --set, as `key=value`.
+    """
+
+    config: "Config"
+    file: Path | None
+    data: str | None
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where `submit` sends what follows it."""
+
+    address: str
+    install: bool
+    again: bool
+    detach: bool
 
 
 @app.callback(invoke_without_command=True)
@@ -65,8 +104,30 @@ def version(
         raise typer.Exit
 
 
+@submit.callback()
+def submit_to(
+    context: typer.Context,
+    address: Address,
+    install: Annotated[
+        bool,
+        typer.Option("--install", help="Install the packages of here on the nodes, with uv."),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run once more what has succeeded.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+) -> None:
+    """The same run, train or tune as a job of a Ray cluster; leave it, and rejoin it.
+
+    Submitting the same once more does not run it twice: it rejoins the first.
+    """
+    context.obj = Target(address, install, again, detach)
+
+
 @app.command()
+@submit.command()
 def run(
+    context: typer.Context,
     config: ConfigFile = None,
     data: Data = None,
     arch: Annotated[
@@ -85,13 +146,13 @@ def run(
 ) -> None:
     """Search, train and register every architecture, and rank them."""
     archs = arch.split(",") if arch else None
-    whole = _load(config, data, archs, name, settings, trials, budget)
+    asked = _asked(config, data, archs, name, settings, trials, budget)
     if show_plan:
         from pipelines.plan import show_plan as show  # noqa: PLC0415
 
-        show(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+        show(asked.config, fresh=fresh, as_json=as_json, quiet=quiet)
     else:
-        _run(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+        _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -130,7 +191,9 @@ def preview(
 
 
 @app.command()
+@submit.command()
 def train(
+    context: typer.Context,
     arch: OneArch,
     config: ConfigFile = None,
     data: Data = None,
@@ -143,12 +206,14 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train and register one architecture."""
-    whole = _load(config, data, [arch], name, settings, trials, budget)
-    _run(whole, fresh=fresh, as_json=as_json, quiet=quiet)
+    asked = _asked(config, data, [arch], name, settings, trials, budget)
+    _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
 @app.command()
+@submit.command()
 def tune(
+    context: typer.Context,
     arch: OneArch,
     config: ConfigFile = None,
     data: Data = None,
@@ -161,10 +226,10 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Search better settings for one architecture; imgrec run then takes them from the record."""
-    whole = _load(config, data, [arch], name, settings, trials, budget)
-    if not whole.search.wanted:
-        whole = _load(config, data, [arch], name, settings, TUNE_TRIALS, None)
-    _run(whole, fresh=fresh, as_json=as_json, quiet=quiet, only_search=True)
+    asked = _asked(config, data, [arch], name, settings, trials, budget)
+    if not asked.config.search.wanted:
+        asked = _asked(config, data, [arch], name, settings, TUNE_TRIALS, None)
+    _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet, only_search=True)
 
 
 @app.command()
@@ -203,6 +268,52 @@ def predict(
 
 
 @app.command()
+def jobs(address: Address, as_json: Json = False) -> None:
+    """List the jobs of a cluster that imgrec submitted."""
+    from pipelines.jobs import show_jobs  # noqa: PLC0415
+
+    show_jobs(address, as_json=as_json)
+
+
+@app.command()
+def logs(
+    job: JobName,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Rejoin it.")] = False,
+) -> None:
+    """Print what a job has said; with --follow until it ends, and end as it does."""
+    from pipelines.jobs import show_log  # noqa: PLC0415
+
+    sys.exit(show_log(address, job, follow=follow))
+
+
+@app.command()
+def stop(job: JobName, address: Address) -> None:
+    """Stop a job; submitted again, it goes on where it was."""
+    from pipelines.jobs import stop_job  # noqa: PLC0415
+
+    stop_job(address, job)
+
+
+@app.command()
+def doctor(
+    config: ConfigFile = None,
+    data: Data = None,
+    address: Annotated[
+        str, typer.Option(help="Look at the cluster behind this job server, from inside.")
+    ] = "",
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is wrong with this machine or a cluster, before a run finds out."""
+    from pipelines.doctor import show_doctor  # noqa: PLC0415
+
+    asked = _asked(config, data, None, None, settings, None, None)
+    sys.exit(show_doctor(asked, address, as_json=as_json, quiet=quiet))
+
+
+@app.command()
 def ui(
     config: ConfigFile = None,
     settings: Set = None,
@@ -236,8 +347,24 @@ def main() -> NoReturn:
 
 
 def _run(
-    config: "Config", *, fresh: bool, as_json: bool, quiet: bool, only_search: bool = False
+    context: typer.Context,
+    asked: Asked,
+    *,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
+    only_search: bool = False,
 ) -> None:
+    if target := context.find_object(Target):
+        from pipelines.jobs import submit_job  # noqa: PLC0415
+
+        assert context.command.name
+        sys.exit(
+            submit_job(
+                target, context.command.name, asked, fresh=fresh, as_json=as_json, quiet=quiet
+            )
+        )
+    config = asked.config
     _refuse_missing(config)
     from pipelines.display import Display  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
@@ -271,16 +398,25 @@ def _load(
     archs: list[str] | None,
     name: str | None,
     settings: list[str] | None,
-    trials: int | None = None,
-    budget: str | None = None,
 ) -> "Config":
+    return _asked(path, data, archs, name, settings, None, None).config
+
+
+def _asked(
+    path: Path | None,
+    data: str | None,
+    archs: list[str] | None,
+    name: str | None,
+    settings: list[str] | None,
+    trials: int | None,
+    budget: str | None,
+) -> Asked:
     from imgrec.config import load_config  # noqa: PLC0415
 
     changes = []
-    if data is not None:
-        changes.append(f"data.source={json.dumps(_absolute(data))}")
-    if path is None and data in {None, "digits"}:
-        path = DIGITS
+    file, source = path, None if data is None else _absolute(data)
+    if file is None and data in {None, "digits"}:
+        file = DIGITS
     if name is not None:
         changes.append(f"name={json.dumps(name)}")
     if archs is not None:
@@ -289,7 +425,9 @@ def _load(
         changes.append(f"search.trials={trials}")
     if budget is not None:
         changes.append(f"search.budget={json.dumps(budget)}")
-    return load_config(path, [*changes, *(settings or [])])
+    changes += settings or []
+    of_source = [] if source is None else [f"data.source={json.dumps(source)}"]
+    return Asked(load_config(file, [*of_source, *changes]), path, source, tuple(changes))
 
 
 def _absolute(source: str) -> str:

@@ -121,6 +121,10 @@ class Display:
         """A part of the run begins."""
         self._say(STAGES[name])
 
+    def note(self, text: str) -> None:
+        """Something that is worth a line."""
+        self._line(text)
+
     def progress(self, what: str, done: int, total: int) -> None:
         """How far reading or decoding is."""
         text = f"{what} {done:,} of {total:,} pictures"

@@ -13,10 +13,11 @@ from typing import Any
 
 from imgrec.config import Arch, Config
 from imgrec.distributed.fit import refuse_batches_below
-from imgrec.distributed.session import Session, ray_session
+from imgrec.distributed.nodes import refuse_unshared
+from imgrec.distributed.session import Session, cluster_address, ray_session
 from imgrec.errors import TrainingError
 from imgrec.search.study import default_settings
-from imgrec.tracking.connection import connect
+from imgrec.tracking.connection import connect, refuse_local_record
 from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.runs import Run, find_run
 from pipelines.display import Display
@@ -44,7 +45,21 @@ def run(
         ImgrecError: before anything is started, where settings, data or services are wrong.
     """
     started = time.perf_counter()
-    ledger = _open(config, display, fresh=fresh)
+    with ExitStack() as stack:
+        session = _starter(config, display, log_file, stack)
+        return _run(config, session, display, started, fresh=fresh, command=command)
+
+
+def _run(
+    config: Config,
+    session: Callable[[], Session],
+    display: Display,
+    started: float,
+    *,
+    fresh: bool,
+    command: str,
+) -> Summary:
+    ledger = _open(config, session, display, fresh=fresh)
     last = ledger.last_workflow("workflow")
     if last and last.status == "FINISHED":
         searches = _finished_searches(ledger)
@@ -55,21 +70,19 @@ def run(
     with ledger.workflow("workflow", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
         work = _working_folder(config, workflow)
-        with ExitStack() as stack:
-            session = _starter(config, display, log_file, stack)
-            searches, failures = _search(ledger, workflow, session, work, display)
-            models = _finished_models(ledger, searches)
-            display.taken({}, models)
-            jobs = {
-                arch: job_with(config, ledger.prepared, arch, _settings(searches, arch))
-                for arch in config.archs
-                if arch not in models and arch not in failures
-            }
-            for arch, outcome in train(ledger, workflow, session, work, display, jobs).items():
-                if isinstance(outcome, TrainingError):
-                    failures[arch] = str(outcome)
-                else:
-                    models[arch] = outcome
+        searches, failures = _search(ledger, workflow, session, work, display)
+        models = _finished_models(ledger, searches)
+        display.taken({}, models)
+        jobs = {
+            arch: job_with(config, ledger.prepared, arch, _settings(searches, arch))
+            for arch in config.archs
+            if arch not in models and arch not in failures
+        }
+        for arch, outcome in train(ledger, workflow, session, work, display, jobs).items():
+            if isinstance(outcome, TrainingError):
+                failures[arch] = str(outcome)
+            else:
+                models[arch] = outcome
         summary = _summary(ledger, workflow.id, searches, models, failures, started)
         workflow.log_metrics({"seconds": summary.seconds, "models": len(summary.models)})
         workflow.log_table(*summary.leaderboard(), "leaderboard.json")
@@ -84,15 +97,15 @@ def tune(
 ) -> Summary:
     """Settings to better settings, and no further; a later run takes the searches from the record."""
     started = time.perf_counter()
-    ledger = _open(config, display, fresh=fresh)
-    with ledger.workflow("tune", command) as workflow:
-        record_inputs(workflow, config, ledger.prepared)
-        work = _working_folder(config, workflow)
-        with ExitStack() as stack:
-            session = _starter(config, display, log_file, stack)
+    with ExitStack() as stack:
+        session = _starter(config, display, log_file, stack)
+        ledger = _open(config, session, display, fresh=fresh)
+        with ledger.workflow("tune", command) as workflow:
+            record_inputs(workflow, config, ledger.prepared)
+            work = _working_folder(config, workflow)
             searches, failures = _search(ledger, workflow, session, work, display)
-        if failures:
-            workflow.end("FAILED")
+            if failures:
+                workflow.end("FAILED")
     return _summary(ledger, workflow.id, searches, {}, failures, started)
 
 
@@ -110,14 +123,20 @@ def _starter(
     return session
 
 
-def _open(config: Config, display: Display, *, fresh: bool) -> Ledger:
+def _open(
+    config: Config, session: Callable[[], Session], display: Display, *, fresh: bool
+) -> Ledger:
+    if cluster_address(config.cluster) and len(session().nodes) > 1:
+        # Before anything is spent: what only one machine sees would be lost, or fail later.
+        refuse_local_record(config.tracking, Path(config.storage))
+        refuse_unshared(Path(config.storage))
     display.stage("tracking")
     tracking = connect(config.tracking, Path(config.storage), create=True)
     close_dead_runs(tracking)
     display.stage("data")
     prepared = prepare(config, display.progress)
     display.prepared(prepared)
-    refuse_batches_below(config.cluster.workers, prepared.jobs.values())
+    refuse_batches_below(config.cluster.most_workers, prepared.jobs.values())
     if config.search.wanted:
         refuse_batches_below(config.search.workers_per_trial, prepared.jobs.values())
         for branch in config.branches:

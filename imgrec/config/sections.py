@@ -224,14 +224,18 @@ class SearchConfig(Section):
         return bool(self.trials or self.budget)
 
 
+WorkerCount = Annotated[int, Field(ge=1, le=4096)]
+
+
 class ClusterConfig(Section):
     """The workers that train, and the Ray cluster they run on."""
 
     address: str = ""
     """Address of a running Ray cluster; empty means RAY_ADDRESS, and without it a local Ray that
     is started for the run and stopped after it."""
-    workers: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Training processes. The batch is divided among them; it does not grow with them."""
+    workers: WorkerCount | Annotated[tuple[WorkerCount, WorkerCount], Field(strict=False)] = 1
+    """Training processes. The batch is divided among them; it does not grow with them. `[2, 8]` means
+    at least 2, and up to 8 as machines come and go."""
     cpus_per_worker: NonNegative = 0
     """Cores that a worker computes with; 0 means as many as leave every worker a place on a node, or
     with GPUs its share of its node's cores."""
@@ -243,6 +247,24 @@ class ClusterConfig(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 30.0
     """Least time between two checkpoints, which is what a crash can cost at most, plus one epoch.
     Each costs a fraction of a second, more than an epoch of the digits."""
+
+    @field_validator("workers")
+    @classmethod
+    def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            msg = f"the first is the least; write [{value[1]}, {value[0]}]"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def least_workers(self) -> int:
+        """Without so many nothing starts."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def most_workers(self) -> int:
+        """More are never started."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
 
 
 class TrackingConfig(Section):

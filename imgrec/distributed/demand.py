@@ -11,12 +11,26 @@ from imgrec.errors import ClusterError
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What each worker holds, and how many lanes of workers the cluster has room for."""
+    """What each worker holds, and how many lanes of workers the cluster has room for.
+
+    Attributes:
+        workers: Of a lane, at most.
+        cpus: Cores of each.
+        use_gpu: Whether each has a GPU.
+        room: Lanes side by side.
+        least: Workers of a lane at least; the same as `workers` where machines do not come and go.
+    """
 
     workers: int
     cpus: int
     use_gpu: bool
     room: int
+    least: int
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there are always as many workers."""
+        return self.least == self.workers
 
 
 def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
@@ -29,11 +43,11 @@ def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
     Raises:
         ClusterError: the cluster can never give what is asked for; Ray would wait for ever.
     """
-    workers = cluster.workers
+    least, workers = cluster.least_workers, cluster.most_workers
     gpus = sum(node.gpus for node in nodes)
-    use_gpu = gpus >= workers if cluster.use_gpu == "auto" else cluster.use_gpu
-    if use_gpu and gpus < workers:
-        msg = f"cluster.workers = {workers}: needs as many GPUs, and Ray has {gpus}"
+    use_gpu = gpus >= least if cluster.use_gpu == "auto" else cluster.use_gpu
+    if use_gpu and gpus < least:
+        msg = f"cluster.workers = {least}: needs as many GPUs, and Ray has {gpus}"
         raise ClusterError(msg)
 
     def places(cpus: int) -> int:
@@ -48,14 +62,14 @@ def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
     else:
         most = max((node.cpus for node in nodes), default=1)
         cpus = next((cpus for cpus in range(most, 1, -1) if places(cpus) >= workers), 1)
-    if places(cpus) < workers:
+    if places(cpus) < least:
         have = ", ".join(str(node.cpus) for node in nodes)
         msg = (
-            f"cluster.workers = {workers}: needs {workers} times {cpus} cores, each on one node, "
+            f"cluster.workers = {least}: needs {least} times {cpus} cores, each on one node, "
             f"and the nodes of Ray have {have}"
         )
         raise ClusterError(msg)
-    return Demand(workers, cpus, use_gpu, places(cpus) // workers)
+    return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
 @dataclass(frozen=True, slots=True)

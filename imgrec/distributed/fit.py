@@ -29,6 +29,7 @@ from imgrec.training.learner import Best, FitJob, best_of
 from imgrec.training.loop import EpochReport
 
 POLL_SECONDS = 0.25
+LEAST_RESIZE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def fit_on_workers(
         ConfigError: an architecture cannot be built as asked.
     """
     demand = plan_demand(session.nodes, cluster)
-    refuse_batches_below(cluster.workers, jobs.values())
+    refuse_batches_below(cluster.most_workers, jobs.values())
     names = list(jobs)
 
     def start(chosen: list[str]) -> _Lane:
@@ -152,9 +153,11 @@ def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Pa
         work,
         train_loop_config={"errand": errand},
         scaling_config=ScalingConfig(
-            num_workers=demand.workers,
+            num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
             resources_per_worker={"CPU": demand.cpus},
+            # To take a new machine in costs what was trained since the last checkpoint.
+            elastic_resize_monitor_interval_s=max(LEAST_RESIZE_SECONDS, cluster.checkpoint_seconds),
         ),
         run_config=RunConfig(
             name=errand.lane,

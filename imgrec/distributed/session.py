@@ -44,6 +44,11 @@ class Session:
     mailbox: Mailbox
 
 
+def cluster_address(config: ClusterConfig) -> str:
+    """Of the cluster to join; empty where a local Ray is started."""
+    return config.address or os.environ.get("RAY_ADDRESS", "")
+
+
 @contextmanager
 def ray_session(
     config: ClusterConfig, log_file: Path, *, cpus: int | None = None, dashboard: bool = False
@@ -60,7 +65,7 @@ def ray_session(
     Raises:
         ClusterError: the cluster does not answer.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address = cluster_address(config)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # A short path: the names of Unix sockets below it end at 107 characters.
     temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))

@@ -79,6 +79,17 @@ def tracking_uri(config: TrackingConfig, storage: Path) -> str:
     return f"{SQLITE}{storage / 'mlflow.db'}"
 
 
+def refuse_local_record(config: TrackingConfig, storage: Path) -> None:
+    """Raise TrackingError where the record is a file that only one machine of a cluster sees."""
+    uri = tracking_uri(config, storage)
+    if not uri.startswith(("http://", "https://")):
+        msg = (
+            f"tracking.uri = {uri!r}: only one machine sees it; on a cluster set a server: "
+            f"tracking.uri=http://MLFLOW:5000"
+        )
+        raise TrackingError(msg)
+
+
 def has_record(config: TrackingConfig, storage: Path) -> bool:
     """Whether there is anything to connect to: False for an SQLite file that is not there yet."""
     uri = tracking_uri(config, storage)

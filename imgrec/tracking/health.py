@@ -1,0 +1,117 @@
+"""What a tracking server can do, tried out before a run depends on it."""
+
+import email.utils
+import json
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from imgrec.errors import reason_of
+from imgrec.tracking.connection import Tracking
+
+EXPERIMENT = "imgrec doctor"
+PROXIED = "mlflow-artifacts:"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found out about a tracking server.
+
+    Attributes:
+        version: Of its MLflow; empty if it does not say.
+        store: `SqlStore`, `FileStore`, ...; empty if it does not say.
+        open_to_all: Whether it answers without a name and password.
+        artifacts: Where artifacts go; `mlflow-artifacts:/...` is through the server itself.
+        artifact_problem: Why a file could not be written and read again; empty if it could.
+        skew: Seconds by which its clock is ahead of this machine's, to a second.
+    """
+
+    version: str
+    store: str
+    open_to_all: bool
+    artifacts: str
+    artifact_problem: str
+    skew: float
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether workers need no keys of the artifacts' store."""
+        return self.artifacts.startswith(PROXIED)
+
+
+def client_version() -> str:
+    """Of MLflow here."""
+    return str(mlflow.__version__)
+
+
+def examine(tracking: Tracking, timeout_seconds: int) -> Health:
+    """Try a tracking server out; what is written for it is deleted again.
+
+    Raises:
+        TrackingError: it refuses to make or delete a run.
+    """
+    base = tracking.uri.rstrip("/")
+    version = _get(f"{base}/version", timeout_seconds)[0]
+    info, _ = _get(f"{base}/api/3.0/mlflow/server-info", timeout_seconds)
+    anonymous, skew = _get(
+        f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout_seconds
+    )
+    artifacts, problem = _try_artifact(tracking)
+    return Health(
+        version=version.strip(),
+        store=json.loads(info or "{}").get("store_type") or "",
+        open_to_all=bool(anonymous),
+        artifacts=artifacts,
+        artifact_problem=problem,
+        skew=skew,
+    )
+
+
+def _try_artifact(tracking: Tracking) -> tuple[str, str]:
+    """Where an artifact goes, and what went wrong on the way there and back."""
+    client = tracking.client
+    with tracking.answering():
+        found = client.get_experiment_by_name(EXPERIMENT)
+        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        run = client.create_run(experiment, run_name="artifact upload")
+    content = uuid.uuid4().hex
+    problem = ""
+    try:
+        client.log_text(run.info.run_id, content, "hello.txt")
+        with tempfile.TemporaryDirectory() as folder:
+            path = client.download_artifacts(run.info.run_id, "hello.txt", folder)
+            if Path(path).read_text(encoding="utf-8") != content:
+                problem = "what comes back is not what was sent"
+    except (MlflowException, OSError) as error:
+        problem = reason_of(error)
+    except Exception as error:  # each kind of store has its own
+        problem = f"{type(error).__name__}: {reason_of(error)}"
+    with tracking.answering():
+        client.set_terminated(run.info.run_id)
+        client.delete_run(run.info.run_id)
+    return str(run.info.artifact_uri), problem
+
+
+def _get(url: str, timeout_seconds: int) -> tuple[str, float]:
+    """What is answered to somebody without a name, empty if nothing is; and the clock's skew."""
+    began = time.time()
+    try:
+        # The address is that of a server that has answered already.
+        with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:  # noqa: S310
+            text, date = answer.read().decode("utf-8", "replace"), answer.headers.get("Date")
+    except urllib.error.HTTPError as error:
+        text, date = "", error.headers.get("Date")
+    except OSError:
+        return "", 0.0
+    if not date:
+        return text, 0.0
+    # To a whole second, cut off; and anything between asking and hearing may be right.
+    told, ended = email.utils.parsedate_to_datetime(date).timestamp(), time.time()
+    return text, min(0.0, told + 1 - began) if told < ended else told - ended
