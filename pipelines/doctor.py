@@ -216,7 +216,7 @@ def _ports(surveys: Sequence[Survey]) -> list[Finding]:
 def _needs(session: Session, config: Config) -> list[Finding]:
     demand = plan_demand(session.nodes, config.cluster)
     kind = "a GPU each" if demand.use_gpu else "no GPU"
-    text = f"{demand.workers} with {demand.cpus} cores and {kind}; {demand.room} models at a time"
+    text = f"{demand.workers} with {demand.cpus} core{'s' if demand.cpus > 1 else ''} and {kind}; {demand.room} model{'s' if demand.room > 1 else ''} at a time"
     found = [Finding("ok", "workers", text)]
     if config.search.wanted:
         trials = plan_trials(session.nodes, config.search, config.cluster)

@@ -131,7 +131,8 @@ def words_for(
     """The command as the head node will run it, in the uploaded folder."""
     # Paths of this machine's current folder and its environment are said in full.
     uri = tracking_uri(asked.config.tracking, Path(asked.config.storage))
-    settings = [*asked.changes, f"storage={asked.config.storage}", f"tracking.uri={uri}"]
+    own = [one for one in asked.changes if not one.startswith(("storage=", "tracking.uri="))]
+    settings = [*own, f"storage={asked.config.storage}", f"tracking.uri={uri}"]
     words = ["python", "-m", "pipelines", command]
     if command in {"train", "tune"}:
         words += ["--arch", *asked.config.archs]
@@ -173,7 +174,7 @@ def _show(folder: Path, console: Console) -> None:
             f"code out of the packages imgrec and pipelines"
         )
         raise ClusterError(msg)
-    console.print(f"uploading code and settings: {said}")
+    console.print(f"uploading code and settings: {said}", soft_wrap=True)
 
 
 def _digest(folder: Path, words: list[str]) -> str:

@@ -72,7 +72,7 @@ def database(name: str) -> str:
     env = os.environ
     user, password = quote(env["POSTGRES_USER"], safe=""), quote(env["POSTGRES_PASSWORD"], safe="")
     place = f"{env['POSTGRES_HOST']}:{env.get('POSTGRES_PORT', '5432')}"
-    return f"postgresql://{user}:{password}@{place}/{name}"
+    return f"postgresql+psycopg2://{user}:{password}@{place}/{name}"
 
 
 def make_bucket(name: str, endpoint: str | None) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import logging
 import queue
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ from imgrec.errors import ClusterError, reason_of
 
 TIMEOUT_SECONDS = 10
 TRIES = 5
+SECONDS_BETWEEN_TRIES = 1.0
 OVER = frozenset({"succeeded", "failed", "stopped"})
 MARK = "imgrec"
 """The key of a job's metadata that says that it is one of ours."""
@@ -70,6 +73,8 @@ class JobServer:
             )
             raise ClusterError(msg)
         self._refuse_silence()
+        # It tells of every package it uploads and of every connection that closes.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         with self._answering():
             self._client = JobSubmissionClient(self.address)
 
@@ -140,22 +145,23 @@ class JobServer:
 
         A connection that breaks is taken up again where it was.
         """
-        seen = 0
-        for tries in range(1, TRIES + 1):
+        seen = failures = 0
+        while True:
+            position = 0
             try:
-                position = 0
                 for text in self._tail(name):
                     position += len(text)
                     if position > seen:
                         yield text[-(position - seen) :]
-                        seen = position
-            except (RuntimeError, OSError) as error:
-                if tries == TRIES:
-                    msg = f"{self.address}: the log of {name} broke off ({reason_of(error)})"
-                    raise ClusterError(msg) from error
-            else:
+                        seen, failures = position, 0
                 if self.get(name).is_over:
                     return
+            except (RuntimeError, OSError, ClusterError) as error:
+                failures += 1
+                if failures == TRIES:
+                    msg = f"{self.address}: the log of {name} broke off ({reason_of(error)})"
+                    raise ClusterError(msg) from error
+            time.sleep(SECONDS_BETWEEN_TRIES)
 
     def _tail(self, name: str) -> Iterator[str]:
         """Ray's own is asynchronous; a thread of its own lets Ctrl-C through at once."""

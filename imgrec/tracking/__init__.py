@@ -16,5 +16,8 @@ for _name, _value in {
     "MLFLOW_UV_AUTO_DETECT": "false",
     # A server that went away is an error after half a minute, not after ten.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    # Since 3.17 a server that keeps artifacts in a bucket sends clients there to download them, and
+    # nodes of a cluster need not reach it: through the server, as they were uploaded.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
 }.items():
     os.environ.setdefault(_name, _value)

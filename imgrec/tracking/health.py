@@ -12,6 +12,8 @@ from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from imgrec.errors import reason_of
 from imgrec.tracking.connection import Tracking
@@ -58,14 +60,14 @@ def examine(tracking: Tracking, timeout_seconds: int) -> Health:
         TrackingError: it refuses to make or delete a run.
     """
     base = tracking.uri.rstrip("/")
-    version = _get(f"{base}/version", timeout_seconds)[0]
+    version = _version(tracking, timeout_seconds)
     info, _ = _get(f"{base}/api/3.0/mlflow/server-info", timeout_seconds)
     anonymous, skew = _get(
         f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout_seconds
     )
     artifacts, problem = _try_artifact(tracking)
     return Health(
-        version=version.strip(),
+        version=version,
         store=json.loads(info or "{}").get("store_type") or "",
         open_to_all=bool(anonymous),
         artifacts=artifacts,
@@ -99,8 +101,16 @@ def _try_artifact(tracking: Tracking) -> tuple[str, str]:
     return str(run.info.artifact_uri), problem
 
 
+def _version(tracking: Tracking, timeout_seconds: int) -> str:
+    """Of the server's MLflow, which only those with a name may ask."""
+    with tracking.answering():
+        credentials = get_default_host_creds(tracking.uri)
+        answer = http_request(credentials, "/version", "GET", timeout=timeout_seconds)
+    return answer.text.strip() if answer.ok else ""
+
+
 def _get(url: str, timeout_seconds: int) -> tuple[str, float]:
-    """What is answered to somebody without a name, empty if nothing is; and the clock's skew."""
+    """What somebody without a name is answered, empty if nothing; and the skew of its clock."""
     began = time.time()
     try:
         # The address is that of a server that has answered already.

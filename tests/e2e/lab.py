@@ -123,8 +123,7 @@ class Lab:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                cwd=self.folder,
-                **({"env": self.env} | options),
+                **({"env": self.env, "cwd": self.folder} | options),
             )
         self.stack.callback(kill_tree, process)
         return process
@@ -157,7 +156,7 @@ class Lab:
         subprocess.run(
             [*as_user, programs / "initdb", *words], check=True, capture_output=True, cwd="/"
         )
-        port = free_port()
+        port = self.postgres_port = free_port()
         command = [
             programs / "postgres",
             "-D",
@@ -267,8 +266,11 @@ class Lab:
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}
         node = Node(self.run(command, f"node-{number}", env=env), address)
+        # One after the other: two that start at once in one session's folder disturb each other.
+        log = self.folder / f"node-{number}.log"
+        wait_for(f"node {number}", lambda: "will now block" in log.read_text(), node.process)
         if not self.nodes:
-            wait_for("Ray's head", lambda: answers(f"{self.jobs}/api/version"), node.process)
+            wait_for("the job server", lambda: answers(f"{self.jobs}/api/version"), node.process)
         self.nodes.append(node)
         return node
 
@@ -342,6 +344,7 @@ def lab(nodes: Sequence[int] = (1, 1, 1)) -> Iterator[Lab]:
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(12),
         }
+        stack.push(lambda kind, *_: show_logs(folder) if kind else None)
         (folder / "storage").mkdir()
         built = Lab(folder, stack, folder / "storage", host, env)
         built.start_postgres()
@@ -352,15 +355,23 @@ def lab(nodes: Sequence[int] = (1, 1, 1)) -> Iterator[Lab]:
         yield built
 
 
+def show_logs(folder: Path) -> None:
+    """What every service said last, for whoever looks for the cause."""
+    for log in sorted(folder.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()[-15:]
+        sys.stderr.write("\n".join([f"---- {log.name}", *lines, ""]))
+
+
 def main() -> None:
     """Bring it up, say how to reach it, and wait for Ctrl-C."""
-    with lab() as built:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), lab() as built:
         for name, value in built.env.items():
             if name.startswith(("RAY", "MLFLOW")):
                 sys.stdout.write(f"export {name}={value}\n")
         sys.stdout.write(f"export IMGREC_CLUSTER={built.jobs}\n# storage={built.storage}\n")
         sys.stdout.flush()
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
 
 
 if __name__ == "__main__":
