@@ -14,8 +14,8 @@ for _name, _value in {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Or else it copies the pyproject.toml and uv.lock of the current folder into every model.
     "MLFLOW_UV_AUTO_DETECT": "false",
-    # A server that went away is an error after half a minute, not after ten.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    # A server that went away is an error after a minute, not after ten: time to start it again.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     # Since 3.17 a server that keeps artifacts in a bucket sends clients there to download them, and
     # nodes of a cluster need not reach it: through the server, as they were uploaded.
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -31,7 +32,8 @@ START_MLFLOW = Path(__file__).parents[2] / "cluster" / "images" / "start_mlflow.
 BUCKET = "artifacts"
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 START_SECONDS = 90
-NETWORK = "10.77.0"
+# By the process, so that two do not meet.
+NETWORK = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
 
 
 def postgres_programs() -> Path | None:
@@ -258,10 +260,15 @@ class Lab:
             words += ["--address", self.gcs]
         if not prefix:
             words += ["--dashboard-agent-listen-port", str(free_port())]
-        command = [*prefix, str(BIN / "ray"), "start", *words]
-        if hidden:
-            inside = f"mount -t tmpfs none {hidden} && exec " + " ".join(command)
-            command = ["unshare", "--mount", "sh", "-c", inside]
+        command = [str(BIN / "ray"), "start", *words]
+        mounts = [] if hidden is None else [f"mount -t tmpfs none {hidden}"]
+        if self.nodes and prefix:
+            # A machine of its own has a disk of its own: what one node cleans up is not another's.
+            own, shared = self.folder / f"disk-{number}", self.folder / "ray"
+            own.mkdir()
+            mounts.append(f"mount --bind {own} {shared}")
+        if prefix:
+            command = [*prefix, "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
         # Tracking is the driver's alone, and it runs on the head.
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}

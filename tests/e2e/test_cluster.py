@@ -1,0 +1,216 @@
+"""The same run on a real cluster: three nodes, PostgreSQL, an S3 store, a user outside of it all."""
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tests.e2e.lab import Lab, answers, free_port, kill_tree, lab, postgres_programs, wait_for
+
+pytestmark = [
+    pytest.mark.skipif(postgres_programs() is None, reason="needs Debian's package postgresql"),
+    pytest.mark.timeout(400),
+]
+ROOT = Path(__file__).parents[2]
+SETTINGS = """
+archs = ["ann", "cnn"]
+[data]
+source = "digits"
+[train]
+epochs = 4
+[cnn.model]
+widths = [8, 16]
+[cluster]
+checkpoint_seconds = 0.5
+"""
+DIGITS = set("0123456789")
+
+
+@dataclass
+class User:
+    """Somebody outside, who sees nothing of the cluster but its addresses."""
+
+    cluster: Lab
+    home: Path
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        known = {"PYTHONPATH": str(ROOT), "IMGREC_CLUSTER": self.cluster.jobs}
+        return self.cluster.env | known | changes
+
+    def start(self, *words: str, **changes: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines", *words],
+            cwd=self.home,
+            env=self.environment(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def imgrec(self, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*words, **changes) as process:
+            stdout, stderr = process.communicate(timeout=350)
+        return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+
+    def submission(self, *words: str) -> tuple[str, ...]:
+        return ("submit", "run", "my.toml", "--set", f"storage={self.cluster.storage}", *words)
+
+    def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.imgrec(*self.submission(*words))
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        """A command with --json that goes well."""
+        ended = self.imgrec(*words, "--json")
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+    def states(self, name: str) -> list[str]:
+        """Of the jobs of runs of this name."""
+        jobs = self.ask("jobs")["jobs"]
+        return [job["state"] for job in jobs if job["job"].startswith(f"imgrec-{name}-")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Lab]:
+    with lab() as built:
+        yield built
+
+
+@pytest.fixture
+def user(cluster: Lab, tmp_path: Path) -> User:
+    (tmp_path / "my.toml").write_text(SETTINGS)
+    Image.fromarray((load_digits().images[0] * 15.9).astype("uint8")).save(tmp_path / "digit.png")
+    return User(cluster, tmp_path)
+
+
+def serve(user: User, model: str) -> str:
+    """What `mlflow models serve` says of the digit."""
+    port = free_port()
+    words = ["models", "serve", "-m", f"models:/{model}@champion", "--env-manager", "local"]
+    program = [sys.executable, "-m", "mlflow", *words, "--port", str(port)]
+    process = user.cluster.run(program, "serve", env=user.environment())
+    rows = [{"image": base64.b64encode((user.home / "digit.png").read_bytes()).decode()}]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"dataframe_records": rows}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        wait_for("the model", lambda: answers(f"http://127.0.0.1:{port}/ping"), process)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)["predictions"][0]["label"]
+    finally:
+        kill_tree(process)
+
+
+def test_a_run_from_outside_ends_as_registered_models_that_serve(user: User) -> None:
+    """The job's log on the screen, the artifacts in the S3 store; and twice is not two runs."""
+    first = user.submit("--name", "first")
+    assert first.returncode == 0, first.stdout + first.stderr
+    again = user.submit("--name", "first")
+    models = {(m["registered_model"], m["version"]) for m in user.ask("models")["models"]}
+    (predicted,) = user.ask("predict", "first-cnn", "digit.png")["predictions"]
+
+    assert "first-ann: test accuracy" in first.stdout or "registered as first-ann" in first.stdout
+    assert "uploading code and settings:" in first.stderr
+    assert again.returncode == 0
+    assert "succeeded already; it is not run twice" in again.stderr
+    assert user.states("first") == ["succeeded"]
+    assert models >= {("first-ann", 1), ("first-cnn", 1)}
+    assert any(name.endswith("model.safetensors") for name in user.cluster.objects())
+    assert predicted["label"] in DIGITS
+    assert serve(user, "first-cnn") in DIGITS
+
+
+def test_doctor_looks_at_every_node_from_inside(user: User) -> None:
+    """And finds the one that does not see the storage, which a run then refuses to start on."""
+    cluster = user.cluster
+    words = ("doctor", "my.toml", "--address", cluster.jobs, "--set", f"storage={cluster.storage}")
+    found = {one["what"]: one for one in user.ask(*words)["findings"]}
+
+    assert {one["level"] for one in found.values()} <= {"ok", "warning"}, found
+    assert "3 nodes" in found["nodes"]["text"]
+    assert "go through the server" in found["artifacts"]["text"]
+    assert found["tracking authentication"]["level"] == "ok"
+    if cluster.host == "127.0.0.1":
+        pytest.skip("without network namespaces all nodes see the same disk")
+
+    blind = cluster.start_node(1, hidden=cluster.storage)
+    try:
+        ended = user.imgrec(*words, "--json")
+        levels = {(one["what"], one["level"]): one for one in json.loads(ended.stdout)["findings"]}
+        refused = user.submit("--name", "blind")
+    finally:
+        blind.kill()
+        cluster.nodes.remove(blind)
+    assert ended.returncode == 2
+    assert blind.address in levels["storage", "error"]["text"]
+    assert refused.returncode == 2, refused.stdout
+    assert f"the node {blind.address} does not see it" in refused.stdout
+
+
+def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(user: User) -> None:
+    """One line each, with the cure."""
+    storage = ("--set", f"storage={user.cluster.storage}")
+    local = ("--set", "tracking.uri=sqlite:////tmp/x.db")
+    refused = [
+        (user.imgrec("submit", "run", "my.toml"), "storage = ", "a folder of this machine"),
+        (user.submit(*local), "tracking.uri = 'sqlite", "set a server"),
+        (user.submit("--set", "train.epocs=3"), "train.epocs", "did you mean train.epochs"),
+        (
+            user.imgrec("submit", "run", *storage, IMGREC_CLUSTER="http://127.0.0.1:9"),
+            "http://127.0.0.1:9",
+            "no Ray job server answers there",
+        ),
+        (
+            user.imgrec("submit", "run", *storage, RAY_AUTH_TOKEN="0" * 64),
+            "wants its token",
+            "RAY_AUTH_TOKEN_PATH",
+        ),
+        (user.imgrec("logs", "imgrec-nothing"), "no such job", "imgrec jobs"),
+    ]
+    for ended, what, cure in refused:
+        (line,) = ended.stderr.strip().splitlines()
+        assert ended.returncode == 2
+        assert what in line
+        assert cure in line
+
+
+def test_a_job_can_be_left_rejoined_and_stopped(user: User) -> None:
+    """Its end is that of the job; submitted again, it goes on where it was."""
+    words = ("--name", "long", "--arch", "ann", "--set", "train.epochs=3000")
+    with user.start(*user.submission(*words)) as process:
+        wait_until(lambda: user.states("long") == ["running"])
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on; rejoin it with imgrec logs imgrec-long-" in stderr
+
+    (name,) = [job["job"] for job in user.ask("jobs")["jobs"] if "-long-" in job["job"]]
+    wait_until(lambda: "epoch" in user.imgrec("logs", name).stdout)
+    with user.start("logs", name, "--follow") as follower:
+        assert user.imgrec("stop", name).returncode == 0
+        log, _ = follower.communicate(timeout=60)
+    assert follower.returncode != 0
+    assert "training on 1 worker" in log
+    assert user.states("long") == ["stopped"]
+    (run,) = [run for run in user.ask("runs")["runs"] if run["name"] == "long"]
+    assert run["state"] == "interrupted"
+
+
+def wait_until(holds: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
