@@ -14,7 +14,8 @@ from imgrec.data.store import Store, prepare_store
 from imgrec.models import build_model
 from imgrec.preprocess.augment import choose_augmentation
 from imgrec.preprocess.filters import refuse_too_small
-from imgrec.preprocess.recipe import ChannelStatistics, channel_statistics
+from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.preprocess.statistics import channel_statistics
 from imgrec.training.learner import FitJob
 from imgrec.training.optim import build_optimizers
 

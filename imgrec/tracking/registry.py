@@ -1,5 +1,6 @@
 """Registered models: how they get there, which one is champion, and how to fetch one."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,21 @@ SERVING_NEEDS = (
     "simplejpeg",
     "torch",
 )
+SERVED = (
+    "__init__.py",
+    "classifier.py",
+    "config",
+    "data/__init__.py",
+    "data/decode.py",
+    "errors.py",
+    "models",
+    "preprocess",
+    "tracking/__init__.py",
+    "tracking/served_model.py",
+    "training/__init__.py",
+    "training/precision.py",
+)
+"""What of imgrec a classifier is made of. The rest would be 60 more files to upload, one by one."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -133,12 +149,26 @@ def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
             python_model=served_model.__file__,
             artifacts={"classifier": str(folder)},
             # The code that made the model travels with it, so it serves the same for ever.
-            code_paths=[str(Path(imgrec.__file__).parent)],
+            code_paths=[str(_served_code(Path(temporary)))],
             signature=SIGNATURE,
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=_requirements(classifier),
         )
     return logged.model_uri, logged.model_id
+
+
+def _served_code(folder: Path) -> Path:
+    """A copy of the package with nothing but what serving needs."""
+    package = Path(imgrec.__file__).parent
+    copy = folder / package.name
+    for name in SERVED:
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (package / name).is_dir():
+            shutil.copytree(package / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(package / name, target)
+    return copy
 
 
 def list_versions(tracking: Tracking) -> list[RegisteredVersion]:

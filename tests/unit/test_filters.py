@@ -28,7 +28,8 @@ from imgrec.data.store import Store
 from imgrec.errors import ConfigError
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.filters import filtered, refuse_too_small
-from imgrec.preprocess.recipe import Recipe, channel_statistics
+from imgrec.preprocess.recipe import Recipe
+from imgrec.preprocess.statistics import channel_statistics
 from imgrec.training.learner import FitJob, build_learner
 
 EVERY: tuple[Filter, ...] = (

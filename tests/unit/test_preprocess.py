@@ -22,7 +22,8 @@ from imgrec.preprocess.augment import (
 from imgrec.preprocess.colors import turned_hue
 from imgrec.preprocess.policy import RANGES, Policy, _changes
 from imgrec.preprocess.policy import changed as changed_by_policy
-from imgrec.preprocess.recipe import ChannelStatistics, Recipe, channel_statistics
+from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.preprocess.statistics import channel_statistics
 
 
 def test_training_pictures_come_out_with_mean_0_and_deviation_1(digits: Store) -> None:
