@@ -1,8 +1,8 @@
 """A real cluster on one machine: Ray nodes, and MLflow on PostgreSQL with artifacts in an S3 store.
 
-Every node of Ray has its own resources, and where the kernel allows it its own network namespace
-and so its own address, joined by a bridge. The job server is on, and so is Ray's token
-authentication. Everything is stopped and removed at the end.
+Every node of Ray has its own resources, its own network namespace and so its own address, and its
+own disk below Ray's folder. The job server is on, and so is Ray's token authentication. Everything
+is stopped and removed at the end.
 """
 
 import contextlib
@@ -258,17 +258,14 @@ class Lab:
             words += ["--dashboard-port", str(dashboard), "--temp-dir", str(self.folder / "ray")]
         else:
             words += ["--address", self.gcs]
-        if not prefix:
-            words += ["--dashboard-agent-listen-port", str(free_port())]
         command = [str(BIN / "ray"), "start", *words]
         mounts = [] if hidden is None else [f"mount -t tmpfs none {hidden}"]
-        if self.nodes and prefix:
+        if self.nodes:
             # A machine of its own has a disk of its own: what one node cleans up is not another's.
             own, shared = self.folder / f"disk-{number}", self.folder / "ray"
             own.mkdir()
             mounts.append(f"mount --bind {own} {shared}")
-        if prefix:
-            command = [*prefix, "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
+        command = [*prefix, "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
         # Tracking is the driver's alone, and it runs on the head.
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}
@@ -282,8 +279,6 @@ class Lab:
         return node
 
     def _space(self, number: int) -> tuple[str, list[str]]:
-        if self.host == "127.0.0.1":
-            return self.host, []
         name = f"imgrec-{os.getpid()}-{number}"
         address = f"{NETWORK}.{number}"
         inner, outer = f"in{os.getpid() % 10**6}-{number}", f"ex{os.getpid() % 10**6}-{number}"
@@ -306,28 +301,40 @@ def bridge_name() -> str:
     return f"br{os.getpid() % 10**6}"
 
 
-@contextmanager
-def network() -> Iterator[str]:
-    """The address that services have in a network of our own; that of this machine without one."""
-    name = bridge_name()
+def can_make_networks() -> bool:
+    """Whether the kernel lets us have network namespaces, with cables between them."""
+    name, cable = f"try-{os.getpid()}", f"try{os.getpid() % 10**6}"
     commands = (
-        f"ip link add {name} type bridge",
-        f"ip addr add {NETWORK}.254/24 dev {name}",
-        f"ip link set {name} up",
         f"ip netns add {name}",
-        f"ip netns del {name}",
+        f"ip link add {cable} type veth peer name {cable}x netns {name}",
+        f"ip link add {cable}b type bridge",
     )
-    host = f"{NETWORK}.254"
     try:
         for command in commands:
             subprocess.run(command.split(), check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        host = "127.0.0.1"
-    try:
-        yield host
+        return False
     finally:
         with contextlib.suppress(OSError):
-            subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
+            for command in (f"ip netns del {name}", f"ip link del {cable}b"):
+                subprocess.run(command.split(), check=False, capture_output=True)
+    return True
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    """A bridge that nodes are plugged into, and the address that services have on it."""
+    name = bridge_name()
+    for command in (
+        f"ip link add {name} type bridge",
+        f"ip addr add {NETWORK}.254/24 dev {name}",
+        f"ip link set {name} up",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True)
+    try:
+        yield f"{NETWORK}.254"
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
 
 
 @contextmanager

@@ -12,14 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.e2e.lab import Lab, answers, free_port, kill_tree, lab, postgres_programs, wait_for
+from tests.e2e.lab import (
+    Lab,
+    answers,
+    can_make_networks,
+    free_port,
+    kill_tree,
+    lab,
+    postgres_programs,
+    wait_for,
+)
 
 pytestmark = [
     pytest.mark.skipif(postgres_programs() is None, reason="needs Debian's package postgresql"),
+    pytest.mark.skipif(not can_make_networks(), reason="needs network namespaces, and so root"),
     pytest.mark.timeout(400),
 ]
 ROOT = Path(__file__).parents[2]
@@ -79,6 +91,13 @@ class User:
         """Of the jobs of runs of this name."""
         jobs = self.ask("jobs")["jobs"]
         return [job["state"] for job in jobs if job["job"].startswith(f"imgrec-{name}-")]
+
+
+def wait_until(holds: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +162,6 @@ def test_doctor_looks_at_every_node_from_inside(user: User) -> None:
     assert "3 nodes" in found["nodes"]["text"]
     assert "go through the server" in found["artifacts"]["text"]
     assert found["tracking authentication"]["level"] == "ok"
-    if cluster.host == "127.0.0.1":
-        pytest.skip("without network namespaces all nodes see the same disk")
 
     blind = cluster.start_node(1, hidden=cluster.storage)
     try:
@@ -187,6 +204,7 @@ def test_what_a_cluster_cannot_do_is_refused_before_anything_is_sent(user: User)
         assert cure in line
 
 
+@pytest.mark.chaos
 def test_a_job_can_be_left_rejoined_and_stopped(user: User) -> None:
     """Its end is that of the job; submitted again, it goes on where it was."""
     words = ("--name", "long", "--arch", "ann", "--set", "train.epochs=3000")
@@ -209,8 +227,119 @@ def test_a_job_can_be_left_rejoined_and_stopped(user: User) -> None:
     assert run["state"] == "interrupted"
 
 
-def wait_until(holds: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+def registered(user: User, name: str) -> dict[str, int]:
+    """The newest versions of the models of a run."""
+    found: dict[str, int] = {}
+    for model in user.ask("models")["models"]:
+        if model["registered_model"].startswith(f"{name}-"):
+            known = found.get(model["registered_model"], 0)
+            found[model["registered_model"]] = max(known, model["version"])
+    return found
+
+
+def steps_of(user: User, name: str) -> dict[str, list[int]]:
+    """The epochs on record, by model."""
+    with pytest.MonkeyPatch.context() as patched:
+        for key, value in user.cluster.env.items():
+            if key.startswith("MLFLOW"):
+                patched.setenv(key, value)
+        client = MlflowClient(user.cluster.env["MLFLOW_TRACKING_URI"])
+        found = client.search_registered_models(filter_string=f"name like '{name}-%'")
+        runs = {model.name: model.latest_versions[0].run_id for model in found}
+        return {
+            model: [point.step for point in client.get_metric_history(run, "val/macro_f1")]
+            for model, run in runs.items()
+        }
+
+
+def kill_driver() -> None:
+    """With -9, as a machine that goes down would."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words[1:4] == ["-m", "pipelines", "run"] and "run.toml" in words:
+            process.kill()
+
+
+@pytest.mark.chaos
+def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: User) -> None:
+    """cluster.workers = [1, 2]: it goes on with what is there, and every epoch counts once."""
+    settings = ("--set", "cluster.workers=[1,2]", "--set", "train.epochs=1500")
+    words = ("--name", "elastic", "--arch", "ann", *settings)
+    with user.start(*user.submission(*words)) as process:
+        log: list[str] = []
+        assert process.stdout
+        for line in process.stdout:
+            log.append(line)
+            if "ann: epoch" in line and len(user.cluster.nodes) == 3:
+                user.cluster.nodes.pop().kill()
+            if "a worker died" in line and len(user.cluster.nodes) == 2:
+                user.cluster.start_node(1)
+        _, stderr = process.communicate()
+
+    assert process.returncode == 0, "".join(log) + stderr
+    assert registered(user, "elastic") == {"elastic-ann": 1}
+    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 1501))}
+    said = "".join(log)
+    assert "training on 2 workers" in said
+    assert "a worker died; going on from epoch" in said
+    assert "training on 1 worker" in said
+
+
+@pytest.mark.chaos
+def test_a_killed_job_submitted_again_goes_on(user: User) -> None:
+    """The same runs, the same versions, no epoch twice."""
+    words = ("--name", "killed", "--arch", "ann,cnn", "--set", "train.epochs=40")
+    with user.start(*user.submission(*words)) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if "registered as killed-" in line:
+                kill_driver()
+        process.communicate()
+    assert process.returncode != 0
+    again = user.submit(*words)
+
+    assert again.returncode == 0, again.stdout
+    assert "taken from the record" in again.stdout
+    assert registered(user, "killed") == {"killed-ann": 1, "killed-cnn": 1}
+    assert all(steps == list(range(1, 41)) for steps in steps_of(user, "killed").values())
+
+
+@pytest.mark.chaos
+def test_a_tracking_server_that_is_away_for_half_a_minute_loses_nothing(user: User) -> None:
+    """What was logged meanwhile arrives; away for good, the run ends with an error and resumes."""
+    words = ("--name", "away", "--arch", "ann", "--set", "train.epochs=2500")
+    gone = False
+    with user.start(*user.submission(*words)) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if "ann: epoch" in line and not gone:
+                gone = True
+                port = user.cluster.stop_mlflow()
+                time.sleep(30)
+                user.cluster.start_mlflow(port)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert registered(user, "away") == {"away-ann": 1}
+    assert steps_of(user, "away") == {"away-ann": list(range(1, 2501))}
+
+
+@pytest.mark.chaos
+def test_a_tracking_server_that_is_gone_ends_the_run_which_resumes_later(user: User) -> None:
+    """With one line that names the server."""
+    words = ("--name", "gone", "--arch", "ann", "--set", "train.epochs=2500")
+    log, port = "", 0
+    with user.start(*user.submission(*words)) as process:
+        assert process.stdout
+        for line in process.stdout:
+            log += line
+            if "ann: epoch" in line and not port:
+                port = user.cluster.stop_mlflow()
+        process.communicate()
+    user.cluster.start_mlflow(port)
+    again = user.submit(*words)
+
+    assert process.returncode == 2, log
+    assert f"imgrec: MLflow at {user.cluster.env['MLFLOW_TRACKING_URI']}" in log
+    assert again.returncode == 0, again.stdout
+    assert registered(user, "gone") == {"gone-ann": 1}
+    assert steps_of(user, "gone") == {"gone-ann": list(range(1, 2501))}
