@@ -219,10 +219,10 @@ class _Lane:
             if not self.waiting:
                 return  # a worker died after the last model was delivered: nothing is lost
             name = self.waiting.pop(0)
-            message = (
-                f"workers died more often than cluster.max_failures = {self._max_failures} "
-                f"allows; the log file says more ({reason_of(self._outcome)})"
-            )
+            what = f"died more often than cluster.max_failures = {self._max_failures} allows"
+            if isinstance(self._outcome, ray.train.ControllerError):
+                what = "could not be started; where nodes cannot connect, imgrec doctor says so"
+            message = f"workers {what}; the log file says more ({reason_of(self._outcome)})"
             yield name, TrainingError(message)
         elif self._outcome is not None:
             raise self._outcome

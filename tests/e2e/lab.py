@@ -29,6 +29,7 @@ import psutil
 
 BIN = Path(sys.executable).parent
 START_MLFLOW = Path(__file__).parents[2] / "cluster" / "images" / "start_mlflow.py"
+CARD = "eth0"
 BUCKET = "artifacts"
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 START_SECONDS = 90
@@ -281,13 +282,13 @@ class Lab:
     def _space(self, number: int) -> tuple[str, list[str]]:
         name = f"imgrec-{os.getpid()}-{number}"
         address = f"{NETWORK}.{number}"
-        inner, outer = f"in{os.getpid() % 10**6}-{number}", f"ex{os.getpid() % 10**6}-{number}"
+        outer = f"ex{os.getpid() % 10**6}-{number}"
         for command in (
             f"ip netns add {name}",
-            f"ip link add {outer} type veth peer name {inner} netns {name}",
+            f"ip link add {outer} type veth peer name {CARD} netns {name}",
             f"ip link set {outer} master {bridge_name()} up",
-            f"ip -n {name} addr add {address}/24 dev {inner}",
-            f"ip -n {name} link set {inner} up",
+            f"ip -n {name} addr add {address}/24 dev {CARD}",
+            f"ip -n {name} link set {CARD} up",
             f"ip -n {name} link set lo up",
         ):
             subprocess.run(command.split(), check=True, capture_output=True)
@@ -354,6 +355,8 @@ def lab(nodes: Sequence[int] = (1, 1, 1)) -> Iterator[Lab]:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            # All nodes have the same host name, by which gloo would look for the address to use.
+            "GLOO_SOCKET_IFNAME": CARD,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(12),

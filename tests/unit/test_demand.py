@@ -13,17 +13,24 @@ from imgrec.errors import ClusterError
 @pytest.mark.parametrize(
     ("nodes", "settings", "demand"),
     [
-        ([(2, 0)], {}, Demand(1, 2, use_gpu=False, room=1)),
-        ([(2, 0)], {"workers": 2}, Demand(2, 1, use_gpu=False, room=1)),
-        ([(2, 0)], {"cpus_per_worker": 1}, Demand(1, 1, use_gpu=False, room=2)),
+        ([(2, 0)], {}, Demand(1, 2, use_gpu=False, room=1, least=1)),
+        ([(2, 0)], {"workers": 2}, Demand(2, 1, use_gpu=False, room=1, least=2)),
+        ([(2, 0)], {"cpus_per_worker": 1}, Demand(1, 1, use_gpu=False, room=2, least=1)),
         # No worker may ask for more cores than one node has, whatever the cluster has in all.
-        ([(8, 0), (8, 0)], {}, Demand(1, 8, use_gpu=False, room=2)),
-        ([(2, 0), (8, 0), (8, 0), (8, 0)], {"workers": 4}, Demand(4, 4, use_gpu=False, room=1)),
+        ([(8, 0), (8, 0)], {}, Demand(1, 8, use_gpu=False, room=2, least=1)),
+        (
+            [(2, 0), (8, 0), (8, 0), (8, 0)],
+            {"workers": 4},
+            Demand(4, 4, use_gpu=False, room=1, least=4),
+        ),
         # GPUs share the cores of their node, so that all of them can work.
-        ([(16, 4)], {}, Demand(1, 4, use_gpu=True, room=4)),
-        ([(16, 4)], {"workers": 2}, Demand(2, 4, use_gpu=True, room=2)),
-        ([(16, 4)], {"use_gpu": False}, Demand(1, 16, use_gpu=False, room=1)),
-        ([(16, 1)], {"workers": 2}, Demand(2, 8, use_gpu=False, room=1)),
+        ([(16, 4)], {}, Demand(1, 4, use_gpu=True, room=4, least=1)),
+        ([(16, 4)], {"workers": 2}, Demand(2, 4, use_gpu=True, room=2, least=2)),
+        ([(16, 4)], {"use_gpu": False}, Demand(1, 16, use_gpu=False, room=1, least=1)),
+        ([(16, 1)], {"workers": 2}, Demand(2, 8, use_gpu=False, room=1, least=2)),
+        # As many as may come are thought of, and as many as must be are asked for.
+        ([(2, 0)], {"workers": (1, 4)}, Demand(4, 1, use_gpu=False, room=1, least=1)),
+        ([(8, 2)], {"workers": (2, 8)}, Demand(8, 4, use_gpu=True, room=1, least=2)),
     ],
 )
 def test_workers_fit_on_nodes(
@@ -34,7 +41,7 @@ def test_workers_fit_on_nodes(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"workers": 3}, {"cpus_per_worker": 3}, {"use_gpu": True}, {"workers": 5}]
+    "settings", [{"workers": 3}, {"cpus_per_worker": 3}, {"use_gpu": True}, {"workers": (5, 8)}]
 )
 def test_what_can_never_be_is_refused(settings: dict[str, object]) -> None:
     """Ray itself would wait for ever."""
