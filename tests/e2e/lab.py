@@ -109,6 +109,7 @@ class Lab:
     env: dict[str, str]
     spaces: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    started: int = 0  # nodes, also those that are no more
     jobs: str = ""
     gcs: str = ""
     mlflow: subprocess.Popen[bytes] | None = None
@@ -248,7 +249,8 @@ class Lab:
             cpus: What Ray is told that it has.
             hidden: A folder that this node does not see as the others do.
         """
-        number = len(self.nodes) + 1
+        self.started += 1
+        number = self.started
         address, prefix = self._space(number)
         words = ["--num-cpus", str(cpus), "--node-ip-address", address, "--block"]
         words += ["--disable-usage-stats", "--object-store-memory", str(200_000_000)]

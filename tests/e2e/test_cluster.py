@@ -263,7 +263,7 @@ def kill_driver() -> None:
 @pytest.mark.chaos
 def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: User) -> None:
     """cluster.workers = [1, 2]: it goes on with what is there, and every epoch counts once."""
-    settings = ("--set", "cluster.workers=[1,2]", "--set", "train.epochs=1500")
+    settings = ("--set", "cluster.workers=[1,2]", "--set", "train.epochs=700")
     words = ("--name", "elastic", "--arch", "ann", *settings)
     with user.start(*user.submission(*words)) as process:
         log: list[str] = []
@@ -278,7 +278,7 @@ def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: Use
 
     assert process.returncode == 0, "".join(log) + stderr
     assert registered(user, "elastic") == {"elastic-ann": 1}
-    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 1501))}
+    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 701))}
     said = "".join(log)
     assert "training on 2 workers" in said
     assert "a worker died; going on from epoch" in said
