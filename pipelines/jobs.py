@@ -19,7 +19,7 @@ import imgrec
 import pipelines
 from imgrec.config import Config
 from imgrec.distributed.jobs import Job, JobServer
-from imgrec.errors import ClusterError, ConfigError
+from imgrec.errors import ClusterError, ConfigError, reason_of
 from imgrec.tracking.connection import refuse_local_record, tracking_uri
 from pipelines.cli import Asked, Target, print_json
 from pipelines.display import size
@@ -148,11 +148,15 @@ def packed(asked: Asked) -> Iterator[Path]:
     """A folder with the code and the settings, and nothing else: never data, mlruns or .git."""
     with tempfile.TemporaryDirectory(prefix="imgrec-upload-") as temporary:
         folder = Path(temporary)
-        for package in (imgrec, pipelines):
-            source = Path(str(package.__file__)).parent
-            shutil.copytree(source, folder / source.name, ignore=IGNORED)
-        if asked.file:
-            shutil.copyfile(asked.file, folder / CONFIG)
+        try:
+            for package in (imgrec, pipelines):
+                source = Path(str(package.__file__)).parent
+                shutil.copytree(source, folder / source.name, ignore=IGNORED)
+            if asked.file:
+                shutil.copyfile(asked.file, folder / CONFIG)
+        except OSError as error:
+            msg = f"{folder}: what is to be sent cannot be copied there ({reason_of(error)})"
+            raise ClusterError(msg) from error
         yield folder
 
 

@@ -214,7 +214,10 @@ class JobServer:
             )
             raise ClusterError(msg) from error
         except (RuntimeError, OSError, ValueError, requests.RequestException) as error:
-            msg = f"{self.address}: {reason_of(error)}"
+            # Of a traceback of the server the last line says what it was.
+            lines = [line.strip(" .'\"") for line in str(error).splitlines()]
+            reason = next((line for line in reversed(lines) if line), type(error).__name__)
+            msg = f"{self.address}: {reason}"
             raise ClusterError(msg) from error
 
 

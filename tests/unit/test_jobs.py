@@ -1,0 +1,64 @@
+"""What is sent to a cluster, and what is refused before."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from imgrec.config import load_config
+from imgrec.errors import ClusterError, ImgrecError
+from pipelines.cli import DIGITS, Asked
+from pipelines.jobs import _digest, packed, refuse_local, words_for
+
+
+def asked(*changes: str, file: Path | None = None) -> Asked:
+    return Asked(load_config(DIGITS, changes), file, None, changes)
+
+
+def test_code_and_settings_are_sent_and_nothing_else(tmp_path: Path) -> None:
+    """Never data, runs or history, whatever lies in the current folder."""
+    file = tmp_path / "my.toml"
+    file.write_text("seed = 1")
+    with packed(asked(file=file)) as folder:
+        sent = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+
+    assert Path("run.toml") in sent
+    assert Path("imgrec/classifier.py") in sent
+    assert {path.parts[0] for path in sent} == {"imgrec", "pipelines", "run.toml"}
+    assert {path.suffix for path in sent} <= {".py", ".toml", ".jinja", ".typed"}
+
+
+def test_the_same_run_has_the_same_name_and_another_has_another(tmp_path: Path) -> None:
+    """So that to submit twice is not to run twice."""
+    settings = ["tracking.uri=http://mlflow:5000", f"storage={tmp_path}"]
+    names = []
+    for changes in (settings, settings, [*settings, "seed=5"]):
+        one = asked(*changes)
+        with packed(one) as folder:
+            names.append(_digest(folder, words_for("run", one)))
+
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_full_disk_is_an_error_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the upload is packed."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(ClusterError, match="No space left on device"), packed(asked()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["tracking.uri=sqlite:////x.db"], "set a server"),
+        (["tracking.uri=http://mlflow:5000"], "a folder of this machine"),
+    ],
+)
+def test_what_only_this_machine_sees_is_refused(changes: list[str], said: str) -> None:
+    """With what to set instead."""
+    with pytest.raises(ImgrecError, match=said):
+        refuse_local(asked(*changes).config)
