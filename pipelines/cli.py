@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from imgrec import __version__
-from imgrec.errors import ImgrecError, TrainingError
+from imgrec.errors import ConfigError, ImgrecError, TrainingError
 
 if TYPE_CHECKING:
     from imgrec.config import Config
@@ -148,6 +148,9 @@ def run(
     archs = arch.split(",") if arch else None
     asked = _asked(config, data, archs, name, settings, trials, budget)
     if show_plan:
+        if context.find_object(Target):
+            msg = "--plan looks at the record from here: leave submit out"
+            raise ConfigError(msg)
         from pipelines.plan import show_plan as show  # noqa: PLC0415
 
         show(asked.config, fresh=fresh, as_json=as_json, quiet=quiet)
@@ -414,7 +417,7 @@ def _asked(
     from imgrec.config import load_config  # noqa: PLC0415
 
     changes = []
-    file, source = path, None if data is None else _absolute(data)
+    file, source = path, None if data is None else absolute(data)
     if file is None and data in {None, "digits"}:
         file = DIGITS
     if name is not None:
@@ -430,7 +433,7 @@ def _asked(
     return Asked(load_config(file, [*of_source, *changes]), path, source, tuple(changes))
 
 
-def _absolute(source: str) -> str:
+def absolute(source: str) -> str:
     """A path from the root of the disk; what is no path as it is."""
     is_path = source != "digits" and ":" not in source
     return str(Path(source).expanduser().absolute()) if is_path else source

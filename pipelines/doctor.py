@@ -1,6 +1,5 @@
 """What is wrong with this machine or a cluster, before a run finds out the hard way."""
 
-import json
 import shlex
 import sys
 import time
@@ -8,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -24,7 +23,7 @@ from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.health import Health, client_version, examine
 from pipelines.cli import Asked, print_json
 from pipelines.display import Display, size
-from pipelines.jobs import packed, refuse_local, words_for
+from pipelines.jobs import last_object, packed, refuse_local, words_for
 from pipelines.logs import chatter_to, log_to_file
 
 COLORS = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -231,15 +230,15 @@ def _from_inside(asked: Asked, server: JobServer) -> list[Finding]:
     words = words_for("doctor", asked, as_json=True, quiet=True)
     with packed(asked) as folder:
         server.submit(name, shlex.join(words), folder, {"name": "doctor"})
-    while not server.get(name).is_over:
-        time.sleep(POLL_SECONDS)
+    try:
+        while not server.get(name).is_over:
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        server.stop(name)
+        raise
     log = server.log(name)
     server.forget(name)
-    start = log.find('{\n  "findings"')
-    try:
-        found: Any = json.JSONDecoder().raw_decode(log[start:])[0] if start >= 0 else None
-    except ValueError:
-        found = None
+    found = last_object(log)
     if found is None:
         sys.stderr.write(log)
         msg = f"{server.address}: imgrec cannot be started there; what it said is above"

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +23,7 @@ from imgrec.config import Config
 from imgrec.distributed.jobs import Job, JobServer
 from imgrec.errors import ClusterError, ConfigError, reason_of
 from imgrec.tracking.connection import refuse_local_record, tracking_uri
-from pipelines.cli import Asked, Target, print_json
+from pipelines.cli import Asked, Target, absolute, print_json
 from pipelines.display import size
 
 MOST_BYTES = 50_000_000
@@ -72,14 +74,28 @@ def submit_job(
             print_json({"job": name, "address": server.address})
         console.print(f"rejoin it with {_rejoin(server, name)}")
         return 0
-    return _follow(server, name)
+    if not as_json:
+        return _follow(server, name, sys.stdout)
+    # What the job says goes beside, so that standard output is one object.
+    status = _follow(server, name, sys.stderr)
+    print_json({"job": name, "exit_status": status, "result": last_object(server.log(name))})
+    return status
+
+
+def last_object(log: str) -> Any:
+    """What `--json` printed at the end of a log; None where there is no such thing."""
+    end = log if log.startswith("{\n") else log[log.rfind("\n{\n") + 1 :]
+    try:
+        return json.JSONDecoder().raw_decode(end)[0] if end.startswith("{\n") else None
+    except ValueError:
+        return None
 
 
 def show_jobs(address: str, *, as_json: bool) -> None:
     """Print the jobs of a cluster that came from imgrec, newest first."""
     jobs = JobServer(address).jobs()
     if as_json:
-        rows = [{"job": job.id, "state": job.state, "began": job.began} for job in jobs]
+        rows = [{"job": job.id, **_as_json(job)} for job in jobs]
         print_json({"address": address, "jobs": rows})
         return
     console = Console(highlight=False)
@@ -98,7 +114,7 @@ def show_log(address: str, name: str, *, follow: bool) -> int:
     server = JobServer(address)
     server.get(name)
     if follow:
-        return _follow(server, name)
+        return _follow(server, name, sys.stdout)
     sys.stdout.write(server.log(name))
     return 0
 
@@ -132,6 +148,8 @@ def words_for(
     # Paths of this machine's current folder and its environment are said in full.
     uri = tracking_uri(asked.config.tracking, Path(asked.config.storage))
     own = [one for one in asked.changes if not one.startswith(("storage=", "tracking.uri="))]
+    if asked.file and not asked.data:
+        own.append(f"data.source={json.dumps(absolute(asked.config.data.source))}")
     settings = [*own, f"storage={asked.config.storage}", f"tracking.uri={uri}"]
     words = ["python", "-m", "pipelines", command]
     if command in {"train", "tune"}:
@@ -202,12 +220,12 @@ def _packages() -> list[str]:
     return [f"{name}=={metadata.version(name.partition('[')[0])}" for name in names]
 
 
-def _follow(server: JobServer, name: str) -> int:
+def _follow(server: JobServer, name: str, out: TextIO) -> int:
     """Print what a job says until it ends; Ctrl-C leaves it running."""
     try:
         for text in server.follow(name):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            out.write(text)
+            out.flush()
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{name} goes on; rejoin it with {_rejoin(server, name)}\n")
         raise
@@ -221,6 +239,15 @@ def _reason(job: Job) -> str:
     if job.state == "succeeded" or job.exit_status in {2, 3}:
         return ""
     return f" ({' '.join(job.message.split())[:300]})"
+
+
+def _as_json(job: Job) -> dict[str, Any]:
+    return {
+        "state": job.state,
+        "began": job.began,
+        "ended": job.ended,
+        "exit_status": job.exit_status,
+    }
 
 
 def _rejoin(server: JobServer, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from imgrec.errors import ClusterError
+from imgrec.errors import ClusterError, reason_of
 from imgrec.version import code_version
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
         targets = [(machine.address, port) for machine, port in zip(nodes, ports, strict=True)]
         found = ray.get([door.knock.remote(targets) for door in doors], timeout=ANSWER_SECONDS)
     except ray.exceptions.RayError as error:
-        msg = f"a node does not answer: {' '.join(str(error).split())[:200]}"
+        msg = f"a node does not answer: {reason_of(error)}"
         raise ClusterError(msg) from error
     finally:
         for door in doors:
@@ -145,8 +145,7 @@ def _on_each(
         try:
             found.append((machine, ray.get(answer, timeout=ANSWER_SECONDS)))
         except ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())[:200]
-            msg = f"the node {machine.address} does not answer: {reason}"
+            msg = f"the node {machine.address} does not answer: {reason_of(error)}"
             raise ClusterError(msg) from error
     return found
 

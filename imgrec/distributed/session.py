@@ -15,6 +15,7 @@ import ray
 
 from imgrec.config import ClusterConfig
 from imgrec.distributed.events import Mailbox
+from imgrec.distributed.nodes import machines
 from imgrec.errors import ClusterError
 
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
@@ -84,8 +85,7 @@ def ray_session(
             )
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = tuple(Node(int(r.get("CPU", 0)), int(r.get("GPU", 0))) for r in resources)
+        nodes = tuple(Node(machine.cpus, machine.gpus) for machine in machines())
         yield Session(nodes, Mailbox.start())
     finally:
         ray.shutdown()

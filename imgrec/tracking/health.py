@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from imgrec.errors import reason_of
+from imgrec.errors import TrackingError, reason_of
 from imgrec.tracking.connection import Tracking
 
 EXPERIMENT = "imgrec doctor"
@@ -57,19 +57,18 @@ def examine(tracking: Tracking, timeout_seconds: int) -> Health:
     """Try a tracking server out; what is written for it is deleted again.
 
     Raises:
-        TrackingError: it refuses to make or delete a run.
+        TrackingError: it does not answer, or refuses to make or delete a run.
     """
     base = tracking.uri.rstrip("/")
     version = _version(tracking, timeout_seconds)
-    info, _ = _get(f"{base}/api/3.0/mlflow/server-info", timeout_seconds)
-    anonymous, skew = _get(
-        f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout_seconds
-    )
+    _, info, _ = _get(f"{base}/api/3.0/mlflow/server-info", timeout_seconds)
+    url = f"{base}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    status, _, skew = _get(url, timeout_seconds)
     artifacts, problem = _try_artifact(tracking)
     return Health(
         version=version,
         store=json.loads(info or "{}").get("store_type") or "",
-        open_to_all=bool(anonymous),
+        open_to_all=status not in {401, 403},
         artifacts=artifacts,
         artifact_problem=problem,
         skew=skew,
@@ -109,19 +108,21 @@ def _version(tracking: Tracking, timeout_seconds: int) -> str:
     return answer.text.strip() if answer.ok else ""
 
 
-def _get(url: str, timeout_seconds: int) -> tuple[str, float]:
-    """What somebody without a name is answered, empty if nothing; and the skew of its clock."""
+def _get(url: str, timeout_seconds: int) -> tuple[int, str, float]:
+    """What somebody without a name is answered: status, text where it is 200; its clock's skew."""
     began = time.time()
     try:
         # The address is that of a server that has answered already.
         with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:  # noqa: S310
-            text, date = answer.read().decode("utf-8", "replace"), answer.headers.get("Date")
+            status, date = answer.status, answer.headers.get("Date")
+            text = answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
-        text, date = "", error.headers.get("Date")
-    except OSError:
-        return "", 0.0
+        status, text, date = error.code, "", error.headers.get("Date")
+    except OSError as error:
+        msg = f"{url}: no answer ({reason_of(error)})"
+        raise TrackingError(msg) from error
     if not date:
-        return text, 0.0
+        return status, text, 0.0
     # To a whole second, cut off; and anything between asking and hearing may be right.
     told, ended = email.utils.parsedate_to_datetime(date).timestamp(), time.time()
-    return text, min(0.0, told + 1 - began) if told < ended else told - ended
+    return status, text, min(0.0, told + 1 - began) if told < ended else told - ended

@@ -8,7 +8,7 @@ import pytest
 from imgrec.config import load_config
 from imgrec.errors import ClusterError, ImgrecError
 from pipelines.cli import DIGITS, Asked
-from pipelines.jobs import _digest, packed, refuse_local, words_for
+from pipelines.jobs import _digest, last_object, packed, refuse_local, words_for
 
 
 def asked(*changes: str, file: Path | None = None) -> Asked:
@@ -62,3 +62,28 @@ def test_what_only_this_machine_sees_is_refused(changes: list[str], said: str) -
     """With what to set instead."""
     with pytest.raises(ImgrecError, match=said):
         refuse_local(asked(*changes).config)
+
+
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ('  0.0 s  a line with { in it\n{\n  "a": {\n    "b": 1\n  }\n}\n', {"a": {"b": 1}}),
+        ('{\n  "a": 1\n}\n', {"a": 1}),
+        ("Traceback\n{ broken", None),
+        ("said\n{\n  cut off", None),
+        ("", None),
+    ],
+)
+def test_the_result_is_found_at_the_end_of_a_log(log: str, found: object) -> None:
+    """A job's log has both of its streams."""
+    assert last_object(log) == found
+
+
+def test_a_relative_source_is_sent_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head has another current folder."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my.toml"
+    file.write_text('[data]\nsource = "photos"\n')
+    one = Asked(load_config(file), file, None, ())
+
+    assert f'data.source="{tmp_path}/photos"' in words_for("run", one)
