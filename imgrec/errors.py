@@ -5,6 +5,7 @@
     ├── DataError              the pictures cannot be used as they are
     │   └── DecodeError        one file is not a picture that we can read
     ├── ClusterError           Ray cannot give what the settings ask for
+    ├── StorageError           a disk is full
     ├── TrackingError          MLflow does not answer, or does not know the model asked for
     ├── ClassifierError        a saved classifier is broken or of another version
     └── TrainingError          training ended without the model that was asked for
@@ -15,9 +16,14 @@ Each error carries nothing but its message, so that it can be pickled across pro
 ended without what was asked. Anything that is not an ImgrecError is our bug and keeps its traceback.
 """
 
+import errno
+import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 LONGEST_REASON = 300
+# What libraries say that raise no OSError: safetensors, PyArrow, SQLite.
+FULL = re.compile(r"no space left|quota exceeded|disk is full", re.IGNORECASE)
 
 
 class ImgrecError(Exception):
@@ -42,6 +48,10 @@ class ClusterError(ImgrecError):
     """Ray cannot give what the settings ask for."""
 
 
+class StorageError(ImgrecError):
+    """A disk is full."""
+
+
 class TrackingError(ImgrecError):
     """MLflow does not answer, or does not know what it was asked for."""
 
@@ -58,6 +68,23 @@ class TrainingError(ImgrecError):
 
 class DivergedError(TrainingError):
     """The loss is no longer a number."""
+
+
+def full_disk(error: BaseException) -> StorageError | None:
+    """The error for people, where the cause of one is a disk without room, whoever noticed."""
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in {errno.ENOSPC, errno.EDQUOT} or FULL.search(str(cause)):
+            reason = reason_of(cause)
+            msg = f"a disk is full ({reason}); make room, and the same command goes on from there"
+            return StorageError(msg)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def reason_of(error: BaseException) -> str:

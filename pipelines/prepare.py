@@ -8,7 +8,7 @@ import torch
 
 from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
-from imgrec.data.scan import Progress
+from imgrec.data.scan import Places, Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.models import build_model
@@ -54,15 +54,20 @@ class Statistics:
         return self.known[filters]
 
 
-def prepare(config: Config, progress: Progress) -> Prepared:
+def prepare(config: Config, progress: Progress, places: Places | None = None) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
+
+    Args:
+        config: Everything.
+        progress: Told how far reading and decoding are.
+        places: Where to decode; this machine, if nothing is said.
 
     Raises:
         DataError: the pictures cannot be used as they are.
         ConfigError: a model cannot be built as asked: said now, not by a worker after others have
             been trained.
     """
-    store = prepare_store(config.data, Path(config.storage), progress=progress)
+    store = prepare_store(config.data, Path(config.storage), progress=progress, places=places)
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data, config.seed)

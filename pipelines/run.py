@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
+from imgrec.data.scan import OneMachine
 from imgrec.distributed.fit import refuse_batches_below
-from imgrec.distributed.nodes import refuse_unshared
+from imgrec.distributed.nodes import machines, refuse_unshared
 from imgrec.distributed.session import Session, cluster_address, ray_session
+from imgrec.distributed.spread import AllNodes
 from imgrec.errors import TrainingError
 from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect, refuse_local_record
@@ -126,15 +128,17 @@ def _starter(
 def _open(
     config: Config, session: Callable[[], Session], display: Display, *, fresh: bool
 ) -> Ledger:
+    places = None
     if cluster_address(config.cluster) and len(session().nodes) > 1:
         # Before anything is spent: what only one machine sees would be lost, or fail later.
         refuse_local_record(config.tracking, Path(config.storage))
         refuse_unshared(Path(config.storage))
+        places = AllNodes(machines(), OneMachine(config.data.decode_workers))
     display.stage("tracking")
     tracking = connect(config.tracking, Path(config.storage), create=True)
     close_dead_runs(tracking)
     display.stage("data")
-    prepared = prepare(config, display.progress)
+    prepared = prepare(config, display.progress, places)
     display.prepared(prepared)
     refuse_batches_below(config.cluster.most_workers, prepared.jobs.values())
     if config.search.wanted:

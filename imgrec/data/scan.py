@@ -1,26 +1,95 @@
-"""One pass over a source: what can be read, what it is, and its pixels in the shape of a store."""
+"""One pass over a source: what can be read, what it is, and its pixels in the shape of a store.
+
+A source is cut into pieces, whose images become a file each. One machine works on one piece with
+all its cores; a cluster on many side by side.
+"""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.format import open_memmap
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import Header, ImageShape, read_header
-from imgrec.data.look import LOOK, Looks, look_at, only_write
-from imgrec.data.parallel import CHUNK, map_in_chunks
-from imgrec.data.sources.sample import Missing, Sample, read_all
+from imgrec.data.images import keep_rows, new_images
+from imgrec.data.look import Looked, Looks, look_at, only_write
+from imgrec.data.parallel import map_in_chunks
+from imgrec.data.sources.sample import Content, Missing, Sample, read_all
 from imgrec.errors import DataError, DecodeError
 
 LARGEST_DEFAULT_SIDE = 128
 PEEKED = 64
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
+Advance = Callable[[int], None]
+"""Called with how many more are done."""
+Result = TypeVar("Result")
+PIECE = "images-{:05}.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a source, and the file that its images (n, H, W, C) are written to."""
+
+    contents: Sequence[Content]
+    images_file: Path
+
+
+class Places(Protocol):
+    """Where the pieces of a source are worked on."""
+
+    def label(self) -> str:
+        """What is being done, for people; known once `cut` was called."""
+
+    def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:
+        """Into which pieces, when an image takes so many bytes."""
+
+    def work(
+        self,
+        function: Callable[[Piece, int, Advance], Result],
+        pieces: Sequence[Piece],
+        advance: Advance,
+    ) -> Iterator[Result]:
+        """`function(piece, processes, advance)` for each, in order."""
+
+    def bring(self, folder: Path, progress: Progress) -> None:
+        """Let every machine have what it needs of a finished store."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneMachine:
+    """This one: everything is one piece, for all cores."""
+
+    processes: int = 0
+
+    def label(self) -> str:
+        """What is being done."""
+        return "decoding"
+
+    def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:  # noqa: ARG002
+        """One piece."""
+        return [slice(0, len(contents))]
+
+    def work(
+        self,
+        function: Callable[[Piece, int, Advance], Result],
+        pieces: Sequence[Piece],
+        advance: Advance,
+    ) -> Iterator[Result]:
+        """One after the other, in this process and in those that it starts."""
+        for piece in pieces:
+            yield function(piece, self.processes, advance)
+
+    def bring(self, folder: Path, progress: Progress) -> None:
+        """Nothing: it lies here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +122,14 @@ class Scan:
 
 
 def scan(
-    samples: Sequence[Sample], config: DataConfig, images_file: Path, *, progress: Progress
+    samples: Sequence[Sample],
+    config: DataConfig,
+    folder: Path,
+    *,
+    places: Places,
+    progress: Progress,
 ) -> Scan:
-    """Decode everything once, in parallel, and write the images (N, H, W, C) to a .npy file.
+    """Decode everything once, in parallel, and write the images to files `images-00000.npy` and on.
 
     Which shape they are to have is known only when all have been seen. It is guessed from a few
     first; where the guess was wrong, they are decoded again.
@@ -64,20 +138,17 @@ def scan(
         DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
     shape = guess_shape(samples, config)
-    _make_images(images_file, len(samples), shape)
-    kept = np.zeros(len(samples), dtype=bool)
-    looks = np.empty(len(samples), dtype=LOOK)
-    reasons: list[str] = []
-    done = count = 0
     contents = [sample.content for sample in samples]
-    found = map_in_chunks(look_at, contents, images_file, config, workers=config.decode_workers)
-    for looked in found:
-        kept[done : done + len(looked.kept)] = looked.kept
-        done += len(looked.kept)
-        looks[count : count + len(looked.looks)] = looked.looks
-        count += len(looked.looks)
-        reasons += looked.reasons
-        progress("decoding", done, len(samples))
+    pieces = [
+        Piece(contents[cut], folder / PIECE.format(number))
+        for number, cut in enumerate(places.cut(contents, math.prod(shape)))
+    ]
+    advance = _Count(progress, places.label(), len(samples))
+    reading = partial(read_piece, shape=shape, config=config)
+    found = list(places.work(reading, pieces, advance))
+    kept = np.concatenate([one.kept for one in found])
+    looks = np.concatenate([one.looks for one in found])
+    reasons = [reason for one in found for reason in one.reasons]
     readable = tuple(sample for sample, good in zip(samples, kept, strict=True) if good)
     left_out = [sample for sample, good in zip(samples, kept, strict=True) if not good]
     rejected = [
@@ -85,12 +156,16 @@ def scan(
         for sample, reason in zip(left_out, reasons, strict=True)
     ]
     _refuse_lost_classes(samples, left_out, rejected)
-    looks = looks[:count]
     true_shape = _shape_of(looks, config)
     if true_shape != shape:
-        _write_again(readable, true_shape, config, images_file, progress)
-    elif count < len(samples):
-        _keep_rows(images_file, np.flatnonzero(kept))
+        smaller = [
+            Piece(list(compress(piece.contents, one.kept)), piece.images_file)
+            for piece, one in zip(pieces, found, strict=True)
+        ]
+        advance = _Count(progress, f"{places.label()} again", len(readable))
+        writing = partial(write_piece, shape=true_shape, config=config)
+        for _ in places.work(writing, smaller, advance):
+            pass
     return Scan(
         samples=readable,
         looks=looks,
@@ -98,6 +173,50 @@ def scan(
         fingerprint=_fingerprint(readable, looks),
         rejected=tuple(sorted(rejected, key=lambda reject: reject.id)),
     )
+
+
+class _Count:
+    """Adds up what is done, for a progress that wants to know the sum."""
+
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._progress, self._what, self._total = progress, what, total
+        self._done = 0
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        self._progress(self._what, self._done, self._total)
+
+
+def read_piece(
+    piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
+) -> Looked:
+    """Decode a piece, write the images of what can be read, and describe them."""
+    new_images(piece.images_file, (len(piece.contents), *shape))
+    found = []
+    for looked in map_in_chunks(
+        look_at, piece.contents, piece.images_file, config, workers=processes
+    ):
+        found.append(looked)
+        advance(len(looked.kept))
+    kept = np.concatenate([one.kept for one in found])
+    if not kept.all():
+        keep_rows(piece.images_file, np.flatnonzero(kept))
+    return Looked(
+        kept=kept,
+        looks=np.concatenate([one.looks for one in found]),
+        reasons=[reason for one in found for reason in one.reasons],
+    )
+
+
+def write_piece(
+    piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
+) -> None:
+    """Write the images of contents that could be read before."""
+    new_images(piece.images_file, (len(piece.contents), *shape))
+    for count in map_in_chunks(
+        only_write, piece.contents, piece.images_file, config, workers=processes
+    ):
+        advance(count)
 
 
 def guess_shape(samples: Sequence[Sample], config: DataConfig) -> ImageShape:
@@ -175,35 +294,3 @@ def _refuse_lost_classes(
                 f"replace or remove it"
             )
             raise DataError(msg)
-
-
-def _write_again(
-    samples: Sequence[Sample],
-    shape: ImageShape,
-    config: DataConfig,
-    images_file: Path,
-    progress: Progress,
-) -> None:
-    _make_images(images_file, len(samples), shape)
-    contents = [sample.content for sample in samples]
-    done = 0
-    for count in map_in_chunks(
-        only_write, contents, images_file, config, workers=config.decode_workers
-    ):
-        done += count
-        progress("decoding again", done, len(samples))
-
-
-def _make_images(path: Path, count: int, shape: ImageShape) -> None:
-    open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, *shape)).flush()
-
-
-def _keep_rows(path: Path, rows: npt.NDArray[np.int64]) -> None:
-    """Leave out the other rows, without a second copy of all in memory."""
-    images = np.load(path, mmap_mode="r")
-    shorter = path.with_suffix(".part")
-    copy = open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(len(rows), *images.shape[1:]))
-    for start in range(0, len(rows), CHUNK):
-        copy[start : start + CHUNK] = images[rows[start : start + CHUNK]]
-    copy.flush()
-    shorter.replace(path)

@@ -1,9 +1,12 @@
 """Pictures decoded once into memory-mapped arrays, shared by every worker and every later run.
 
-A store is a folder named by its key: `images.npy` (N, H, W, C) uint8, `labels.npy` (N,) int64,
+A store is a folder named by its key: `images-00000.npy` (N, H, W, C) uint8, `labels.npy` (N,) int64,
 `splits.npy` (N,) int8, `groups.npy` (N,) int64, `looks.npy` (N,) of LOOK, `near.npy` (P, 2),
 `samples.csv`, `quarantine.csv` and `store.json`. It is written under another name and renamed when
 complete, so a store that exists is whole.
+
+What a cluster prepares has its images in several files, one a task. Each machine puts them together
+on its own disk (`data/images.py`); what is one file is mapped where it lies.
 
 Beside the stores, `seen/` notes for each state of a source which store was made of it. So a source
 that has not changed is not read again: its files' names, sizes and times tell.
@@ -26,13 +29,14 @@ import numpy.typing as npt
 from imgrec.config import DataConfig
 from imgrec.data.decode import DECODER_VERSION, ImageShape
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
+from imgrec.data.images import whole_images
 from imgrec.data.look import Looks
-from imgrec.data.scan import Progress, Rejected, Scan, scan
+from imgrec.data.scan import OneMachine, Places, Progress, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
 
 NO_SPLIT = -1
-STORE_VERSION = 2
+STORE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -89,30 +93,35 @@ class Store:
         return np.load(self.folder / "near.npy")
 
 
-def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> Store:
+def prepare_store(
+    config: DataConfig, storage: Path, *, progress: Progress, places: Places | None = None
+) -> Store:
     """The store of a source: the one that is there already, or a new one.
 
     Args:
         config: Names the source and how its pictures are brought to one shape.
         storage: Stores lie in its subfolder `store`.
         progress: Told how far decoding is.
+        places: Where it is done; this machine, if nothing is said.
 
     Raises:
         DataError: the source is not there, has no classes, or a class without a readable picture.
     """
     source = open_source(config.source, storage / "downloads")
     note = _note(source, config, storage)
+    places = places or OneMachine(config.decode_workers)
     if known := _noted(note):
+        places.bring(known, progress)
         return open_store(known)
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building.", dir=home))
     try:
-        found = scan(samples, config, building / "images.npy", progress=progress)
+        found = scan(samples, config, building, places=places, progress=progress)
         folder = home / _key(found, config)
         if not folder.exists():
-            _write(building, found, config)
+            _write(building, folder.name, found, config)
             _rename(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -120,6 +129,7 @@ def prepare_store(config: DataConfig, storage: Path, *, progress: Progress) -> S
     part = note.with_suffix(f".{uuid.uuid4().hex}")
     part.write_text(folder.name, encoding="utf-8")
     part.replace(note)  # at once: half a note would name another folder
+    places.bring(folder, progress)
     return open_store(folder)
 
 
@@ -135,11 +145,15 @@ def find_store(config: DataConfig, storage: Path) -> Store | None:
 
 
 def open_store(folder: Path) -> Store:
-    """Map a store that `prepare_store` made; costs milliseconds and no memory."""
+    """Map a store that `prepare_store` made; costs milliseconds and no memory.
+
+    Raises:
+        DataError: its images are to be put together on this machine's disk, and do not fit.
+    """
     meta = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     return Store(
         folder=folder,
-        images=np.load(folder / "images.npy", mmap_mode="r"),
+        images=np.load(whole_images(folder, folder.name), mmap_mode="r"),
         labels=np.load(folder / "labels.npy"),
         given_splits=np.load(folder / "splits.npy"),
         groups=np.load(folder / "groups.npy"),
@@ -183,14 +197,14 @@ def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _write(folder: Path, found: Scan, config: DataConfig) -> None:
+def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     """Everything but the images, which the scan wrote."""
     samples, looks = found.samples, found.looks
     class_names = sorted({sample.label for sample in samples})
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    images = np.load(whole_images(folder, key), mmap_mode="r")
     near, cut_off = near_pairs(
         looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
     )

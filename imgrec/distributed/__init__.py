@@ -13,8 +13,7 @@ for _name, _value in {
     # Ray's own default is 15: beside any program of the usual 0 that keeps the cores busy, and beside
     # Ray's own processes, a worker gets next to nothing.
     "RAY_worker_niceness": "0",
-    # Neither is read by us; each is a process or a thread more at every start.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Not read by us, and a thread more at every start.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Tune would write every result to three kinds of files; MLflow is the record.

@@ -5,6 +5,7 @@ A lane is one TorchTrainer whose workers train one model after the other. To sta
 not once a model. There are as many lanes as the cluster has room for.
 """
 
+import os
 import shutil
 import statistics
 import threading
@@ -30,6 +31,7 @@ from imgrec.training.loop import EpochReport
 
 POLL_SECONDS = 0.25
 LEAST_RESIZE_SECONDS = 5.0
+PLACE_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def fit_on_workers(
     Raises:
         ClusterError: the cluster can never give what is asked for; nothing was started.
         ConfigError: an architecture cannot be built as asked.
+        StorageError: there is no room for a checkpoint; a later call goes on.
     """
     demand = plan_demand(session.nodes, cluster)
     refuse_batches_below(cluster.most_workers, jobs.values())
@@ -149,6 +152,9 @@ def refuse_batches_below(workers: int, jobs: Iterable[FitJob]) -> None:
 
 
 def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Path) -> TorchTrainer:
+    if not demand.is_fixed:
+        # For some seconds Ray still counts a node that is lost, and waits so long for its place.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
     return TorchTrainer(
         work,
         train_loop_config={"errand": errand},

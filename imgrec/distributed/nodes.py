@@ -117,7 +117,7 @@ def refuse_unshared(storage: Path) -> None:
 
 def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
     """Pairs of addresses that cannot connect, and why: workers talk to each other on any port."""
-    doors = [ray.remote(_Door).options(**_place(machine)).remote() for machine in nodes]
+    doors = [ray.remote(_Door).options(**at(machine)).remote() for machine in nodes]
     try:
         ports = ray.get([door.open.remote() for door in doors], timeout=ANSWER_SECONDS)
         targets = [(machine.address, port) for machine, port in zip(nodes, ports, strict=True)]
@@ -139,7 +139,7 @@ def _on_each(
     nodes: Sequence[Machine], work: Callable[..., T], meeting: str
 ) -> list[tuple[Machine, T]]:
     task = ray.remote(work)
-    answers = [task.options(**_place(machine)).remote(meeting, machine.node) for machine in nodes]
+    answers = [task.options(**at(machine)).remote(meeting, machine.node) for machine in nodes]
     found = []
     for machine, answer in zip(nodes, answers, strict=True):
         try:
@@ -150,7 +150,8 @@ def _on_each(
     return found
 
 
-def _place(machine: Machine) -> dict[str, Any]:
+def at(machine: Machine) -> dict[str, Any]:
+    """Options of a task or actor that runs there, without holding anything."""
     strategy = NodeAffinitySchedulingStrategy(machine.node, soft=False)
     return {"scheduling_strategy": strategy, "num_cpus": 0}
 

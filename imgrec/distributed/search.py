@@ -26,7 +26,8 @@ from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.demand import TrialDemand, plan_trials
 from imgrec.distributed.events import EPOCH, METRICS, SCORE
 from imgrec.distributed.session import Session
-from imgrec.distributed.trial import FAILURE, TrialErrand, run_trial, run_trial_on_workers
+from imgrec.distributed.trial import FAILURE, FULL, TrialErrand, run_trial, run_trial_on_workers
+from imgrec.errors import StorageError
 from imgrec.search.study import DEFAULTS, Study, Trial
 from imgrec.training.learner import FitJob
 
@@ -110,6 +111,7 @@ def search_on_workers(
 
     Raises:
         ClusterError: the cluster can never give what is asked for; nothing was started.
+        StorageError: there is no room for a checkpoint; a later call goes on.
     """
     demand = plan_trials(session.nodes, search, cluster)
     told: queue.SimpleQueue[tuple[str, SearchEvent]] = queue.SimpleQueue()
@@ -226,6 +228,8 @@ class _Share:
     def result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An epoch is over, or the trial has failed."""
         trial = self.trials[trial_id]
+        if FULL in result:
+            raise StorageError(result[FULL])
         if FAILURE in result:
             trial.failure = result[FAILURE]
         elif (epoch := result.get(EPOCH)) and epoch not in trial.scores:

@@ -75,6 +75,8 @@ def ray_session(
         if temporary is None:
             _join(address, quiet)
         else:
+            # Nobody takes this machine away, and to watch for it is a process more at every start.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(
                 "local",
                 num_cpus=cpus,

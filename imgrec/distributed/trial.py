@@ -26,7 +26,7 @@ from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
 from imgrec.distributed.worker import Errand, work
-from imgrec.errors import ImgrecError, reason_of
+from imgrec.errors import ImgrecError, StorageError, full_disk, reason_of
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
@@ -34,6 +34,8 @@ from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
 
 FAILURE = "failure"
 """The key of what a trial reports in place of an epoch, when it cannot go on."""
+FULL = "full"
+"""The key of what it reports when no trial can go on, for there is no room for checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def run_trial(
     except ImgrecError as error:
         tune.report({FAILURE: str(error)})
     except Exception as error:
-        if is_out_of_memory(error):
+        if full := full_disk(error):
+            tune.report({FULL: str(full)})
+        elif is_out_of_memory(error):
             tune.report({FAILURE: str(out_of_memory(job, error))})
         else:
             tune.report({FAILURE: traceback.format_exc()})
@@ -163,11 +167,13 @@ def run_trial_on_workers(
         trainer.fit()
     except TrainingFailedError as error:
         failure = reason_of(error)
+    kind = FAILURE
     for _, event in mailbox.read(lane.lane):
         if isinstance(event, Failed):
             failure = str(event.error)
+            kind = FULL if isinstance(event.error, StorageError) else FAILURE
     if failure:
-        tune.report({FAILURE: failure})
+        tune.report({kind: failure})
 
 
 def _replace_checkpoint(folder: Path, learner: Learner) -> None:

@@ -27,13 +27,15 @@ from imgrec.distributed.events import (
     Step,
     as_report,
 )
-from imgrec.errors import ImgrecError
+from imgrec.errors import ImgrecError, full_disk
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
 
 HEARTBEAT_SECONDS = 1.0
+# What rank 0 decides for all at the end of an epoch.
+GO_ON, LOOK_FOR_DRAINS, WRITE = 0, 1, 2
 NAME = "name.txt"
 
 
@@ -110,11 +112,14 @@ def _report_bug(
     batch then; where that was done already, the model is given up.
     """
     mailbox = errand.mailbox
-    if is_out_of_memory(error):
+    failure: Exception
+    if full := full_disk(error):
+        failure = full
+    elif is_out_of_memory(error):
         if not in_parts_already:
             mailbox.condemn(f"{errand.lane}/{name}: memory")
             return
-        failure: Exception = out_of_memory(errand.jobs[name], error)
+        failure = out_of_memory(errand.jobs[name], error)
     elif shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
         return
     else:
@@ -133,7 +138,8 @@ class _Worker:
         self.learner: Learner | None = None
         self.last_sent: ray.ObjectRef | None = None
         self.in_parts = False
-        self.last_checkpoint = self.last_heartbeat = time.monotonic()
+        self.drained: frozenset[str] = frozenset()
+        self.last_checkpoint = self.last_heartbeat = self.last_look = time.monotonic()
 
     def tell(self, event: Event) -> None:
         """Send an event to the driver, if this is the worker that speaks."""
@@ -197,10 +203,22 @@ class _Worker:
         self.last_checkpoint = time.monotonic()
 
     def _checkpoint_is_due(self) -> bool:
-        """Rank 0's clock decides for all, because all must call `report` equally often."""
-        due = time.monotonic() - self.last_checkpoint >= self.errand.checkpoint_seconds
-        if self.shard.world_size == 1:
-            return due
-        decision = torch.tensor([due], dtype=torch.int32, device=get_device())
-        dist.broadcast(decision, src=0)
-        return bool(decision.item())
+        """Rank 0's clock decides for all, because all must call Ray equally often."""
+        now = time.monotonic()
+        wish = GO_ON
+        if now - self.last_checkpoint >= self.errand.checkpoint_seconds:
+            wish = WRITE
+        elif now - self.last_look > HEARTBEAT_SECONDS:
+            wish, self.last_look = LOOK_FOR_DRAINS, now
+        if self.shard.world_size > 1:
+            decision = torch.tensor([wish], dtype=torch.int32, device=get_device())
+            dist.broadcast(decision, src=0)
+            wish = int(decision.item())
+        return wish == WRITE or (wish == LOOK_FOR_DRAINS and self._more_nodes_go())
+
+    def _more_nodes_go(self) -> bool:
+        """Whether a node of this group is to be taken away, of which nothing was known before."""
+        drains = ray.train.get_preemption_info()
+        known = self.drained
+        self.drained = frozenset(drains.preempted_node_ids if drains else ())
+        return bool(self.drained - known)

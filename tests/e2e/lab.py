@@ -272,6 +272,7 @@ class Lab:
         # Tracking is the driver's alone, and it runs on the head.
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}
+        env["IMGREC_CACHE"] = str(self.folder / "ray" / "cache")  # each node's own, as said above
         node = Node(self.run(command, f"node-{number}", env=env), address)
         # One after the other: two that start at once in one session's folder disturb each other.
         log = self.folder / f"node-{number}.log"

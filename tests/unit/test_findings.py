@@ -247,9 +247,9 @@ def test_hashes_are_those_of_imagehash(tmp_path: Path) -> None:
     """Bit for bit, for photographs of any size."""
     parts = [astronaut()[top : top + 100, 100:260] for top in range(0, 300, 30)]
     parts += [chelsea()[:32, left : left + 32] for left in range(0, 300, 30)]
-    np.save(tmp_path / "images.npy", np.zeros((len(parts), 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "images-00000.npy", np.zeros((len(parts), 32, 32, 3), dtype=np.uint8))
     contents = [Pixels(part) for part in parts]
-    ours = look_at(0, contents, tmp_path / "images.npy", DataConfig()).looks["hash"]
+    ours = look_at(0, contents, tmp_path / "images-00000.npy", DataConfig()).looks["hash"]
     theirs = [int(str(imagehash.phash(Image.fromarray(part))), 16) for part in parts]
 
     assert ours.tolist() == theirs
