@@ -158,9 +158,7 @@ def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
             text = f"{where} has {size(one.shared_memory)} free in /dev/shm; give its container more (--shm-size, or a volume of medium Memory)"
             yield Finding("warning", "shared memory", text)
         if one.disk < LEAST_DISK:
-            text = (
-                f"{where} has {size(one.disk)} free in /tmp, where Ray and caches write; make room"
-            )
+            text = f"{where} has {size(one.disk)} free in /tmp, for Ray and copies of pictures; make room"
             yield Finding("warning", "disk", text)
         yield from _clock(where, one.skew)
     if not any(one.blind for one in surveys):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from imgrec.data.images import cache_folder
 from imgrec.errors import ClusterError, reason_of
 from imgrec.version import code_version
 
@@ -51,7 +52,8 @@ class Survey:
         versions: Of Python, of imgrec's code and of PACKAGES.
         cards: GPUs that its driver shows, whatever Ray counts.
         shared_memory: Free bytes of /dev/shm, None where there is no such thing.
-        disk: Free bytes where Ray keeps what does not fit into memory.
+        disk: Free bytes where Ray keeps what does not fit into memory, or where copies of pictures
+            lie, whichever has less.
         skew: Seconds by which its clock is ahead of the driver's.
         blind: Why it does not see the storage; empty if it does.
     """
@@ -196,7 +198,7 @@ def _describe(meeting: str, node: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "imgrec": code_version(), **versions},
         "cards": _cards(),
         "shared_memory": memory,
-        "disk": shutil.disk_usage("/tmp").free,  # noqa: S108 - where Ray spills to
+        "disk": min(shutil.disk_usage(place).free for place in ("/tmp", cache_folder())),  # noqa: S108 - where Ray spills to
         "blind": _meet(meeting, node),
         "clock": (began, time.time()),
     }

@@ -6,6 +6,7 @@ is stopped and removed at the end.
 """
 
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -33,6 +34,7 @@ CARD = "eth0"
 BUCKET = "artifacts"
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 START_SECONDS = 90
+STORAGE = "512m"
 # By the process, so that two do not meet.
 NETWORK = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
 
@@ -85,6 +87,7 @@ class Node:
 
     process: subprocess.Popen[bytes]
     address: str
+    disk: Path
 
     def kill(self) -> None:
         """As if its plug were pulled."""
@@ -251,6 +254,7 @@ class Lab:
         """
         self.started += 1
         number = self.started
+        disk = self.folder / f"disk-{number}" if self.nodes else self.folder / "ray"
         address, prefix = self._space(number)
         words = ["--num-cpus", str(cpus), "--node-ip-address", address, "--block"]
         words += ["--disable-usage-stats", "--object-store-memory", str(200_000_000)]
@@ -265,15 +269,14 @@ class Lab:
         mounts = [] if hidden is None else [f"mount -t tmpfs none {hidden}"]
         if self.nodes:
             # A machine of its own has a disk of its own: what one node cleans up is not another's.
-            own, shared = self.folder / f"disk-{number}", self.folder / "ray"
-            own.mkdir()
-            mounts.append(f"mount --bind {own} {shared}")
+            disk.mkdir()
+            mounts.append(f"mount --bind {disk} {self.folder / 'ray'}")
         command = [*prefix, "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
         # Tracking is the driver's alone, and it runs on the head.
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}
         env["IMGREC_CACHE"] = str(self.folder / "ray" / "cache")  # each node's own, as said above
-        node = Node(self.run(command, f"node-{number}", env=env), address)
+        node = Node(self.run(command, f"node-{number}", env=env), address, disk)
         # One after the other: two that start at once in one session's folder disturb each other.
         log = self.folder / f"node-{number}.log"
         wait_for(f"node {number}", lambda: "will now block" in log.read_text(), node.process)
@@ -281,6 +284,21 @@ class Lab:
             wait_for("the job server", lambda: answers(f"{self.jobs}/api/version"), node.process)
         self.nodes.append(node)
         return node
+
+    def drain(self, node: Node, seconds: float) -> None:
+        """As a cloud does that takes a machine back: Ray is told some seconds before."""
+        nodes = json.loads(self.ray("list", "nodes", "--format", "json", "--address", self.jobs))
+        (found,) = [one for one in nodes if one["node_ip"] == node.address]
+        words = ["--node-id", found["node_id"], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        words += ["--reason-message", "taken back", "--deadline-remaining-seconds", str(seconds)]
+        self.ray("drain-node", "--address", self.gcs, *words)
+
+    def ray(self, *words: str) -> str:
+        """What a command of Ray's prints."""
+        command = [str(BIN / "ray"), *words]
+        ended = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
 
     def _space(self, number: int) -> tuple[str, list[str]]:
         name = f"imgrec-{os.getpid()}-{number}"
@@ -365,7 +383,11 @@ def lab(nodes: Sequence[int] = (1, 1, 1)) -> Iterator[Lab]:
             "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(12),
         }
         stack.push(lambda kind, *_: show_logs(folder) if kind else None)
+        # Of a size that a test can fill.
         (folder / "storage").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={STORAGE}", "none", folder / "storage"]
+        subprocess.run(mount, check=True)
+        stack.callback(subprocess.run, ["umount", "-l", folder / "storage"], check=False)
         built = Lab(folder, stack, folder / "storage", host, env)
         built.start_postgres()
         built.start_s3()

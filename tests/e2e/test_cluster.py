@@ -1,6 +1,7 @@
 """The same run on a real cluster: three nodes, PostgreSQL, an S3 store, a user outside of it all."""
 
 import base64
+import contextlib
 import json
 import re
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from mlflow import MlflowClient
@@ -261,29 +264,139 @@ def kill_driver() -> None:
             process.kill()
 
 
-def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: User) -> None:
-    """cluster.workers = [2, 3]: it goes on with what is there, and every epoch counts once."""
-    settings = ("--set", "cluster.workers=[2,3]", "--set", "train.epochs=500")
-    words = ("--name", "elastic", "--arch", "ann", *settings)
+def watched(user: User, words: tuple[str, ...], on_line: Callable[[str], None]) -> str:
+    """The log of a job that succeeds, of which each line is shown as it comes."""
+    log = []
     with user.start(*user.submission(*words)) as process:
-        log: list[str] = []
         assert process.stdout
         for line in process.stdout:
             log.append(line)
-            if "ann: epoch" in line and len(user.cluster.nodes) == 3:
-                user.cluster.nodes.pop().kill()
-            if "a worker died" in line and len(user.cluster.nodes) == 2:
-                user.cluster.start_node(1)
+            on_line(line)
         _, stderr = process.communicate()
-
     assert process.returncode == 0, "".join(log) + stderr
+    return "".join(log)
+
+
+def workers_in(log: str) -> list[int]:
+    """How many workers each group had."""
+    return [int(found) for found in re.findall(r"training on (\d) worker", log)]
+
+
+class Once:
+    """Does something at the first line that holds a text."""
+
+    def __init__(self, text: str, act: Callable[[], object]) -> None:
+        self.text, self.act, self.done = text, act, False
+
+    def __call__(self, line: str) -> None:
+        if self.text in line and not self.done:
+            self.done = True
+            self.act()
+
+
+def test_pictures_are_prepared_by_all_nodes_and_copied_to_each(user: User) -> None:
+    """Once, on the shared storage; every node reads its own disk."""
+    rng = np.random.default_rng(0)
+    for number in range(3000):
+        path = user.cluster.storage / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+    source = json.dumps(str(path.parents[1]))
+    words = ("--name", "photos", "--arch", "ann", "--set", f"data.source={source}")
+    log = watched(user, (*words, "--set", "cluster.workers=3"), lambda _: None)
+
+    assert "decoding on 3 nodes 3,000 of 3,000" in log
+    (folder,) = {path.parent for path in user.cluster.storage.glob("store/*/images-*.npy")}
+    assert len(list(folder.glob("images-*.npy"))) == 3
+    for node in user.cluster.nodes:
+        images = np.load(node.disk / "cache" / f"{folder.name}.npy", mmap_mode="r")
+        assert images.shape == (3000, 12, 12, 3)
+
+
+def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: User) -> None:
+    """cluster.workers = [2, 3]: it goes on with what is there, and every epoch counts once."""
+    cluster = user.cluster
+    settings = ("--set", "cluster.workers=[2,3]", "--set", "train.epochs=700")
+    words = ("--name", "elastic", "--arch", "ann", *settings)
+    lose = Once("ann: epoch", lambda: cluster.nodes.pop().kill())
+    find = Once("training on 2 workers", lambda: cluster.start_node(1))
+
+    def on_line(line: str) -> None:
+        lose(line)
+        find(line)
+
+    log = watched(user, words, on_line)
     assert registered(user, "elastic") == {"elastic-ann": 1}
-    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 501))}
-    said = "".join(log)
-    groups = [int(found) for found in re.findall(r"training on (\d) workers", said)]
-    assert "a worker died; going on from epoch" in said
-    assert groups[0] == groups[-1] == 3
-    assert 2 in groups
+    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 701))}
+    assert "a worker died; going on from epoch" in log
+    assert workers_in(log) == [3, 2, 3]
+
+
+def test_a_node_that_is_drained_costs_what_was_trained_since_the_warning(user: User) -> None:
+    """Of its own accord a checkpoint would be written after ten minutes only."""
+    cluster = user.cluster
+    settings = ("cluster.workers=[2,3]", "train.epochs=700", "cluster.checkpoint_seconds=600")
+    words = ("--name", "drained", "--arch", "ann", *(w for s in settings for w in ("--set", s)))
+
+    def drain() -> None:
+        node = cluster.nodes.pop()
+        cluster.drain(node, seconds=15)
+        Timer(15, node.kill).start()
+
+    log = watched(user, words, Once("ann: epoch 1", drain))
+    cluster.start_node(1)
+    (epoch,) = re.findall(r"going on from epoch (\d+)", log)
+    assert int(epoch) > 1
+    assert workers_in(log) == [3, 2]
+    assert registered(user, "drained") == {"drained-ann": 1}
+    assert steps_of(user, "drained") == {"drained-ann": list(range(1, 701))}
+
+
+def test_a_node_lost_in_a_search_costs_no_trial(user: User) -> None:
+    """As many trials as were asked for, each of which came to a score."""
+    cluster = user.cluster
+    settings = ("search.trials=6", "train.epochs=60", "cluster.checkpoint_seconds=2")
+    words = ("--name", "searched", "--arch", "ann", *(w for s in settings for w in ("--set", s)))
+    log = watched(user, words, Once("trial 1", lambda: cluster.nodes.pop().kill()))
+    cluster.start_node(1)
+
+    assert registered(user, "searched") == {"searched-ann": 1}
+    assert steps_of(user, "searched") == {"searched-ann": list(range(1, 61))}
+    assert "6 trials" in log
+    assert "failed" not in log
+
+
+def test_a_full_storage_ends_the_run_with_one_line_and_it_goes_on_when_there_is_room(
+    user: User,
+) -> None:
+    """Nothing is registered by halves."""
+    ballast = user.cluster.storage / "ballast"
+    words = ("--name", "full", "--arch", "ann", "--set", "train.epochs=2500")
+
+    def fill() -> None:
+        with ballast.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+
+    seen = ""
+    with user.start(*user.submission(*words)) as process:
+        assert process.stdout
+        once = Once("ann: epoch", fill)
+        for line in process.stdout:
+            seen += line
+            once(line)
+        process.communicate()
+    ballast.unlink()
+    assert process.returncode == 2, seen
+    (said,) = [line for line in seen.splitlines() if line.startswith("imgrec: ")]
+    assert "a disk is full" in said
+    assert "Traceback" not in seen
+    assert registered(user, "full") == {}
+
+    log = watched(user, words, lambda _: None)
+    assert re.search(r"ann: epoch [1-9]", log)
+    assert registered(user, "full") == {"full-ann": 1}
+    assert steps_of(user, "full") == {"full-ann": list(range(1, 2501))}
 
 
 def test_a_killed_job_submitted_again_goes_on(user: User) -> None:
@@ -305,19 +418,15 @@ def test_a_killed_job_submitted_again_goes_on(user: User) -> None:
 
 
 def test_a_tracking_server_that_is_away_for_half_a_minute_loses_nothing(user: User) -> None:
-    """What was logged meanwhile arrives; away for good, the run ends with an error and resumes."""
+    """What was logged meanwhile arrives."""
     words = ("--name", "away", "--arch", "ann", "--set", "train.epochs=2500")
-    gone = False
-    with user.start(*user.submission(*words)) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if "ann: epoch" in line and not gone:
-                gone = True
-                port = user.cluster.stop_mlflow()
-                time.sleep(30)
-                user.cluster.start_mlflow(port)
-        _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
+
+    def away() -> None:
+        port = user.cluster.stop_mlflow()
+        time.sleep(30)
+        user.cluster.start_mlflow(port)
+
+    watched(user, words, Once("ann: epoch", away))
     assert registered(user, "away") == {"away-ann": 1}
     assert steps_of(user, "away") == {"away-ann": list(range(1, 2501))}
 

@@ -1,0 +1,350 @@
+"""How training scales: measured here with 1, 2 and 4 workers, simulated for 8 to 512 GPUs.
+
+    python -m tests.bench.scaling --out FOLDER
+
+On every machine it measures what it can: the time of a step of the cnn by the size of its batch, how
+much the times of one step differ, and what gloo takes for an all-reduce. From these it predicts what
+two workers do, and measures that too: so far the model of a step can be trusted. For GPUs it
+counts the operations of a step, and takes what a card and a network can do from their makers' figures
+(GPU, FABRIC below), or on a machine with a card what that card does. Everything is in seconds and bytes.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from imgrec.config import load_config
+from imgrec.data.loader import Shard
+from imgrec.evaluation.pictures import ACCENT, INK, MUTED
+from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.loop import train_epoch
+from pipelines.prepare import prepare
+from tests.bench.test_loop import noise_folder
+from tests.conftest import no_progress
+
+SIZES = (1, 4, 16, 64, 128)
+WORKERS = (1, 2, 4)
+BATCH = 256
+ROUNDS = 5
+MESSAGES = (1 << 12, 1 << 16, 1 << 20, 1 << 23, 1 << 25)
+BUCKET_BYTES = 25 << 20  # of DistributedDataParallel
+BACKWARD = 2 / 3  # of the time of forward and backward
+DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step takes: `fixed + per_image * batch`, times a draw of `jitter`."""
+
+    fixed: float
+    per_image: float
+    jitter: tuple[float, ...]
+
+    def seconds(self, batch: float) -> float:
+        """Without jitter."""
+        return self.fixed + self.per_image * batch
+
+
+@dataclass(frozen=True)
+class Link:
+    """What moves gradients: seconds before the first byte, and bytes a second."""
+
+    latency: float
+    bandwidth: float
+
+    def all_reduce(self, size: float, members: int) -> float:
+        """The faster of a ring and of a tree, which wait for more or for fewer messages."""
+        if members == 1:
+            return 0.0
+        ring = 2 * (members - 1) * (self.latency + size / members / self.bandwidth)
+        tree = 2 * math.log2(members) * self.latency + 2 * size / self.bandwidth
+        return min(ring, tree)
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """Links within a machine, and between machines."""
+
+    inner: Link
+    outer: Link
+    per_machine: int
+
+    def all_reduce(self, size: float, members: int) -> float:
+        """Within each machine, then between them, each card with its share."""
+        within = min(members, self.per_machine)
+        machines = math.ceil(members / self.per_machine)
+        return self.inner.all_reduce(size, within) + self.outer.all_reduce(size / within, machines)
+
+
+# NVIDIA's data sheets: H100 SXM 989 TFLOP/s dense in bf16, NVLink 4 450 GB/s in a direction, and
+# ConnectX-7 400 Gb/s a card. A small convolution reaches a part of the peak; 0.25 is assumed. The
+# latencies are NCCL's order of magnitude for one hop.
+PEAK, SHARE_OF_PEAK = 989e12, 0.25
+FABRIC = Fabric(Link(5e-6, 450e9), Link(15e-6, 50e9), per_machine=8)
+
+
+def simulate(
+    step: Step,
+    network: Fabric | Link,
+    gradient_bytes: int,
+    batch: int,
+    workers: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Mean seconds of a step, and what they go to.
+
+    Each worker draws its own jitter. A bucket of gradients is reduced when the slowest worker has it
+    and the bucket before is through; DDP does so while the backward pass goes on.
+    """
+    share = math.ceil(batch / workers)
+    buckets = max(1, math.ceil(gradient_bytes / BUCKET_BYTES))
+    reduce = network.all_reduce(gradient_bytes / buckets, workers)
+    slowest = rng.choice(step.jitter, size=(DRAWS, workers)).max(axis=1)  # (DRAWS,)
+    computing = step.per_image * share * slowest
+    ready = [computing * (1 - BACKWARD * (1 - (k + 1) / buckets)) for k in range(buckets)]
+    done = np.zeros(DRAWS)
+    for moment in ready:
+        done = np.maximum(done, moment) + reduce
+    total = step.fixed * slowest + np.maximum(done, computing)
+    useful = step.per_image * batch / workers
+    return {
+        "step": float(total.mean()),
+        "computing": useful,
+        "fixed": step.fixed,
+        "waiting for the slowest": float((slowest - 1).mean() * step.seconds(share)),
+        "gradients": float((np.maximum(done, computing) - computing).mean()),
+        "uneven shares": step.per_image * share - useful,
+    }
+
+
+def noise_job(folder: Path) -> FitJob:
+    """The default cnn on 32x32 pictures."""
+    source = noise_folder(folder / "noise", 3000)
+    settings = [f"storage='{folder}'", f"data.source='{source}'", "archs=['cnn']"]
+    settings += ["train.precision='fp32'", f"train.batch_size={BATCH}"]
+    return prepare(load_config(None, settings), no_progress).jobs["cnn"]
+
+
+def one_batch(job: FitJob, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise in the shape of the job's pictures."""
+    height, width, channels = job.image_shape
+    images = torch.randint(0, 256, (size, height, width, channels), dtype=torch.uint8)
+    labels = torch.randint(0, job.num_classes, (size,))
+    return images.permute(0, 3, 1, 2).to(device), labels.to(device)
+
+
+def step_times(learner: Learner, share: int, repeats: int) -> list[float]:
+    """Of a training step, without the first two, which warm up."""
+    batch = one_batch(learner.job, share, learner.device)
+    times = []
+    for _ in range(repeats + 2):
+        if learner.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        train_epoch(learner, [batch], lambda _: None)  # ends with a read of the scores
+        times.append(time.perf_counter() - started)
+    return times[2:]
+
+
+def measure_step(job: FitJob, device: torch.device) -> Step:
+    """A line through the medians by the size of the batch."""
+    torch.set_num_threads(1)
+    learner = build_learner(job, device, Shard())
+    samples = {size: step_times(learner, size, 30) for size in SIZES}
+    medians = [statistics.median(samples[size]) for size in SIZES]
+    # In shares of what is measured: small batches count as much as large ones.
+    weights = 1 / np.array(medians)
+    per_image, fixed = np.polyfit(SIZES, medians, 1, w=weights)
+    largest = np.array(samples[SIZES[-1]]) / medians[-1]
+    return Step(float(fixed), float(per_image), tuple(np.maximum(largest, 1.0).tolist()))
+
+
+def measure_link(folder: Path) -> Link:
+    """Of gloo between two processes of this machine."""
+    times = in_group(2, _reduce_times, folder)
+    bandwidths = np.polyfit([size for size, _ in times], [t for _, t in times], 1)
+    slope, latency = bandwidths
+    return Link(latency=float(max(latency, 1e-6)) / 2, bandwidth=1 / float(slope))
+
+
+def _reduce_times(rank: int, workers: int) -> list[tuple[int, float]]:  # noqa: ARG001
+    found = []
+    for size in MESSAGES:
+        gradients = torch.zeros(size // 4)
+        times = []
+        for _ in range(20):
+            dist.barrier()
+            started = time.perf_counter()
+            dist.all_reduce(gradients)
+            times.append(time.perf_counter() - started)
+        found.append((size, statistics.median(times)))
+    return found
+
+
+def measure_workers(job: FitJob, folder: Path) -> dict[int, list[float]]:
+    """Images a second with 1, 2 and 4 workers of one thread; rounds in turn, for the machine is shared."""
+    found: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+    for _ in range(ROUNDS):
+        for workers in WORKERS:
+            times = in_group(workers, _Steps(job), folder)
+            found[workers].append(BATCH / statistics.median(times))
+    return found
+
+
+@dataclass(frozen=True)
+class _Steps:
+    job: FitJob
+
+    def __call__(self, rank: int, workers: int) -> list[float]:
+        learner = build_learner(self.job, torch.device("cpu"), Shard(rank, workers))
+        share = len(range(rank, BATCH, workers))
+        return step_times(learner, share, 8)
+
+
+def in_group(workers: int, work: object, folder: Path) -> list:
+    """What rank 0 returns of a function that several processes run together, one thread each."""
+    meeting = Path(tempfile.mkdtemp(dir=folder))
+    mp.spawn(_member, args=(workers, work, str(meeting)), nprocs=workers)
+    return json.loads((meeting / "answer.json").read_text())
+
+
+def _member(rank: int, workers: int, work: object, meeting: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if workers > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{meeting}/group", rank=rank, world_size=workers
+        )
+    answer = work(rank, workers)
+    if rank == 0:
+        Path(meeting, "answer.json").write_text(json.dumps(answer))
+    if workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def operations(job: FitJob) -> float:
+    """Floating point operations of a step, for one picture."""
+    learner = build_learner(job, torch.device("cpu"), Shard())
+    with FlopCounterMode(display=False) as counter:
+        train_epoch(learner, [one_batch(job, 8, learner.device)], lambda _: None)
+    return counter.get_total_flops() / 8
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """For docs/results.md."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def draw(curves: dict[str, tuple[list[int], npt.NDArray[np.float64]]], path: Path) -> None:
+    """Speed-up by workers, beside the ideal."""
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    colors = ["#b9c4cc", ACCENT, MUTED, INK]
+    workers = next(iter(curves.values()))[0]
+    axes.plot(workers, workers, color=INK, lw=0.8, ls=":", label="ideal")
+    for (name, (counts, speedups)), color in zip(curves.items(), colors, strict=False):
+        axes.plot(counts, speedups, marker="o", ms=4, color=color, label=name)
+        axes.annotate(
+            f"{speedups[-1]:.0f}x",
+            (counts[-1], float(speedups[-1])),
+            xytext=(6, -3),
+            textcoords="offset points",
+            color=color,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(workers, [str(count) for count in workers])
+    ticks = [2**k for k in range(10)]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlabel("GPUs", color=INK)
+    axes.set_ylabel("times as fast as one", color=INK)
+    axes.set_title(
+        "Simulated: the global batch decides where it stops", loc="left", color=INK, fontsize=12
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e9ec", lw=0.8)
+    axes.legend(frameon=False, title="global batch")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Measure, predict, simulate; print tables and draw a picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path())
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = noise_job(folder)
+        step = measure_step(job, torch.device("cpu"))
+        link = measure_link(folder)
+        flops = operations(job)
+        learner = build_learner(job, torch.device("cpu"), Shard())
+        gradient_bytes = 4 * sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
+        speeds = measure_workers(job, folder)
+        on_card = measure_step(job, torch.device("cuda")) if torch.cuda.is_available() else None
+    report = [
+        f"step: {1e3 * step.fixed:.1f} ms + {1e3 * step.per_image:.3f} ms an image, one thread"
+    ]
+    report += [f"gloo: {1e6 * link.latency:.0f} us, {link.bandwidth / 1e9:.2f} GB/s"]
+    report += [f"{flops / 1e9:.3f} GFLOP an image; {gradient_bytes / 1e6:.1f} MB of gradients", ""]
+    rows = [["workers, one thread each", "images/s", "predicted", "of the ideal on 2 cores"]]
+    one = statistics.median(speeds[1])
+    for workers, found in speeds.items():
+        median = statistics.median(found)
+        ideal = one * min(workers, os.cpu_count() or 1)
+        told = "more workers than cores"
+        if workers <= (os.cpu_count() or 1):
+            predicted = simulate(step, link, gradient_bytes, BATCH, workers, rng)["step"]
+            told = f"{BATCH / predicted:,.0f}"
+        spread = f"{median:,.0f} ({min(found):,.0f} to {max(found):,.0f})"
+        rows.append([str(workers), spread, told, f"{median / ideal:.2f}"])
+    report += [table(rows), ""]
+
+    card = on_card or Step(step.fixed, flops / (PEAK * SHARE_OF_PEAK), step.jitter)
+    counts = [1, 8, 16, 32, 64, 128, 256, 512]
+    curves = {}
+    rows = [["batch", "GPUs", "images/s", "of the ideal", "most of the rest goes to"]]
+    for batch in (512, 4096, 32768):
+        told = {n: simulate(card, FABRIC, gradient_bytes, batch, n, rng) for n in counts}
+        speedups = np.array([told[1]["step"] / told[n]["step"] for n in counts])
+        curves[f"{batch:,}"] = (counts, speedups)
+        for count, speedup in zip(counts, speedups, strict=True):
+            lost = {k: v for k, v in told[count].items() if k not in {"step", "computing"}}
+            worst = max(lost, key=lambda key: lost[key])
+            speed = f"{batch / told[count]['step']:,.0f}"
+            share = f"{lost[worst] / told[count]['step']:.0%} {worst}"
+            rows.append([f"{batch:,}", str(count), speed, f"{speedup / count:.2f}", share])
+    measured = "measured on this card" if on_card else "assumed"
+    report += [
+        f"one GPU: {1e3 * card.fixed:.2f} ms + {1e6 * card.per_image:.2f} us an image, {measured}"
+    ]
+    report += [table(rows)]
+    print("\n".join(report))
+    (out / "scaling.json").write_text(
+        json.dumps({"step": asdict(step), "link": asdict(link), "images/s": speeds}, indent=1)
+    )
+    draw(curves, out / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()
