@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.distributed.box import Box
 from imgrec.training.loop import EpochReport
@@ -62,14 +63,15 @@ Event = Progress | Finished | Failed
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A `Box` somewhere on the cluster; can be sent to workers."""
+    """A `Box` beside the driver; can be sent to workers."""
 
     box: ActorHandle
 
     @classmethod
     def start(cls) -> "Mailbox":
-        """Start the box's process; returns before it is up."""
-        return cls(ray.remote(num_cpus=0)(Box).remote())
+        """Start the box's process on the driver's node, for others may go; returns before it is up."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return cls(ray.remote(Box).options(num_cpus=0, scheduling_strategy=here).remote())
 
     def send(self, lane: str, name: str, event: Event) -> ray.ObjectRef:
         """Send an event about the model `name`; it has arrived when the answer can be got."""
