@@ -186,7 +186,9 @@ class Display:
         self._status = ""
         match event:
             case TrialStarted(number=number):
-                row.running[number] = 0
+                if number in row.running:
+                    self._line(f"{arch}: a process of trial {number} died; the trial goes on")
+                row.running.setdefault(number, 0)
             case TrialEpoch(number=number, epoch=epoch, metrics=metrics):
                 row.running[number] = epoch
                 row.metrics = metrics

@@ -8,9 +8,9 @@ not once a model. There are as many lanes as the cluster has room for.
 import os
 import shutil
 import statistics
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -124,7 +124,7 @@ def fit_on_workers(
             mailbox=session.mailbox,
             resume={name: resume[name] for name in chosen if name in resume},
         )
-        return _Lane(errand, _trainer(errand, demand, cluster, storage), on_event)
+        return _Lane(session, errand, _trainer(errand, demand, cluster, storage), on_event)
 
     lanes = [start(names[first :: demand.room]) for first in range(min(demand.room, len(names)))]
     while lanes:
@@ -176,10 +176,14 @@ def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Pa
 
 
 class _Lane:
-    """A trainer in a thread of its own, so that the caller can watch, and answer Ctrl-C at once."""
+    """A trainer in a thread of its own."""
 
     def __init__(
-        self, errand: Errand, trainer: TorchTrainer, on_event: Callable[[str, Progress], None]
+        self,
+        session: Session,
+        errand: Errand,
+        trainer: TorchTrainer,
+        on_event: Callable[[str, Progress], None],
     ) -> None:
         self.errand = errand
         self._max_failures = trainer.run_config.failure_config.max_failures
@@ -189,10 +193,7 @@ class _Lane:
         self._starts: dict[str, list[Started]] = {name: [] for name in errand.jobs}
         self._epochs_seen: dict[str, int] = dict.fromkeys(errand.jobs, 0)
         self._outcome: Any = None
-        self.thread = threading.Thread(
-            target=self._fit, args=(trainer,), daemon=True, name=errand.lane
-        )
-        self.thread.start()
+        self.thread = session.beside(partial(self._fit, trainer), errand.lane)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:

@@ -19,6 +19,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from imgrec.distributed.session import wants_token
 from imgrec.errors import ClusterError, reason_of
 
 TIMEOUT_SECONDS = 10
@@ -208,11 +209,7 @@ class JobServer:
         try:
             yield
         except AuthenticationError as error:
-            msg = (
-                f"{self.address}: the cluster wants its token; set RAY_AUTH_MODE=token and "
-                f"RAY_AUTH_TOKEN_PATH to a file that holds it"
-            )
-            raise ClusterError(msg) from error
+            raise wants_token(self.address) from error
         except (RuntimeError, OSError, ValueError, requests.RequestException) as error:
             # Of a traceback of the server the last line says what it was.
             lines = [line.strip(" .'\"") for line in str(error).splitlines()]

@@ -8,7 +8,6 @@ places among architectures takes someone who sees them all.
 import math
 import queue
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -128,9 +127,7 @@ def search_on_workers(
         except BaseException as error:
             failed.append(error)
 
-    # In a thread of its own, so that this one can watch, and answer Ctrl-C at once.
-    thread = threading.Thread(target=run, daemon=True, name="tuner")
-    thread.start()
+    thread = session.beside(run, "tuner")
     while thread.is_alive() or not told.empty():
         try:
             on_event(*told.get(timeout=POLL_SECONDS))

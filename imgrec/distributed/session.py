@@ -5,9 +5,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from imgrec.errors import ClusterError
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
 # Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
 NOISE = (":", "Failed to query Ray Train Controller actor state")
+THREAD_SECONDS = 10.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -39,10 +41,22 @@ class Session:
     Attributes:
         nodes: Cores and GPUs of every node.
         mailbox: Where workers put what the driver is to know.
+        threads: What waits for Ray.
     """
 
     nodes: tuple[Node, ...]
     mailbox: Mailbox
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def beside(self, work: Callable[[], None], name: str) -> threading.Thread:
+        """Let a thread do what Ray answers to late, so that the caller can watch, and answer Ctrl-C.
+
+        When Ray goes down it is waited for: inside Ray at the end of the interpreter, it would crash it.
+        """
+        thread = threading.Thread(target=work, daemon=True, name=name)
+        self.threads.append(thread)
+        thread.start()
+        return thread
 
 
 def cluster_address(config: ClusterConfig) -> str:
@@ -71,6 +85,7 @@ def ray_session(
     # A short path: the names of Unix sockets below it end at 107 characters.
     temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    threads: list[threading.Thread] = []
     try:
         if temporary is None:
             _join(address, quiet)
@@ -85,21 +100,47 @@ def ray_session(
                 _temp_dir=str(temporary),
                 **quiet,
             )
+        _log_as_others_do()
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(Node(machine.cpus, machine.gpus) for machine in machines())
-        yield Session(nodes, Mailbox.start())
+        session = Session(nodes, Mailbox.start())
+        threads = session.threads
+        yield session
     finally:
         ray.shutdown()
+        for thread in threads:
+            thread.join(THREAD_SECONDS)
         if temporary is not None:
             _keep_logs(temporary, log_file)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wants_token(address: str) -> ClusterError:
+    """The error for a cluster that does not let us in."""
+    return ClusterError(
+        f"{address}: the cluster wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
+        f"file that holds it"
+    )
+
+
+def _log_as_others_do() -> None:
+    """Let Ray's messages go where this process's others go.
+
+    By a handler of its own it writes to the terminal, such as the traceback of a trial whose process
+    died and was replaced.
+    """
+    logger = logging.getLogger("ray")
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
     try:
         ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if "AuthenticationError" in f"{error} {error.__cause__}":
+            raise wants_token(address) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         msg = f"cluster.address = {address!r}: no Ray cluster answers there ({reason})"
         raise ClusterError(msg) from error

@@ -7,9 +7,10 @@ search one for each trial.
 import contextlib
 import getpass
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, experiment_id
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 ITEMS_A_CALL = {"params": 100, "tags": 100, "metrics": 800}
 
 
@@ -215,11 +217,23 @@ def start_run(
     try:
         yield run
     except BaseException as error:
-        # Where MLflow itself is gone, what went wrong first is what the user must hear.
-        with contextlib.suppress(TrackingError):
+        # Where MLflow itself is gone, what went wrong first is what the user must hear, and now: it
+        # was waited for already.
+        retry = nullcontext() if not isinstance(error, TrackingError) else _without_retries()
+        with retry, contextlib.suppress(TrackingError):
             run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.end("FINISHED")
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    kept = os.environ[RETRIES]
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        os.environ[RETRIES] = kept
 
 
 def find_runs(

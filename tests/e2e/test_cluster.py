@@ -367,6 +367,8 @@ def test_a_node_lost_in_a_search_costs_no_trial(user: User) -> None:
     assert registered(user, "searched") == {"searched-ann": 1}
     assert steps_of(user, "searched") == {"searched-ann": list(range(1, 201))}
     assert "6 trials" in log
+    assert re.search(r"a process of trial \d died; the trial goes on", log)
+    assert "Traceback" not in log
     assert "failed" not in log
 
 
