@@ -20,6 +20,7 @@ from imgrec.training.learner import FitJob
 from imgrec.training.loop import EpochReport
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
+from pipelines.timing import Stages
 
 SECONDS_BETWEEN_LINES = 5.0
 STAGES = {
@@ -88,6 +89,7 @@ class Display:
         self._rows: dict[Arch, _Row] = {}
         self._status = ""
         self._status_share: float | None = None
+        self.stages = Stages()
         self._started = time.monotonic()
         self._printed = self._started
         self._live = (
@@ -119,6 +121,7 @@ class Display:
 
     def stage(self, name: str) -> None:
         """A part of the run begins."""
+        self.stages.enter(name)
         self._say(STAGES[name])
 
     def note(self, text: str) -> None:
@@ -264,6 +267,7 @@ class Display:
         self._status = ""
         match event:
             case Started(epochs_done=done):
+                self.stages.enter("fit")
                 if row.state == "training":
                     self._line(f"{arch}: a worker died; going on from epoch {done}")
                 elif done:
@@ -283,6 +287,8 @@ class Display:
     def evaluating(self, arch: Arch) -> None:
         """Training has ended; the test split is next."""
         self._rows[arch].state = "evaluating"
+        if all(row.state not in {"waiting", "training"} for row in self._rows.values()):
+            self.stages.enter("register")
 
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""

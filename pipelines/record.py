@@ -104,6 +104,7 @@ def model_metrics(
         | {
             "best_epoch": fitted.best.epoch,
             "fit_seconds": fitted.seconds,
+            **{f"fit_seconds/{kind}": seconds for kind, seconds in fitted.spent.items()},
             "median_images_per_second": fitted.images_per_second,
             "restarts": fitted.restarts,
             "parameters": count_parameters(classifier.model),

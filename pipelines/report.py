@@ -12,6 +12,7 @@ from rich.text import Text
 from imgrec.tracking.connection import SQLITE
 from pipelines.display import shown
 from pipelines.summary import Summary
+from pipelines.timing import in_words
 
 WIDTH = 100  # where there is no terminal to ask
 
@@ -28,7 +29,11 @@ def print_report(summary: Summary, log_file: Path) -> None:
     if summary.searches:
         console.print(_tuned(summary))
         console.print()
-    for purpose, text in [*_next_commands(summary), ("log", str(log_file))]:
+    lines = [*_next_commands(summary), ("log", str(log_file))]
+    if any(not model.taken for model in summary.models):
+        times, limit = in_words(summary.times)
+        lines = [("time", times), ("limit", limit), *lines]
+    for purpose, text in lines:
         console.print(
             Text(f"{purpose:9}", style="dim") + Text(text, style="not dim"), soft_wrap=True
         )

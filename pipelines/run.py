@@ -28,6 +28,7 @@ from pipelines.prepare import prepare
 from pipelines.record import record_inputs
 from pipelines.search import job_with, search
 from pipelines.summary import Searched, Summary, TrainedModel
+from pipelines.timing import in_detail
 from pipelines.train import train
 
 
@@ -68,7 +69,7 @@ def _run(
         models = _finished_models(ledger, searches)
         if len(models) == len(config.archs):
             display.taken(searches, models)
-            return _summary(ledger, last.id, searches, models, {}, started)
+            return _summary(ledger, last.id, searches, models, {}, display, started)
     with ledger.workflow("workflow", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
         work = _working_folder(config, workflow)
@@ -85,8 +86,9 @@ def _run(
                 failures[arch] = str(outcome)
             else:
                 models[arch] = outcome
-        summary = _summary(ledger, workflow.id, searches, models, failures, started)
-        workflow.log_metrics({"seconds": summary.seconds, "models": len(summary.models)})
+        summary = _summary(ledger, workflow.id, searches, models, failures, display, started)
+        times = {f"seconds/{name}": spent for name, spent in summary.times.items()}
+        workflow.log_metrics({"seconds": summary.seconds, "models": len(summary.models)} | times)
         workflow.log_table(*summary.leaderboard(), "leaderboard.json")
         if failures:
             workflow.end("FAILED")
@@ -108,7 +110,7 @@ def tune(
             searches, failures = _search(ledger, workflow, session, work, display)
             if failures:
                 workflow.end("FAILED")
-    return _summary(ledger, workflow.id, searches, {}, failures, started)
+    return _summary(ledger, workflow.id, searches, {}, failures, display, started)
 
 
 def _starter(
@@ -216,6 +218,7 @@ def _summary(
     searches: Mapping[Arch, Searched],
     models: Mapping[Arch, TrainedModel],
     failures: Mapping[Arch, str],
+    display: Display,
     started: float,
 ) -> Summary:
     return Summary(
@@ -228,4 +231,7 @@ def _summary(
         models=sorted(models.values(), key=lambda model: -model.test.macro_f1),
         failures=dict(failures),
         seconds=time.perf_counter() - started,
+        times=in_detail(
+            display.stages.seconds(), [model.spent for model in models.values() if not model.taken]
+        ),
     )

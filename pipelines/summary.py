@@ -27,6 +27,7 @@ class TrainedModel:
     parameters: int
     fit_seconds: float
     images_per_second: float
+    spent: dict[str, float]
     taken: bool
 
     @classmethod
@@ -45,6 +46,11 @@ class TrainedModel:
             parameters=int(metrics["parameters"]),
             fit_seconds=metrics["fit_seconds"],
             images_per_second=metrics["median_images_per_second"],
+            spent={
+                name.removeprefix("fit_seconds/"): value
+                for name, value in metrics.items()
+                if name.startswith("fit_seconds/")
+            },
             taken=taken,
         )
 
@@ -151,6 +157,7 @@ class Summary:
     models: list[TrainedModel]
     failures: dict[Arch, str]
     seconds: float
+    times: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""
@@ -170,6 +177,7 @@ class Summary:
             "models": [model.as_json() for model in self.models],
             "failures": self.failures,
             "seconds": self.seconds,
+            "times": self.times,
         }
 
     def leaderboard(self) -> tuple[list[str], list[list[Any]]]:

@@ -8,7 +8,8 @@ not once a model. There are as many lanes as the cluster has room for.
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from imgrec.distributed.worker import Errand, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, FitJob, best_of
-from imgrec.training.loop import EpochReport
+from imgrec.training.loop import SPENT, EpochReport
 
 POLL_SECONDS = 0.25
 LEAST_RESIZE_SECONDS = 5.0
@@ -42,6 +43,7 @@ class Fitted:
         best: The best epoch, with its weights.
         history: The metrics of every epoch.
         seconds: Of all its epochs, training and evaluation.
+        spent: The same and what lay between, by kind of work (training/clock.py).
         restarts: How often workers died and were replaced.
         images_per_second: Median over epochs, of training alone.
         device: `cpu` or `cuda`.
@@ -51,6 +53,7 @@ class Fitted:
     best: Best
     history: list[dict[str, float]]
     seconds: float
+    spent: dict[str, float]
     restarts: int
     images_per_second: float
     device: str
@@ -67,11 +70,19 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         best=best,
         history=history,
         seconds=sum(epoch["epoch_seconds"] for epoch in history),
+        spent=_spent(history),
         restarts=restarts,
         images_per_second=statistics.median(epoch["images_per_second"] for epoch in history),
         device=state["device"],
         precision=state["precision"],
     )
+
+
+def _spent(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    spent: Counter[str] = Counter()
+    for epoch in history:
+        spent.update({k.removeprefix(SPENT): v for k, v in epoch.items() if k.startswith(SPENT)})
+    return dict(spent)
 
 
 Outcome = tuple[str, Fitted | TrainingError]

@@ -1,6 +1,7 @@
 """A state of training on disk: tensors as safetensors, everything else as JSON. Never pickle."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,14 @@ def load_state(folder: Path) -> dict[str, Any]:
 def latest_state(folder: Path, job: str) -> Path | None:
     """The folder of the state of a job that got furthest, anywhere below `folder`.
 
-    A process that was killed may have left a part of a state, which is passed over.
+    A process that was killed may have left a part of a state, which is passed over; and other runs
+    below the folder remove theirs while it is looked through.
     """
     found: list[tuple[int, Path]] = []
-    for file in folder.rglob(STRUCTURE):
+    for root, _, names in os.walk(folder):  # which, unlike rglob, does not mind
+        if STRUCTURE not in names:
+            continue
+        file = Path(root, STRUCTURE)
         try:
             structure = json.loads(file.read_text(encoding="utf-8"))
             if dict(structure["dict"]).get("job") == job:

@@ -20,6 +20,7 @@ from imgrec.models import build_model
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.checkpoint import load_state, save_state
+from imgrec.training.clock import Clock
 from imgrec.training.ema import MovingAverage
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Scores
@@ -117,6 +118,7 @@ class Learner:
     optimizers: list[Optimizer]
     schedules: list[LambdaLR]
     average: MovingAverage | None
+    clock: Clock
     epochs_done: int = 0
     best: Best | None = None
     history: list[dict[str, float]] = field(default_factory=list)
@@ -237,6 +239,7 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         optimizers=optimizers,
         schedules=build_schedules(optimizers, job.train, total_steps),
         average=MovingAverage(model, job.train.ema_decay) if job.train.ema_decay else None,
+        clock=Clock(device),
     )
 
 

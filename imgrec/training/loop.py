@@ -18,10 +18,15 @@ from imgrec.data.splits import Indices, make_splits
 from imgrec.data.store import Store, open_store
 from imgrec.errors import DivergedError
 from imgrec.preprocess.augment import mixed
+from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.learner import FitJob, Learner
 from imgrec.training.metrics import Meter, Scores
 
 EVALUATION_BATCH = 512
+
+
+SPENT = "seconds/"
+"""Before the kind of work, in the metrics of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ def fit(
     job = learner.job
     store = open_store(job.store)
     splits = make_splits(store, job.data, job.seed)
+    learner.clock.take()
     for epoch in range(learner.epochs_done, job.train.epochs):
         started = time.perf_counter()
         _seed_epoch(job.seed, epoch, learner.shard)
@@ -82,7 +88,8 @@ def fit(
         trained = time.perf_counter()
         _refuse_divergence(job, train, epoch + 1)
         learner.share_buffers()
-        val = evaluate(learner, store, splits.val)
+        with learner.clock.on(EVALUATION):
+            val = evaluate(learner, store, splits.val)
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
         images = job.steps_per_epoch * job.train.batch_size
@@ -90,8 +97,10 @@ def fit(
         metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
         metrics["images_per_second"] = images / (trained - started)
         metrics["epoch_seconds"] = time.perf_counter() - started
+        metrics |= {f"{SPENT}{kind}": spent for kind, spent in learner.clock.take().items()}
         learner.history.append(metrics)
-        on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, best))
+        with learner.clock.on(REPORT):
+            on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, best))
 
 
 def train_epoch(
@@ -103,26 +112,33 @@ def train_epoch(
     meter = Meter(learner.job.num_classes, learner.device)
     max_norm = learner.job.train.max_grad_norm
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
-    for step, (images, labels) in enumerate(batches, start=1):
+    clock = learner.clock
+    for step, (images, labels) in enumerate(clock.each(DATA, batches), start=1):
         parts = learner.job.accumulate
-        for pixels, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with learner.precision.autocast():
-                inputs, targets = mixed(
-                    learner.recipe(pixels), true, learner.job.num_classes, learner.job.augmentation
-                )
-                logits = learner.parallel(inputs)  # (B / parts, K)
-            loss = learner.loss_fn(logits.float(), targets)
-            # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
-            (loss * (len(true) * share_of_one)).backward()
-            meter.update(logits, true, loss)
-        if max_norm:
-            nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
-        for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-        if learner.average:
-            learner.average.update()
+        with clock.on(MODEL):
+            for pixels, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+                with learner.precision.autocast():
+                    inputs, targets = mixed(
+                        learner.recipe(pixels),
+                        true,
+                        learner.job.num_classes,
+                        learner.job.augmentation,
+                    )
+                    logits = learner.parallel(inputs)  # (B / parts, K)
+                loss = learner.loss_fn(logits.float(), targets)
+                # DDP takes the mean over workers, whose shares differ when they do not divide the
+                # batch.
+                (loss * (len(true) * share_of_one)).backward()
+                meter.update(logits, true, loss)
+        with clock.on(OPTIMIZER):
+            if max_norm:
+                nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
+            for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+            if learner.average:
+                learner.average.update()
         on_step(step)
     meter.reduce()
     return meter.scores()

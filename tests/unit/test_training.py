@@ -1,7 +1,9 @@
 """The loop: it learns, repeats itself bit for bit, resumes as if nothing had happened."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -267,6 +269,28 @@ def test_the_state_that_got_furthest_is_found_and_broken_or_foreign_ones_are_pas
     assert latest_state(tmp_path, job.key) == tmp_path / "b" / "epoch-2"
     assert latest_state(tmp_path, other.key) is None
     assert latest_state(tmp_path / "nowhere", job.key) is None
+
+
+def test_states_that_vanish_while_they_are_looked_through_are_no_error(tmp_path: Path) -> None:
+    """Another run beside this one replaces its checkpoints all the time."""
+    stop = Event()
+
+    def come_and_go() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            for name in range(20):
+                (tmp_path / "other" / f"checkpoint-{number}-{name}").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "other")
+
+    thread = Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert latest_state(tmp_path, "key") is None
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_state_comes_back_as_it_was_without_pickle(tmp_path: Path) -> None:

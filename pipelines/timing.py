@@ -1,0 +1,89 @@
+"""Where the time of a run went, and what that says."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, OTHER, REPORT
+
+LABELS = {
+    "tracking": "opening the record",
+    "data": "reading and decoding pictures",
+    "ray": "starting Ray",
+    "search": "searching",
+    "train": "starting workers",
+    DATA + "/train": "waiting for batches",
+    MODEL: "forward and backward",
+    OPTIMIZER: "optimizer",
+    EVALUATION: "evaluation",
+    REPORT: "checkpoints and reports",
+    OTHER: "between steps",
+    "register": "scoring and registering",
+    "end": "ending",
+}
+CURES = {
+    "data": "the store is kept, so the next run has it already",
+    "ray": "longer runs or several architectures in one run share the start",
+    "train": "longer runs or several architectures in one run share the start",
+    "search": "each trial counts; data.image_size and smaller models make them cheaper",
+    DATA + "/train": "a smaller data.image_size, or storage on a faster disk",
+    MODEL: "the hardware is at work; a GPU, more workers, or a smaller model or data.image_size",
+    OPTIMIZER: "a larger train.batch_size takes fewer steps",
+    EVALUATION: "a smaller data.val_fraction",
+    REPORT: "a larger cluster.checkpoint_seconds",
+    OTHER: "a larger train.batch_size takes fewer steps",
+    "register": "a tracking server that is nearer, or not behind a slow link",
+}
+
+
+class Stages:
+    """Seconds of wall time by stage; one ends where the next begins."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._stage = "tracking"
+        self._began = time.monotonic()
+
+    def enter(self, stage: str) -> None:
+        """A stage begins, or goes on."""
+        now = time.monotonic()
+        self._seconds[self._stage] += now - self._began
+        self._stage, self._began = stage, now
+
+    def seconds(self) -> dict[str, float]:
+        """Until now."""
+        self.enter(self._stage)
+        return dict(self._seconds)
+
+
+def in_detail(stages: Mapping[str, float], fits: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The stages of a run, with training divided by what its workers say that they did.
+
+    Workers that train side by side do more than the clock shows, so theirs are shares.
+
+    Args:
+        stages: Wall time; training as `fit`.
+        fits: Seconds by kind, of the models that were trained.
+    """
+    worked: dict[str, float] = defaultdict(float)
+    for fit in fits:
+        for kind, seconds in fit.items():
+            worked[kind] += seconds
+    found = {stage: seconds for stage, seconds in stages.items() if stage != "fit"}
+    whole, spent = stages.get("fit", 0.0), sum(worked.values())
+    for kind, seconds in worked.items():
+        name = DATA + "/train" if kind == DATA else kind
+        found[name] = seconds * min(1.0, whole / spent)
+    found[OTHER] = found.get(OTHER, 0.0) + max(0.0, whole - spent)
+    return {name: found[name] for name in LABELS if found.get(name)}
+
+
+def in_words(times: Mapping[str, float]) -> tuple[str, str]:
+    """All of it in one line, the largest first; and what the run was limited by."""
+    whole = sum(times.values())
+    ordered = sorted(times.items(), key=lambda item: -item[1])
+    shares = [f"{LABELS[name]} {seconds / whole:.0%}" for name, seconds in ordered]
+    name, seconds = ordered[0]
+    limit = f"{seconds / whole:.0%} of the time went to {LABELS[name]}"
+    cure = CURES.get(name)
+    return ", ".join(shares[:6]), f"{limit}: {cure}" if cure else limit
