@@ -16,8 +16,9 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imgrec.config import load_config
@@ -38,7 +40,7 @@ from pipelines.prepare import prepare
 from tests.bench.test_loop import noise_folder
 from tests.conftest import no_progress
 
-SIZES = (1, 4, 16, 64, 128)
+SIZES = (1, 4, 16, 64, 128, 256)
 WORKERS = (1, 2, 4)
 BATCH = 256
 ROUNDS = 5
@@ -96,6 +98,7 @@ class Fabric:
 # ConnectX-7 400 Gb/s a card. A small convolution reaches a part of the peak; 0.25 is assumed. The
 # latencies are NCCL's order of magnitude for one hop.
 PEAK, SHARE_OF_PEAK = 989e12, 0.25
+LAUNCH = 6e-6  # assumed: PyTorch's way to a kernel, eagerly
 FABRIC = Fabric(Link(5e-6, 450e9), Link(15e-6, 50e9), per_machine=8)
 
 
@@ -197,23 +200,42 @@ def _reduce_times(rank: int, workers: int) -> list[tuple[int, float]]:  # noqa: 
     return found
 
 
-def measure_workers(job: FitJob, folder: Path) -> dict[int, list[float]]:
-    """Images a second with 1, 2 and 4 workers of one thread; rounds in turn, for the machine is shared."""
-    found: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+def measure_workers(job: FitJob, folder: Path) -> dict[tuple[int, int], list[float]]:
+    """Images a second by workers and threads; rounds in turn, for the machine is shared."""
+    found: dict[tuple[int, int], list[float]] = {
+        (1, os.cpu_count() or 1): [],
+        **{(workers, 1): [] for workers in WORKERS},
+    }
     for _ in range(ROUNDS):
-        for workers in WORKERS:
-            times = in_group(workers, _Steps(job), folder)
-            found[workers].append(BATCH / statistics.median(times))
+        for (workers, threads), speeds in found.items():
+            times = in_group(workers, _Steps(job, threads), folder)
+            speeds.append(BATCH / statistics.median(times))
     return found
+
+
+def measure_contention(job: FitJob, folder: Path) -> float:
+    """How much longer a step takes beside another process: they share memory, and GPUs do not."""
+    times = {
+        workers: statistics.median(
+            statistics.median(in_group(workers, _Steps(job, 1, apart=True), folder))
+            for _ in range(ROUNDS)
+        )
+        for workers in (1, 2)
+    }
+    return times[2] / times[1]
 
 
 @dataclass(frozen=True)
 class _Steps:
     job: FitJob
+    threads: int
+    apart: bool = False  # each by itself, with half a batch
 
     def __call__(self, rank: int, workers: int) -> list[float]:
-        learner = build_learner(self.job, torch.device("cpu"), Shard(rank, workers))
-        share = len(range(rank, BATCH, workers))
+        torch.set_num_threads(self.threads)
+        shard = Shard() if self.apart else Shard(rank, workers)
+        learner = build_learner(self.job, torch.device("cpu"), shard)
+        share = BATCH // 2 if self.apart else len(range(rank, BATCH, workers))
         return step_times(learner, share, 8)
 
 
@@ -225,6 +247,7 @@ def in_group(workers: int, work: object, folder: Path) -> list:
 
 
 def _member(rank: int, workers: int, work: object, meeting: str) -> None:
+    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if workers > 1:
@@ -239,12 +262,26 @@ def _member(rank: int, workers: int, work: object, meeting: str) -> None:
         dist.destroy_process_group()
 
 
-def operations(job: FitJob) -> float:
-    """Floating point operations of a step, for one picture."""
+def operations(job: FitJob) -> tuple[float, float, int]:
+    """Of a step: floating point operations for one picture, those for any, and calls of kernels."""
     learner = build_learner(job, torch.device("cpu"), Shard())
-    with FlopCounterMode(display=False) as counter:
-        train_epoch(learner, [one_batch(job, 8, learner.device)], lambda _: None)
-    return counter.get_total_flops() / 8
+    totals = {}
+    for size in (8, 16):
+        with FlopCounterMode(display=False) as counter, _Calls() as calls:
+            train_epoch(learner, [one_batch(job, size, learner.device)], lambda _: None)
+        totals[size] = counter.get_total_flops()
+    per_image = (totals[16] - totals[8]) / 8
+    return per_image, totals[8] - 8 * per_image, calls.count
+
+
+class _Calls(TorchDispatchMode):
+    """Counts what PyTorch would launch on a GPU, views apart."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -253,7 +290,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def draw(curves: dict[str, tuple[list[int], npt.NDArray[np.float64]]], path: Path) -> None:
+def draw(curves: "Curves", path: Path) -> None:
     """Speed-up by workers, beside the ideal."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
     axes = figure.subplots()
@@ -285,6 +322,29 @@ def draw(curves: dict[str, tuple[list[int], npt.NDArray[np.float64]]], path: Pat
     figure.savefig(path, dpi=130)
 
 
+Curves = dict[str, tuple[list[int], npt.NDArray[np.float64]]]
+
+
+def project(
+    card: Step, gradient_bytes: int, rng: np.random.Generator
+) -> tuple[Curves, list[list[str]]]:
+    """Speed-ups by batch and number of GPUs, and the rows of a table that says why."""
+    counts = [1, 8, 16, 32, 64, 128, 256, 512]
+    curves: Curves = {}
+    rows = [["batch", "GPUs", "images/s", "of the ideal", "most of the rest goes to"]]
+    for batch in (512, 4096, 32768):
+        told = {n: simulate(card, FABRIC, gradient_bytes, batch, n, rng) for n in counts}
+        speedups = np.array([told[1]["step"] / told[n]["step"] for n in counts])
+        curves[f"{batch:,}"] = (counts, speedups)
+        for count, speedup in zip(counts, speedups, strict=True):
+            lost = {k: v for k, v in told[count].items() if k not in {"step", "computing"}}
+            worst = max(lost, key=lambda key: lost[key])
+            speed = f"{batch / told[count]['step']:,.0f}"
+            share = f"{lost[worst] / told[count]['step']:.0%} {worst}"
+            rows.append([f"{batch:,}", str(count), speed, f"{speedup / count:.2f}", share])
+    return curves, rows
+
+
 def main() -> None:
     """Measure, predict, simulate; print tables and draw a picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -297,7 +357,8 @@ def main() -> None:
         job = noise_job(folder)
         step = measure_step(job, torch.device("cpu"))
         link = measure_link(folder)
-        flops = operations(job)
+        per_image, of_step, calls = operations(job)
+        contention = measure_contention(job, folder)
         learner = build_learner(job, torch.device("cpu"), Shard())
         gradient_bytes = 4 * sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
         speeds = measure_workers(job, folder)
@@ -306,34 +367,29 @@ def main() -> None:
         f"step: {1e3 * step.fixed:.1f} ms + {1e3 * step.per_image:.3f} ms an image, one thread"
     ]
     report += [f"gloo: {1e6 * link.latency:.0f} us, {link.bandwidth / 1e9:.2f} GB/s"]
-    report += [f"{flops / 1e9:.3f} GFLOP an image; {gradient_bytes / 1e6:.1f} MB of gradients", ""]
-    rows = [["workers, one thread each", "images/s", "predicted", "of the ideal on 2 cores"]]
-    one = statistics.median(speeds[1])
-    for workers, found in speeds.items():
+    report += [
+        f"{per_image / 1e9:.3f} GFLOP an image and {of_step / 1e9:.1f} a step in {calls} calls"
+    ]
+    report += [f"{gradient_bytes / 1e6:.1f} MB of gradients"]
+    report += [f"two processes side by side, alone: each {contention:.2f} times as long", ""]
+    cores = os.cpu_count() or 1
+    rows = [["workers", "threads of each", "images/s", "predicted", "of one worker, all cores"]]
+    whole = statistics.median(speeds[1, cores])
+    for (workers, threads), found in speeds.items():
         median = statistics.median(found)
-        ideal = one * min(workers, os.cpu_count() or 1)
-        told = "more workers than cores"
-        if workers <= (os.cpu_count() or 1):
-            predicted = simulate(step, link, gradient_bytes, BATCH, workers, rng)["step"]
+        told = ""
+        if threads == 1 and workers <= cores:
+            slower = contention if workers > 1 else 1.0
+            slowed = replace(step, fixed=step.fixed * slower, per_image=step.per_image * slower)
+            predicted = simulate(slowed, link, gradient_bytes, BATCH, workers, rng)["step"]
             told = f"{BATCH / predicted:,.0f}"
         spread = f"{median:,.0f} ({min(found):,.0f} to {max(found):,.0f})"
-        rows.append([str(workers), spread, told, f"{median / ideal:.2f}"])
+        rows.append([str(workers), str(threads), spread, told, f"{median / whole:.2f}"])
     report += [table(rows), ""]
 
-    card = on_card or Step(step.fixed, flops / (PEAK * SHARE_OF_PEAK), step.jitter)
-    counts = [1, 8, 16, 32, 64, 128, 256, 512]
-    curves = {}
-    rows = [["batch", "GPUs", "images/s", "of the ideal", "most of the rest goes to"]]
-    for batch in (512, 4096, 32768):
-        told = {n: simulate(card, FABRIC, gradient_bytes, batch, n, rng) for n in counts}
-        speedups = np.array([told[1]["step"] / told[n]["step"] for n in counts])
-        curves[f"{batch:,}"] = (counts, speedups)
-        for count, speedup in zip(counts, speedups, strict=True):
-            lost = {k: v for k, v in told[count].items() if k not in {"step", "computing"}}
-            worst = max(lost, key=lambda key: lost[key])
-            speed = f"{batch / told[count]['step']:,.0f}"
-            share = f"{lost[worst] / told[count]['step']:.0%} {worst}"
-            rows.append([f"{batch:,}", str(count), speed, f"{speedup / count:.2f}", share])
+    speed = PEAK * SHARE_OF_PEAK
+    card = on_card or Step(calls * LAUNCH + of_step / speed, per_image / speed, step.jitter)
+    curves, rows = project(card, gradient_bytes, rng)
     measured = "measured on this card" if on_card else "assumed"
     report += [
         f"one GPU: {1e3 * card.fixed:.2f} ms + {1e6 * card.per_image:.2f} us an image, {measured}"
@@ -341,7 +397,7 @@ def main() -> None:
     report += [table(rows)]
     print("\n".join(report))
     (out / "scaling.json").write_text(
-        json.dumps({"step": asdict(step), "link": asdict(link), "images/s": speeds}, indent=1)
+        json.dumps({"step": asdict(step), "link": asdict(link), "calls": calls}, indent=1)
     )
     draw(curves, out / "scaling.png")
 

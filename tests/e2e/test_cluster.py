@@ -65,8 +65,10 @@ class User:
         return self.cluster.env | known | changes
 
     def start(self, *words: str, **changes: str) -> subprocess.Popen[str]:
+        # In the background of a shell Ctrl-C is ignored, and by all that is started there.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "pipelines", *words]
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *words],
+            command,
             cwd=self.home,
             env=self.environment(**changes),
             stdout=subprocess.PIPE,
