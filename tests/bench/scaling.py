@@ -300,7 +300,7 @@ def draw(curves: "Curves", path: Path) -> None:
     for (name, (counts, speedups)), color in zip(curves.items(), colors, strict=False):
         axes.plot(counts, speedups, marker="o", ms=4, color=color, label=name)
         axes.annotate(
-            f"{speedups[-1]:.0f}x",
+            f"{speedups[-1]:.3g}x",
             (counts[-1], float(speedups[-1])),
             xytext=(6, -3),
             textcoords="offset points",
