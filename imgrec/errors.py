@@ -5,7 +5,7 @@
     ├── DataError              the pictures cannot be used as they are
     │   └── DecodeError        one file is not a picture that we can read
     ├── ClusterError           Ray cannot give what the settings ask for
-    ├── StorageError           a disk is full
+    ├── StorageError           a disk has no room, or is not ours to write to
     ├── TrackingError          MLflow does not answer, or does not know the model asked for
     ├── ClassifierError        a saved classifier is broken or of another version
     └── TrainingError          training ended without the model that was asked for
@@ -17,13 +17,14 @@ ended without what was asked. Anything that is not an ImgrecError is our bug and
 """
 
 import errno
+import platform
 import re
 from collections.abc import Iterator
 from typing import ClassVar
 
 LONGEST_REASON = 300
 # What libraries say that raise no OSError: safetensors, PyArrow, SQLite.
-FULL = re.compile(r"no space left|quota exceeded|disk is full", re.IGNORECASE)
+FULL = re.compile(r"no space left on device|disk quota exceeded|disk is full", re.IGNORECASE)
 
 
 class ImgrecError(Exception):
@@ -49,7 +50,7 @@ class ClusterError(ImgrecError):
 
 
 class StorageError(ImgrecError):
-    """A disk is full."""
+    """A disk has no room, or is not ours to write to."""
 
 
 class TrackingError(ImgrecError):
@@ -73,10 +74,12 @@ class DivergedError(TrainingError):
 def full_disk(error: BaseException) -> StorageError | None:
     """The error for people, where the cause of one is a disk without room, whoever noticed."""
     for cause in _causes(error):
+        if isinstance(cause, StorageError):
+            return cause
         number = cause.errno if isinstance(cause, OSError) else None
         if number in {errno.ENOSPC, errno.EDQUOT} or FULL.search(str(cause)):
             reason = reason_of(cause)
-            msg = f"a disk is full ({reason}); make room, and the same command goes on from there"
+            msg = f"a disk of {platform.node()} is full ({reason}); make room, and the same command goes on from there"
             return StorageError(msg)
     return None
 
@@ -84,7 +87,7 @@ def full_disk(error: BaseException) -> StorageError | None:
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def reason_of(error: BaseException) -> str:

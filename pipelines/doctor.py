@@ -158,15 +158,17 @@ def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
             text = f"{where} has {size(one.shared_memory)} free in /dev/shm; give its container more (--shm-size, or a volume of medium Memory)"
             yield Finding("warning", "shared memory", text)
         if one.disk < LEAST_DISK:
-            text = f"{where} has {size(one.disk)} free in /tmp, for Ray and copies of pictures; make room"
+            text = f"{where} has {size(one.disk)} free for Ray and copies of pictures; make room"
             yield Finding("warning", "disk", text)
+        if one.cache:
+            yield Finding("error", "disk", f"{where}: {one.cache}")
         yield from _clock(where, one.skew)
     if not any(one.blind for one in surveys):
         least = min(one.disk for one in surveys)
         yield Finding(
             "ok",
             "storage",
-            f"every node writes to it and reads from it; {size(least)} free in /tmp at least",
+            f"every node writes to it and reads from it; {size(least)} free on the disk of each",
         )
 
 

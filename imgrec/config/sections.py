@@ -44,7 +44,8 @@ class DataConfig(Section):
     """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
     itself refuses."""
     decode_workers: NonNegative = 0
-    """Processes that read and decode files; 0 means one a core."""
+    """Processes that read and decode files; 0 means one a core. Where all nodes of a cluster decode,
+    each core takes part."""
 
     @field_validator("image_size", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
-from imgrec.errors import DataError
+from imgrec.errors import StorageError, reason_of
 
 FOLDER_VARIABLE = "IMGREC_CACHE"
 """Names the folder; machines have disks of their own, so it is no setting of a run."""
@@ -32,7 +32,7 @@ def new_images(path: Path, shape: Sequence[int]) -> Images:
     A disk that fills up under a map would kill the process that writes to it.
 
     Raises:
-        DataError: there is no room.
+        StorageError: there is no room.
     """
     try:
         images: Images = open_memmap(path, mode="w+", dtype=np.uint8, shape=tuple(shape))
@@ -42,7 +42,7 @@ def new_images(path: Path, shape: Sequence[int]) -> Images:
         path.unlink(missing_ok=True)
         size = math.prod(shape) / 1e9
         msg = f"{path.parent}: {error.strerror}; {size:.1f} GB of pictures are to be written there"
-        raise DataError(msg) from error
+        raise StorageError(msg) from error
     return images
 
 
@@ -62,12 +62,10 @@ def cache_folder() -> Path:
     """Where copies lie on this machine; made if need be, and nobody else's.
 
     Raises:
-        DataError: it cannot be made, or belongs to somebody else.
+        StorageError: it cannot be made, or belongs to somebody else.
     """
-    folder = Path(
-        os.environ.get(FOLDER_VARIABLE)
-        or Path(tempfile.gettempdir()) / f"imgrec-cache-{os.getuid()}"
-    )
+    above = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir())
+    folder = above / f"imgrec-cache-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat().st_uid
@@ -75,51 +73,72 @@ def cache_folder() -> Path:
         msg = (
             f"{folder}: cannot be made ({error.strerror}); set {FOLDER_VARIABLE} to another folder"
         )
-        raise DataError(msg) from error
+        raise StorageError(msg) from error
     if owner != os.getuid():
-        msg = f"{folder}: belongs to another user; set {FOLDER_VARIABLE} to a folder of your own"
-        raise DataError(msg)
+        msg = f"{folder}: belongs to another user; set {FOLDER_VARIABLE} to another folder"
+        raise StorageError(msg)
     return folder
 
 
-def whole_images(folder: Path, key: str) -> Path:
-    """A file with all images of a store: its only one, or this machine's copy of its several.
+def all_images(folder: Path, key: str, count: int) -> Images:
+    """The images of a store: in its only file, or in this machine's copy of its several.
 
     Args:
         folder: Of the store.
         key: What it is called, also while it is being built elsewhere.
+        count: How many there must be.
 
     Raises:
-        DataError: this machine has no room for the copy.
+        StorageError: this machine has no room for the copy, or the store is not whole.
     """
     pieces = sorted(folder.glob("images-*.npy"))
     if len(pieces) == 1:
-        return pieces[0]
+        return _of(folder, [np.load(pieces[0], mmap_mode="r")], count)[0]
     home = cache_folder()
     copy = home / f"{key}.npy"
-    # Of the processes of a machine one copies, and the others wait for it.
-    with FileLock(home / f"{key}.lock"):
+    # One process of a machine copies or removes at a time; the others wait for it.
+    with FileLock(home / "lock"):
         if not copy.exists():
-            images = [np.load(piece, mmap_mode="r") for piece in pieces]
+            images = _of(folder, [np.load(piece, mmap_mode="r") for piece in pieces], count)
             _make_room(home, sum(image.nbytes for image in images))
             part = home / f"{key}.part"
             _put_together(images, part)
             part.replace(copy)
-    os.utime(copy)  # when it was last used
-    return copy
+        os.utime(copy)  # when it was last used
+        return np.load(copy, mmap_mode="r")
 
 
-def _put_together(images: Sequence[npt.NDArray[np.uint8]], path: Path) -> None:
+def refuse_without_room(needed: int) -> None:
+    """Raise StorageError where this machine's disk could never hold a copy of so many bytes."""
+    home = cache_folder()
+    with FileLock(home / "lock"):
+        free = shutil.disk_usage(home).free
+        _refuse(home, needed, free + sum(path.stat().st_size for path in home.glob("*.npy")))
+
+
+def _of(folder: Path, images: list[Images], count: int) -> list[Images]:
+    if sum(len(image) for image in images) != count:
+        msg = f"{folder}: is not whole; remove it, and the next run prepares the pictures again"
+        raise StorageError(msg)
+    return images
+
+
+def _put_together(images: Sequence[Images], path: Path) -> None:
     """One after the other, with little memory."""
     copy = new_images(path, (sum(len(image) for image in images), *images[0].shape[1:]))
     step = _rows_at_once(copy.shape)
     start = 0
-    for image in images:
-        for first in range(0, len(image), step):
-            rows = image[first : first + step]
-            copy[start : start + len(rows)] = rows
-            start += len(rows)
-    copy.flush()
+    try:
+        for image in images:
+            for first in range(0, len(image), step):
+                rows = image[first : first + step]
+                copy[start : start + len(rows)] = rows
+                start += len(rows)
+        copy.flush()
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        msg = f"{path}: {reason_of(error)}"
+        raise StorageError(msg) from error
 
 
 def _rows_at_once(shape: Sequence[int]) -> int:
@@ -128,12 +147,20 @@ def _rows_at_once(shape: Sequence[int]) -> int:
 
 def _make_room(home: Path, needed: int) -> None:
     """Remove copies, those first that nobody has used for longest. Who has one mapped keeps it."""
+    for part in home.glob("*.part"):  # of a process that was killed: we hold the lock
+        part.unlink()
     others = sorted(home.glob("*.npy"), key=lambda path: path.stat().st_mtime)
-    while (free := shutil.disk_usage(home).free) < needed + LEFT_FREE:
-        if not others:
-            msg = (
-                f"{home}: the pictures take {needed / 1e9:.1f} GB on the disk of each node, and "
-                f"{free / 1e9:.1f} GB are free; set {FOLDER_VARIABLE} to a folder on another disk"
-            )
-            raise DataError(msg)
-        others.pop(0).unlink(missing_ok=True)
+    free = shutil.disk_usage(home).free
+    _refuse(home, needed, free + sum(path.stat().st_size for path in others))
+    while shutil.disk_usage(home).free < needed + LEFT_FREE and others:
+        others.pop(0).unlink()
+    _refuse(home, needed, shutil.disk_usage(home).free)
+
+
+def _refuse(home: Path, needed: int, free: int) -> None:
+    if free < needed + LEFT_FREE:
+        msg = (
+            f"{home}: the pictures take {needed / 1e9:.1f} GB on the disk of each node, and "
+            f"{free / 1e9:.1f} GB can be had; set {FOLDER_VARIABLE} to a folder on another disk"
+        )
+        raise StorageError(msg)

@@ -23,7 +23,7 @@ from imgrec.data.decode import (
     fitted,
     read_picture,
 )
-from imgrec.data.sources.sample import Content, read_all
+from imgrec.data.sources.sample import Content, Missing, read_all
 from imgrec.errors import DecodeError
 
 LOOK = np.dtype(
@@ -55,11 +55,13 @@ class Looked:
         kept: (n,) bool: those that could be read.
         looks: Of those.
         reasons: Of the others.
+        unread: How many of them could not be had at all, rather than be decoded.
     """
 
     kept: npt.NDArray[np.bool_]
     looks: Looks
     reasons: list[str]
+    unread: int
 
 
 def look_at(
@@ -81,9 +83,11 @@ def look_at(
     digests: list[bytes] = []
     headers: list[tuple[int, int, str, bool, bool]] = []
     reasons: list[str] = []
+    unread = 0
     for place, content in enumerate(read_all(contents)):
         try:
             if isinstance(content, DecodeError):
+                unread += not isinstance(contents[place], Missing)
                 raise content
             picture = read_picture(content, max_pixels=config.max_pixels)
             images[start + place] = _shaped(content, picture, image_shape, config)
@@ -103,7 +107,7 @@ def look_at(
         colors = np.stack(list(small.values())).astype(np.float32)
         # Whole numbers below 2**24 all the way, so exact, and twice as fast as in integers.
         thumbnails[list(small)] = np.floor((colors @ LUMA + 0x8000) / 0x10000)
-    return Looked(kept, _looks(digests, headers, thumbnails[kept]), reasons)
+    return Looked(kept, _looks(digests, headers, thumbnails[kept]), reasons, unread)
 
 
 def only_write(

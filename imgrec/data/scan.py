@@ -205,6 +205,7 @@ def read_piece(
         kept=kept,
         looks=np.concatenate([one.looks for one in found]),
         reasons=[reason for one in found for reason in one.reasons],
+        unread=sum(one.unread for one in found),
     )
 
 

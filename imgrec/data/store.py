@@ -20,6 +20,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from imgrec.config import DataConfig
 from imgrec.data.decode import DECODER_VERSION, ImageShape
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
-from imgrec.data.images import whole_images
+from imgrec.data.images import Images, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import OneMachine, Places, Progress, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
@@ -45,7 +46,7 @@ class Store:
 
     Attributes:
         folder: Where it lies.
-        images: (N, H, W, C) uint8, memory-mapped, read-only.
+        image_shape: Height, width and channels.
         labels: (N,) int64 in [0, K).
         given_splits: (N,) int8: index into SPLITS where the source says, else NO_SPLIT.
         groups: (N,) int64: the first picture that each is an exact or near duplicate of.
@@ -56,7 +57,7 @@ class Store:
     """
 
     folder: Path
-    images: npt.NDArray[np.uint8]
+    image_shape: ImageShape
     labels: npt.NDArray[np.int64]
     given_splits: npt.NDArray[np.int8]
     groups: Numbers
@@ -65,11 +66,14 @@ class Store:
     quarantined: int
     near_cut_off: bool
 
-    @property
-    def image_shape(self) -> ImageShape:
-        """Height, width and channels."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
+    @cached_property
+    def images(self) -> Images:
+        """(N, H, W, C) uint8, memory-mapped, read-only.
+
+        Raises:
+            StorageError: they are to be put together on this machine's disk, and do not fit.
+        """
+        return all_images(self.folder, self.folder.name, len(self.labels))
 
     @property
     def quarantine_file(self) -> Path:
@@ -106,6 +110,7 @@ def prepare_store(
 
     Raises:
         DataError: the source is not there, has no classes, or a class without a readable picture.
+        StorageError: there is no room for what is decoded.
     """
     source = open_source(config.source, storage / "downloads")
     note = _note(source, config, storage)
@@ -145,15 +150,11 @@ def find_store(config: DataConfig, storage: Path) -> Store | None:
 
 
 def open_store(folder: Path) -> Store:
-    """Map a store that `prepare_store` made; costs milliseconds and no memory.
-
-    Raises:
-        DataError: its images are to be put together on this machine's disk, and do not fit.
-    """
+    """A store that `prepare_store` made; costs milliseconds and no memory."""
     meta = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     return Store(
         folder=folder,
-        images=np.load(whole_images(folder, folder.name), mmap_mode="r"),
+        image_shape=tuple(meta["image_shape"]),
         labels=np.load(folder / "labels.npy"),
         given_splits=np.load(folder / "splits.npy"),
         groups=np.load(folder / "groups.npy"),
@@ -204,7 +205,7 @@ def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
-    images = np.load(whole_images(folder, key), mmap_mode="r")
+    images = all_images(folder, key, len(samples))
     near, cut_off = near_pairs(
         looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
     )
@@ -218,6 +219,7 @@ def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     _write_csv(folder / "quarantine.csv", ("id", "label", "reason"), rows)
     meta = {
         "class_names": class_names,
+        "image_shape": found.image_shape,
         "fingerprint": found.fingerprint,
         "quarantined": len(rows),
         "near_cut_off": cut_off,

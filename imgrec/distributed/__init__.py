@@ -16,6 +16,8 @@ for _name, _value in {
     # Not read by us, and a thread more at every start.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A late call after Ray went down would start another.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Tune would write every result to three kinds of files; MLflow is the record.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ray's own progress tables would write over ours.

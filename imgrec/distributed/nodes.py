@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.data.images import cache_folder
-from imgrec.errors import ClusterError, reason_of
+from imgrec.errors import ClusterError, StorageError, reason_of
 from imgrec.version import code_version
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ class Survey:
         shared_memory: Free bytes of /dev/shm, None where there is no such thing.
         disk: Free bytes where Ray keeps what does not fit into memory, or where copies of pictures
             lie, whichever has less.
+        cache: Why copies of pictures cannot be kept there; empty if they can.
         skew: Seconds by which its clock is ahead of the driver's.
         blind: Why it does not see the storage; empty if it does.
     """
@@ -63,6 +64,7 @@ class Survey:
     cards: int
     shared_memory: int | None
     disk: int
+    cache: str
     skew: float
     blind: str
 
@@ -198,10 +200,20 @@ def _describe(meeting: str, node: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "imgrec": code_version(), **versions},
         "cards": _cards(),
         "shared_memory": memory,
-        "disk": min(shutil.disk_usage(place).free for place in ("/tmp", cache_folder())),  # noqa: S108 - where Ray spills to
+        **_disks(),
         "blind": _meet(meeting, node),
         "clock": (began, time.time()),
     }
+
+
+def _disks() -> dict[str, Any]:
+    places = [Path("/tmp")]  # noqa: S108 - where Ray spills to
+    refused = ""
+    try:
+        places.append(cache_folder())
+    except StorageError as error:
+        refused = str(error)
+    return {"disk": min(shutil.disk_usage(place).free for place in places), "cache": refused}
 
 
 def _cards() -> int:

@@ -134,7 +134,7 @@ def search_on_workers(
         except queue.Empty:
             continue
     if failed:
-        raise failed[0]
+        raise next((share.full for share in shares.values() if share.full), failed[0])
 
 
 class _Share:
@@ -154,6 +154,7 @@ class _Share:
         self.search = search
         self.study = search.study
         self.trials: dict[str, _Running] = {}  # by Tune's trial id
+        self.full: StorageError | None = None
         self._tell = tell
         self._max_failures = max_failures
         self._given_back: Counter[int] = Counter()
@@ -226,7 +227,8 @@ class _Share:
         """An epoch is over, or the trial has failed."""
         trial = self.trials[trial_id]
         if FULL in result:
-            raise StorageError(result[FULL])
+            self.full = StorageError(result[FULL])
+            raise self.full  # Ray makes a TuneError with a traceback of it
         if FAILURE in result:
             trial.failure = result[FAILURE]
         elif (epoch := result.get(EPOCH)) and epoch not in trial.scores:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,8 +110,9 @@ def ray_session(
         yield session
     finally:
         ray.shutdown()
+        deadline = time.monotonic() + THREAD_SECONDS
         for thread in threads:
-            thread.join(THREAD_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
         if temporary is not None:
             _keep_logs(temporary, log_file)
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 """A source prepared by all nodes of a cluster, and then on the disk of each."""
 
+import contextlib
 import hashlib
 import math
 from collections import deque
@@ -7,15 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import ray
 
-from imgrec.data.images import cache_folder
+from imgrec.data.images import cache_folder, refuse_without_room
+from imgrec.data.look import Looked
 from imgrec.data.parallel import WORTH_A_POOL
 from imgrec.data.scan import Advance, OneMachine, Piece, Progress
 from imgrec.data.sources.sample import Content, Pixels
 from imgrec.data.store import open_store
-from imgrec.distributed.nodes import Machine, at
-from imgrec.errors import ClusterError, DecodeError, ImgrecError, reason_of
+from imgrec.distributed.nodes import Machine, at, machines
+from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
 
 Result = TypeVar("Result")
 PIECES_PER_CORE = 4  # so that all end at about the same time
@@ -34,20 +37,26 @@ class AllNodes:
         self._nodes = nodes
         self._alone = alone
         self._places = max(1, sum(node.cpus for node in nodes))
-        self._label = f"decoding on {len(nodes)} nodes"
+        busy = sum(node.cpus > 0 for node in nodes)
+        self._label = f"decoding on {busy} node{'s' if busy > 1 else ''}"
 
     def label(self) -> str:
         """What is being done, and by whom."""
         return self._label
 
     def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:
-        """A few pieces for each core, of at least a thousand pictures."""
+        """A few pieces for each core, of at least a thousand pictures.
+
+        Raises:
+            StorageError: the driver's machine has no room for its copy.
+        """
         if len(contents) <= WORTH_A_POOL or isinstance(contents[0], Pixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes)
         if blind := self._blind(contents):
-            self._label = f"decoding on one node alone, for {blind} does not see the pictures:"
+            self._label = f"{blind} does not see the pictures, so one node alone is decoding"
             return self._alone.cut(contents, row_bytes)
+        refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
         rows = math.ceil(len(contents) / (PIECES_PER_CORE * self._places))
         rows = max(WORTH_A_POOL, min(rows, MOST_PIECE_BYTES // row_bytes))
         return [slice(start, start + rows) for start in range(0, len(contents), rows)]
@@ -59,6 +68,9 @@ class AllNodes:
         advance: Advance,
     ) -> Iterator[Result]:
         """A task for each piece; those of a node that is lost are done again by others.
+
+        What a node cannot read, such as one that came later and has not mounted the pictures, is
+        read here before it is believed.
 
         Raises:
             ClusterError: a task was lost too often.
@@ -72,29 +84,51 @@ class AllNodes:
             for piece in pieces:
                 waiting.append((piece, task.remote(function, piece)))
                 if len(waiting) > AHEAD * self._places:
-                    yield _next_of(waiting, advance)
+                    yield self._next_of(waiting, function, advance)
             while waiting:
-                yield _next_of(waiting, advance)
+                yield self._next_of(waiting, function, advance)
         finally:
             for _, answer in waiting:
                 ray.cancel(answer, force=True)
 
+    def _next_of(
+        self,
+        waiting: deque[tuple[Piece, ray.ObjectRef]],
+        function: Callable[[Piece, int, Advance], Result],
+        advance: Advance,
+    ) -> Result:
+        piece, answer = waiting[0]
+        try:
+            found: Result = _answer(answer)
+            doubtful = isinstance(found, Looked) and found.unread > 0
+        except DataError:
+            doubtful = True
+        waiting.popleft()
+        if doubtful:
+            (found,) = self._alone.work(function, [piece], advance)
+        else:
+            advance(len(piece.contents))
+        return found
+
     def bring(self, folder: Path, progress: Progress) -> None:
-        """Let each node put the images together on its own disk.
+        """Let each node that is there by now put the images together on its own disk.
 
         Raises:
-            DataError: a node has no room for them.
+            StorageError: a node has no room for them.
         """
         task = ray.remote(_bring)
-        answers = [task.options(**at(node)).remote(folder) for node in self._nodes]
-        for done, (node, answer) in enumerate(zip(self._nodes, answers, strict=True), start=1):
+        nodes = machines()
+        answers = [task.options(**at(node)).remote(folder) for node in nodes]
+        for done, (node, answer) in enumerate(zip(nodes, answers, strict=True), start=1):
             try:
                 copied = _answer(answer)
+            except ClusterError:
+                continue  # it is gone, or going; whoever trains on it copies for itself
             except ImgrecError as error:
                 msg = f"the node {node.address}: {error}"
                 raise type(error)(msg) from error
             if copied:
-                progress(f"copied to {done} of {len(self._nodes)} nodes:", copied, copied)
+                progress(f"copied to {done} of {len(nodes)} nodes:", copied, copied)
 
     def _blind(self, contents: Sequence[Content]) -> str:
         """The address of a node that does not read the same pictures as this one."""
@@ -102,22 +136,28 @@ class AllNodes:
         ours = _digest_of(probes)
         task = ray.remote(_digest_of)
         answers = [task.options(**at(node)).remote(probes) for node in self._nodes]
-        found = [_answer(answer) for answer in answers]
-        theirs = zip(self._nodes, found, strict=True)
-        return next((node.address for node, digest in theirs if digest != ours), "")
+        for node, answer in zip(self._nodes, answers, strict=True):
+            with contextlib.suppress(ClusterError):  # one that is gone has no say
+                if _answer(answer) != ours:
+                    return node.address
+        return ""
 
 
 def _work(function: Callable[[Piece, int, Advance], Result], piece: Piece) -> Result:
     """On a node, in the one core of a task."""
-    return function(piece, 1, lambda _: None)
+    found = function(piece, 1, lambda _: None)
+    # What is done is on the storage, where others look for it.
+    images = np.load(piece.images_file, mmap_mode="r+")
+    images.flush()
+    return found
 
 
 def _bring(folder: Path) -> int:
     """On a node: pictures that were copied for it, none where they lay on its disk already."""
     copy = cache_folder() / f"{folder.name}.npy"
     was_there = copy.exists()
-    store = open_store(folder)
-    return len(store.labels) if copy.exists() and not was_there else 0
+    images = open_store(folder).images
+    return len(images) if copy.exists() and not was_there else 0
 
 
 def _digest_of(contents: Sequence[Content]) -> str:
@@ -126,17 +166,9 @@ def _digest_of(contents: Sequence[Content]) -> str:
         try:
             content = one.read()
             digest.update(content if isinstance(content, bytes) else content.tobytes())
-        except DecodeError as error:
+        except DataError as error:
             digest.update(str(error).encode())
     return digest.hexdigest()
-
-
-def _next_of(waiting: deque[tuple[Piece, ray.ObjectRef]], advance: Advance) -> Any:
-    piece, answer = waiting[0]
-    found = _answer(answer)
-    waiting.popleft()
-    advance(len(piece.contents))
-    return found
 
 
 def _answer(answer: ray.ObjectRef) -> Any:

@@ -72,6 +72,8 @@ def run_trial(
             # Here, where no exception keeps alive what the first try had in memory.
             _release_memory()
             _train(errand, in_parts(job), device, checkpoint_seconds)
+    except StorageError as error:
+        tune.report({FULL: str(error)})
     except ImgrecError as error:
         tune.report({FAILURE: str(error)})
     except Exception as error:

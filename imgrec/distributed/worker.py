@@ -27,7 +27,7 @@ from imgrec.distributed.events import (
     Step,
     as_report,
 )
-from imgrec.errors import ImgrecError, full_disk
+from imgrec.errors import ImgrecError, StorageError, full_disk
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
@@ -83,6 +83,11 @@ def work(config: dict[str, Any]) -> None:
             checkpoint = resumed if resumed and name == resumed_name else errand.resume.get(name)
             try:
                 worker.run(checkpoint)
+            except StorageError as error:
+                # Of this node's disk alone: the others would wait for it in their next collective.
+                ray.get(errand.mailbox.send(errand.lane, name, Failed(error)))
+                errand.mailbox.condemn(errand.lane)
+                raise
             except ImgrecError as error:
                 # The same on every worker and at every try, so all of them go on to the next.
                 worker.tell(Failed(error))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from imgrec.config import ClusterConfig
 from imgrec.distributed.search import SearchEvent, TrialEpoch, TrialStarted
 from imgrec.distributed.session import Session, ray_session
+from imgrec.errors import StorageError
 from imgrec.search.study import DEFAULTS
 from imgrec.training.checkpoint import latest_state
 from tests.conftest import processes_of
@@ -84,6 +86,32 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_others_go_on(
     assert any(trial.reason.startswith("out of memory") for trial in failed)
     assert best is not None
     assert best.number == DEFAULTS
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 40 KB."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "none", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_ends_the_search_and_no_trial_is_held_to_have_failed(
+    session: Session, tmp_path: Path
+) -> None:
+    """When there is room again, they are tried; the error says in one line what is wrong."""
+    watched = Watched(tmp_path, "archs=['ann']", "search.trials=3")
+    with pytest.raises(StorageError, match=r"a disk of .* is full .*No space left") as raised:
+        watched.run(session)
+
+    assert "\n" not in str(raised.value)
+    assert "ann" not in watched.ended
+    assert not watched.searches["ann"].study.trials
 
 
 def test_a_killed_process_costs_no_epoch_and_no_trial(session: Session, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,14 @@ import pytest
 from PIL import Image
 
 from imgrec.config import ClusterConfig, DataConfig
-from imgrec.data.images import FOLDER_VARIABLE, cache_folder, whole_images
-from imgrec.data.scan import OneMachine
+from imgrec.data.images import FOLDER_VARIABLE, all_images, cache_folder
+from imgrec.data.scan import OneMachine, Piece, read_piece
 from imgrec.data.store import Store, prepare_store
 from imgrec.distributed import spread
 from imgrec.distributed.nodes import machines
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import AllNodes
-from imgrec.errors import DataError
+from imgrec.errors import DecodeError, StorageError
 from tests.conftest import no_progress
 
 PIECE = 20
@@ -87,8 +88,12 @@ def test_tasks_make_the_store_that_one_machine_makes(
     assert same(alone, spread_out)
     assert len(list(alone.folder.glob("images-*"))) == 1
     assert len(list(spread_out.folder.glob("images-*"))) == 120 // PIECE
-    assert "decoding on 1 nodes 120 of 120" in said
+    assert "decoding on 1 node 120 of 120" in said
     assert spread_out.images.filename == (cache_folder() / f"{spread_out.folder.name}.npy")
+
+
+def copy_of(store: Store) -> Path:
+    return cache_folder() / f"{store.folder.name}.npy"
 
 
 def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
@@ -97,10 +102,10 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
     """Every process of a machine maps one file."""
     config = photos(tmp_path / "photos", 12)
     store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
-    copy = whole_images(store.folder, store.folder.name)
-    made = copy.stat().st_ino
-    assert whole_images(store.folder, store.folder.name).stat().st_ino == made
-    copy.unlink()
+    made = copy_of(store).stat().st_ino
+    all_images(store.folder, store.folder.name, 119)
+    assert copy_of(store).stat().st_ino == made
+    copy_of(store).unlink()
     said: list[str] = []
     again = prepare_store(
         config, tmp_path / "shared", progress=lambda what, *_: said.append(what), places=nodes
@@ -110,34 +115,80 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
     assert same(store, again)
 
 
+def test_a_store_with_a_piece_missing_is_not_copied(nodes: AllNodes, tmp_path: Path) -> None:
+    """Its rows would belong to other labels."""
+    config = photos(tmp_path / "photos", 12)
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    copy_of(store).unlink()
+    (store.folder / "images-00002.npy").unlink()
+    with pytest.raises(StorageError, match="not whole; remove it"):
+        all_images(store.folder, store.folder.name, 119)
+    assert not copy_of(store).exists()
+
+
 def test_the_copy_used_longest_ago_makes_room(
     nodes: AllNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And where that is not enough, the error names the variable to set."""
+    """Where all together would not be enough none goes, and the error names the variable to set."""
     config = photos(tmp_path / "photos", 12)
     store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
-    copy = whole_images(store.folder, store.folder.name)
-    copy.unlink()
-    old, older = copy.with_name("old.npy"), copy.with_name("older.npy")
+    copy_of(store).unlink()
+    old, older = cache_folder() / "old.npy", cache_folder() / "older.npy"
     for age, path in enumerate((old, older), start=1):
-        path.touch()
+        with path.open("wb") as file:
+            file.truncate(2 << 30)  # takes no room
         os.utime(path, (time.time() - 60 * age,) * 2)
+    left_over = cache_folder() / "killed.part"
+    left_over.touch()
 
-    def free(room: int) -> None:
+    def disk(free: int) -> None:
         monkeypatch.setattr(
             "imgrec.data.images.shutil.disk_usage",
-            lambda _: SimpleNamespace(free=room + (2 << 30) * (not older.exists())),
+            lambda _: SimpleNamespace(free=free + (2 << 30) * (not older.exists())),
         )
 
-    free(0)
-    assert whole_images(store.folder, store.folder.name).exists()
+    disk(-(8 << 30))
+    with pytest.raises(StorageError, match=FOLDER_VARIABLE):
+        all_images(store.folder, store.folder.name, 119)
+    assert old.exists()
+    assert older.exists()
+    assert not left_over.exists()
+
+    disk(0)
+    assert len(all_images(store.folder, store.folder.name, 119)) == 119
     assert old.exists()
     assert not older.exists()
-    copy.unlink()
-    free(-(4 << 30))
-    with pytest.raises(DataError, match=FOLDER_VARIABLE):
-        whole_images(store.folder, store.folder.name)
-    assert not old.exists()
+
+
+class OnlyHere:
+    """A content that other processes do not see."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        self.path, self.pid = path, pid
+
+    def read(self) -> bytes:
+        if os.getpid() != self.pid:
+            msg = f"there is no {self.path}"
+            raise DecodeError(msg)
+        return self.path.read_bytes()
+
+
+def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
+    nodes: AllNodes, tmp_path: Path
+) -> None:
+    """A node that came later may not have mounted the pictures."""
+    photos(tmp_path / "photos", 12)
+    contents = [OnlyHere(path, os.getpid()) for path in sorted(tmp_path.glob("photos/b/*.png"))]
+    pieces = [
+        Piece(contents[start : start + PIECE], tmp_path / f"images-{start:05}.npy")
+        for start in range(0, len(contents), PIECE)
+    ]
+    done: list[int] = []
+    reading = partial(read_piece, shape=(12, 12, 3), config=DataConfig())
+    found = list(nodes.work(reading, pieces, done.append))
+
+    assert [len(one.looks) for one in found] == [PIECE, PIECE, PIECE]
+    assert sum(done) == len(contents)
 
 
 class OfThisProcess:
@@ -153,4 +204,4 @@ def test_pictures_that_a_node_does_not_see_are_decoded_here(nodes: AllNodes) -> 
     contents = [OfThisProcess()] * (PIECE + 1)
 
     assert nodes.cut(contents, 100) == [slice(0, PIECE + 1)]
-    assert f"on one node alone, for {node.address} does not see" in nodes.label()
+    assert f"{node.address} does not see the pictures" in nodes.label()
