@@ -375,6 +375,9 @@ def lab(nodes: Sequence[int] = (1, 1, 1)) -> Iterator[Lab]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Below `uv run pytest` Ray would take the folder that it was started in for the code of
+            # every job, and send all of it.
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "RAY_worker_niceness": "0",
             # All nodes have the same host name, by which gloo would look for the address to use.
             "GLOO_SOCKET_IFNAME": CARD,
