@@ -158,6 +158,7 @@ def test_a_run_from_outside_ends_as_registered_models_that_serve(user: User) -> 
     assert serve(user, "first-cnn") in DIGITS
 
 
+@pytest.mark.chaos
 def test_doctor_looks_at_every_node_from_inside(user: User) -> None:
     """And finds the one that does not see the storage, which a run then refuses to start on."""
     cluster = user.cluster
