@@ -71,9 +71,9 @@ def in_detail(stages: Mapping[str, float], fits: Iterable[Mapping[str, float]]) 
             worked[kind] += seconds
     found = {stage: seconds for stage, seconds in stages.items() if stage != "fit"}
     whole, spent = stages.get("fit", 0.0), sum(worked.values())
+    share = min(1.0, whole / spent) if spent else 0.0
     for kind, seconds in worked.items():
-        name = DATA + "/train" if kind == DATA else kind
-        found[name] = seconds * min(1.0, whole / spent)
+        found[DATA + "/train" if kind == DATA else kind] = seconds * share
     found[OTHER] = found.get(OTHER, 0.0) + max(0.0, whole - spent)
     return {name: found[name] for name in LABELS if found.get(name)}
 

@@ -43,6 +43,10 @@ class Piece:
     images_file: Path
 
 
+Work = Callable[[Piece, int, Advance], Result]
+"""What is done with a piece, in so many processes."""
+
+
 class Places(Protocol):
     """Where the pieces of a source are worked on."""
 
@@ -54,11 +58,11 @@ class Places(Protocol):
 
     def work(
         self,
-        function: Callable[[Piece, int, Advance], Result],
+        function: Work[Result],
         pieces: Sequence[Piece],
         advance: Advance,
     ) -> Iterator[Result]:
-        """`function(piece, processes, advance)` for each, in order."""
+        """The function's results, in the order of the pieces."""
 
     def bring(self, folder: Path, progress: Progress) -> None:
         """Let every machine have what it needs of a finished store."""
@@ -80,7 +84,7 @@ class OneMachine:
 
     def work(
         self,
-        function: Callable[[Piece, int, Advance], Result],
+        function: Work[Result],
         pieces: Sequence[Piece],
         advance: Advance,
     ) -> Iterator[Result]:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import ray
 from imgrec.data.images import cache_folder, refuse_without_room
 from imgrec.data.look import Looked
 from imgrec.data.parallel import WORTH_A_POOL
-from imgrec.data.scan import Advance, OneMachine, Piece, Progress
+from imgrec.data.scan import Advance, OneMachine, Piece, Progress, Work
 from imgrec.data.sources.sample import Content, Pixels
 from imgrec.data.store import open_store
 from imgrec.distributed.nodes import Machine, at, machines
@@ -63,7 +63,7 @@ class AllNodes:
 
     def work(
         self,
-        function: Callable[[Piece, int, Advance], Result],
+        function: Work[Result],
         pieces: Sequence[Piece],
         advance: Advance,
     ) -> Iterator[Result]:
@@ -94,7 +94,7 @@ class AllNodes:
     def _next_of(
         self,
         waiting: deque[tuple[Piece, ray.ObjectRef]],
-        function: Callable[[Piece, int, Advance], Result],
+        function: Work[Result],
         advance: Advance,
     ) -> Result:
         piece, answer = waiting[0]
@@ -143,7 +143,7 @@ class AllNodes:
         return ""
 
 
-def _work(function: Callable[[Piece, int, Advance], Result], piece: Piece) -> Result:
+def _work(function: Work[Result], piece: Piece) -> Result:
     """On a node, in the one core of a task."""
     found = function(piece, 1, lambda _: None)
     # What is done is on the storage, where others look for it.

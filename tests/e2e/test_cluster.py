@@ -324,7 +324,7 @@ def test_pictures_are_prepared_by_all_nodes_and_copied_to_each(user: User) -> No
 def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: User) -> None:
     """cluster.workers = [2, 3]: it goes on with what is there, and every epoch counts once."""
     cluster = user.cluster
-    settings = ("--set", "cluster.workers=[2,3]", "--set", "train.epochs=400")
+    settings = ("--set", "cluster.workers=[2,3]", "--set", "train.epochs=700")
     words = ("--name", "elastic", "--arch", "ann", *settings)
     lose = Once("ann: epoch", lambda: cluster.nodes.pop().kill())
     find = Once("training on 2 workers", lambda: cluster.start_node(1))
@@ -332,7 +332,7 @@ def test_a_node_lost_in_a_fit_costs_no_model_and_a_new_one_is_taken_in(user: Use
 
     assert status == 0, log
     assert registered(user, "elastic") == {"elastic-ann": 1}
-    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 401))}
+    assert steps_of(user, "elastic") == {"elastic-ann": list(range(1, 701))}
     assert "a worker died; going on from epoch" in log
     assert workers_in(log) == [3, 2, 3]
 

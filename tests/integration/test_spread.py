@@ -191,6 +191,17 @@ def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
     assert sum(done) == len(contents)
 
 
+def test_a_piece_of_which_nothing_can_be_read_is_left_out(nodes: AllNodes, tmp_path: Path) -> None:
+    """Its file is there, and empty."""
+    config = photos(tmp_path / "photos", 12)
+    for path in sorted(tmp_path.glob("photos/a/*.png"))[: 2 * PIECE]:
+        path.write_bytes(b"no picture")
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+
+    assert store.quarantined == 2 * PIECE
+    assert store.images.shape == (120 - 2 * PIECE, 12, 12, 3)
+
+
 class OfThisProcess:
     """A content that no other process reads as this one does."""
 
