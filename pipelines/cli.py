@@ -57,6 +57,9 @@ Budget = Annotated[
     typer.Option(help="Time for searching, such as 10m, divided evenly among architectures."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what is on record already.")]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Keep a trace of some training steps with each model.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Address = Annotated[
     str,
@@ -92,6 +95,16 @@ class Target:
     install: bool
     again: bool
     detach: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """How a run is to be done, beside its settings."""
+
+    fresh: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    profile: bool = False
 
 
 @app.callback(invoke_without_command=True)
@@ -139,6 +152,7 @@ def run(
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Show the stages, and start nothing.")
     ] = False,
+    profile: Profile = False,
     name: Name = None,
     settings: Set = None,
     as_json: Json = False,
@@ -155,7 +169,7 @@ def run(
 
         show(asked.config, fresh=fresh, as_json=as_json, quiet=quiet)
     else:
-        _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet)
+        _run(context, asked, Flags(fresh, as_json, quiet, profile))
 
 
 @app.command()
@@ -203,6 +217,7 @@ def train(
     trials: Trials = None,
     budget: Budget = None,
     fresh: Fresh = False,
+    profile: Profile = False,
     name: Name = None,
     settings: Set = None,
     as_json: Json = False,
@@ -210,7 +225,7 @@ def train(
 ) -> None:
     """Train and register one architecture."""
     asked = _asked(config, data, [arch], name, settings, trials, budget)
-    _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet)
+    _run(context, asked, Flags(fresh, as_json, quiet, profile))
 
 
 @app.command()
@@ -232,7 +247,7 @@ def tune(
     asked = _asked(config, data, [arch], name, settings, trials, budget)
     if not asked.config.search.wanted:
         asked = _asked(config, data, [arch], name, settings, TUNE_TRIALS, None)
-    _run(context, asked, fresh=fresh, as_json=as_json, quiet=quiet, only_search=True)
+    _run(context, asked, Flags(fresh, as_json, quiet), only_search=True)
 
 
 @app.command()
@@ -354,21 +369,15 @@ def main() -> NoReturn:
 def _run(
     context: typer.Context,
     asked: Asked,
+    flags: Flags,
     *,
-    fresh: bool,
-    as_json: bool,
-    quiet: bool,
     only_search: bool = False,
 ) -> None:
     if target := context.find_object(Target):
         from pipelines.jobs import submit_job  # noqa: PLC0415
 
         assert context.command.name
-        sys.exit(
-            submit_job(
-                target, context.command.name, asked, fresh=fresh, as_json=as_json, quiet=quiet
-            )
-        )
+        sys.exit(submit_job(target, context.command.name, asked, flags))
     config = asked.config
     _refuse_missing(config)
     from pipelines.display import Display  # noqa: PLC0415
@@ -377,10 +386,19 @@ def _run(
     from pipelines.run import run, tune  # noqa: PLC0415
 
     log_file = log_to_file(Path(config.storage))
-    with Display(quiet=quiet) as display, chatter_to(log_file):
-        work = tune if only_search else run
-        summary = work(config, display, log_file, fresh=fresh, command=_command())
-    if as_json:
+    with Display(quiet=flags.quiet) as display, chatter_to(log_file):
+        if only_search:
+            summary = tune(config, display, log_file, fresh=flags.fresh, command=_command())
+        else:
+            summary = run(
+                config,
+                display,
+                log_file,
+                fresh=flags.fresh,
+                command=_command(),
+                profile=flags.profile,
+            )
+    if flags.as_json:
         print_json(summary.as_json())
     else:
         print_report(summary, log_file)

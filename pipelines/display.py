@@ -373,13 +373,13 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes, for people."""
     for unit in ("bytes", "KB", "MB"):
-        if count < 1000:
+        if round(count) < 1000:
             return f"{count:.0f} {unit}"
-        count = round(count / 1000)
-    return f"{count:.0f} GB"
+        count /= 1000
+    return f"{count:.1f} GB" if count < 10 else f"{count:.0f} GB"
 
 
 def duration(seconds: float) -> str:

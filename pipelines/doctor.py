@@ -21,7 +21,7 @@ from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ImgrecError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.health import Health, client_version, examine
-from pipelines.cli import Asked, print_json
+from pipelines.cli import Asked, Flags, print_json
 from pipelines.display import Display, size
 from pipelines.jobs import last_object, packed, refuse_local, words_for
 from pipelines.logs import chatter_to, log_to_file
@@ -227,7 +227,7 @@ def _from_inside(asked: Asked, server: JobServer) -> list[Finding]:
     """Let the head of the cluster look, as the job of a run would."""
     refuse_local(asked.config)
     name = f"imgrec-doctor-{uuid.uuid4().hex[:12]}"
-    words = words_for("doctor", asked, as_json=True, quiet=True)
+    words = words_for("doctor", asked, Flags(as_json=True, quiet=True))
     with packed(asked) as folder:
         server.submit(name, shlex.join(words), folder, {"name": "doctor"})
     try:

@@ -23,7 +23,7 @@ from imgrec.config import Config
 from imgrec.distributed.jobs import Job, JobServer
 from imgrec.errors import ClusterError, ConfigError, reason_of
 from imgrec.tracking.connection import refuse_local_record, tracking_uri
-from pipelines.cli import Asked, Target, absolute, print_json
+from pipelines.cli import Asked, Flags, Target, absolute, print_json
 from pipelines.display import size
 
 MOST_BYTES = 50_000_000
@@ -35,9 +35,7 @@ EXIT_STATUS = {"succeeded": 0, "failed": 1, "stopped": 130}
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
-def submit_job(
-    target: Target, command: str, asked: Asked, *, fresh: bool, as_json: bool, quiet: bool
-) -> int:
+def submit_job(target: Target, command: str, asked: Asked, flags: Flags) -> int:
     """Send a run to a cluster, and follow it to its end.
 
     The job's name is made of the settings and the code. A job of that name that runs, or has
@@ -50,11 +48,11 @@ def submit_job(
     Raises:
         ImgrecError: before anything is sent, where settings or cluster cannot do.
     """
-    console = Console(stderr=True, highlight=False, quiet=quiet)
+    console = Console(stderr=True, highlight=False, quiet=flags.quiet)
     config = asked.config
     refuse_local(config)
     server = JobServer(target.address)
-    words = words_for(command, asked, fresh=fresh, as_json=as_json, quiet=quiet)
+    words = words_for(command, asked, flags)
     with packed(asked) as folder:
         _show(folder, console)
         name = f"imgrec-{config.name}-{_digest(folder, words)}"
@@ -70,11 +68,11 @@ def submit_job(
             server.submit(name, shlex.join(words), folder, tags, packages)
             console.print(f"{name}: submitted to {server.address}")
     if target.detach:
-        if as_json:
+        if flags.as_json:
             print_json({"job": name, "address": server.address})
         console.print(f"rejoin it with {_rejoin(server, name)}")
         return 0
-    if not as_json:
+    if not flags.as_json:
         return _follow(server, name, sys.stdout)
     # What the job says goes beside, so that standard output is one object.
     status = _follow(server, name, sys.stderr)
@@ -141,9 +139,7 @@ def refuse_local(config: Config) -> None:
         raise ConfigError(msg)
 
 
-def words_for(
-    command: str, asked: Asked, *, fresh: bool = False, as_json: bool = False, quiet: bool = False
-) -> list[str]:
+def words_for(command: str, asked: Asked, flags: Flags) -> list[str]:
     """The command as the head node will run it, in the uploaded folder."""
     # Paths of this machine's current folder and its environment are said in full.
     uri = tracking_uri(asked.config.tracking, Path(asked.config.storage))
@@ -157,8 +153,13 @@ def words_for(
     words += [CONFIG] if asked.file else []
     words += ["--data", asked.data] if asked.data else []
     words += [word for setting in settings for word in ("--set", setting)]
-    flags = {"--fresh": fresh, "--json": as_json, "--quiet": quiet}
-    return words + [flag for flag, is_set in flags.items() if is_set]
+    given = {
+        "--fresh": flags.fresh,
+        "--json": flags.as_json,
+        "--quiet": flags.quiet,
+        "--profile": flags.profile,
+    }
+    return words + [flag for flag, is_set in given.items() if is_set]
 
 
 @contextmanager

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.scan import Places, Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
+from imgrec.errors import ConfigError
 from imgrec.models import build_model
 from imgrec.preprocess.augment import choose_augmentation
 from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.preprocess.statistics import channel_statistics
+from imgrec.training.growth import resized
 from imgrec.training.learner import FitJob
 from imgrec.training.optim import build_optimizers
 
@@ -78,8 +81,27 @@ def prepare(config: Config, progress: Progress, places: Places | None = None) ->
     }
     with torch.random.fork_rng(devices=[]):
         for job in jobs.values():
-            build_optimizers(build_model(job.model, job.image_shape, job.num_classes), job.train)
+            model = build_model(job.model, job.image_shape, job.num_classes)
+            build_optimizers(model, job.train)
+            _refuse_growth(model, job)
     return Prepared(store, findings, splits, statistics, jobs)
+
+
+def _refuse_growth(model: nn.Module, job: FitJob) -> None:
+    """Raise ConfigError where the model does not take the pictures of the first steps."""
+    share = job.share_of_side(0)
+    if share >= 1:
+        return
+    height, width, channels = job.image_shape
+    try:
+        with torch.inference_mode():
+            model.eval()(resized(torch.zeros(2, channels, height, width), share))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        msg = (
+            f"{job.model.arch}.train.start_size = {job.train.start_size:g}: this network takes "
+            f"pictures of {height} x {width} pixels only; set it to 1"
+        )
+        raise ConfigError(msg) from error
 
 
 def make_job(

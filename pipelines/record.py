@@ -16,7 +16,9 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import RegisteredVersion, register
 from imgrec.tracking.runs import Run
+from imgrec.training.clock import ON_DEVICE
 from imgrec.training.learner import FitJob
+from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
 from pipelines.ledger import ARCH, DONE, KEY, KIND
 from pipelines.prepare import Prepared
@@ -109,7 +111,26 @@ def model_metrics(
             "restarts": fitted.restarts,
             "parameters": count_parameters(classifier.model),
         }
+        | _throughput(fitted, classifier)
     )
+
+
+def _throughput(fitted: Fitted, classifier: Classifier) -> dict[str, float]:
+    """How much was computed; on a GPU also what share of what it could."""
+    card = classifier.card
+    flops = training_flops(classifier.model, card.image_shape)
+    whole = min(card.image_shape[:2])
+    # In the time of one picture of each epoch; what a smaller one takes goes by its pixels.
+    done = sum(flops * (epoch["image_side"] / whole) ** 2 for epoch in fitted.history)
+    rate = done / sum(1 / epoch["images_per_second"] for epoch in fitted.history)
+    metrics = {"training_flops": float(flops), "flops_per_second": rate}
+    if fitted.device == "cuda":
+        busy = sum(seconds for kind, seconds in fitted.spent.items() if kind in ON_DEVICE)
+        metrics["gpu_busy"] = busy / sum(fitted.spent.values())
+        metrics["gpu_memory_bytes"] = float(fitted.card_bytes)
+        if peak := peak_flops(fitted.card, fitted.precision):
+            metrics["share_of_peak"] = rate / peak
+    return metrics
 
 
 def record_evaluation(

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from imgrec.tracking.connection import SQLITE
 from pipelines.display import shown
-from pipelines.summary import Summary
+from pipelines.memory import memory_in_words
+from pipelines.summary import Summary, TrainedModel
 from pipelines.timing import in_words
 
 WIDTH = 100  # where there is no terminal to ask
@@ -31,8 +32,10 @@ def print_report(summary: Summary, log_file: Path) -> None:
         console.print()
     lines = [*_next_commands(summary), ("log", str(log_file))]
     if any(not model.taken for model in summary.models):
-        times, limit = in_words(summary.times)
-        lines = [("time", times), ("limit", limit), *lines]
+        rates = {model.arch: _rate(model) for model in summary.models if not model.taken}
+        times, limit = in_words(summary.times, rates)
+        memory = memory_in_words(summary.memory)
+        lines = [("time", times), ("limit", limit), ("memory", memory), *lines]
     for purpose, text in lines:
         console.print(
             Text(f"{purpose:9}", style="dim") + Text(text, style="not dim"), soft_wrap=True
@@ -70,6 +73,12 @@ def _leaderboard(summary: Summary) -> Table:
             f"{model.images_per_second:,.0f}",
         )
     return table
+
+
+def _rate(model: TrainedModel) -> str:
+    """`212 GFLOP/s`, and on a GPU that is known what share that is of what it could."""
+    rate = f"{model.flops_per_second / 1e9:,.0f} GFLOP/s"
+    return rate + (f", {model.share_of_peak:.0%} of the card's peak" if model.share_of_peak else "")
 
 
 def _tuned(summary: Summary) -> Table:

@@ -24,6 +24,7 @@ from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.runs import Run, find_run
 from pipelines.display import Display
 from pipelines.ledger import KEY, Ledger
+from pipelines.memory import MemoryWatch
 from pipelines.prepare import prepare
 from pipelines.record import record_inputs
 from pipelines.search import job_with, search
@@ -33,7 +34,13 @@ from pipelines.train import train
 
 
 def run(
-    config: Config, display: Display, log_file: Path, *, fresh: bool = False, command: str = ""
+    config: Config,
+    display: Display,
+    log_file: Path,
+    *,
+    fresh: bool = False,
+    command: str = "",
+    profile: bool = False,
 ) -> Summary:
     """Settings to registered models.
 
@@ -43,6 +50,7 @@ def run(
         log_file: For the logs of workers.
         fresh: Take nothing from the record.
         command: What the user typed, for whoever wants to go on with it.
+        profile: Trace some training steps of each architecture.
 
     Raises:
         ImgrecError: before anything is started, where settings, data or services are wrong.
@@ -50,7 +58,10 @@ def run(
     started = time.perf_counter()
     with ExitStack() as stack:
         session = _starter(config, display, log_file, stack)
-        return _run(config, session, display, started, fresh=fresh, command=command)
+        watch = stack.enter_context(MemoryWatch())
+        return _run(
+            config, session, display, started, watch, fresh=fresh, command=command, profile=profile
+        )
 
 
 def _run(
@@ -58,9 +69,11 @@ def _run(
     session: Callable[[], Session],
     display: Display,
     started: float,
+    watch: MemoryWatch,
     *,
     fresh: bool,
     command: str,
+    profile: bool,
 ) -> Summary:
     ledger = _open(config, session, display, fresh=fresh)
     last = ledger.last_workflow("workflow")
@@ -69,7 +82,7 @@ def _run(
         models = _finished_models(ledger, searches)
         if len(models) == len(config.archs):
             display.taken(searches, models)
-            return _summary(ledger, last.id, searches, models, {}, display, started)
+            return _summary(ledger, last.id, searches, models, {}, display, started, watch)
     with ledger.workflow("workflow", command) as workflow:
         record_inputs(workflow, config, ledger.prepared)
         work = _working_folder(config, workflow)
@@ -81,14 +94,14 @@ def _run(
             for arch in config.archs
             if arch not in models and arch not in failures
         }
-        for arch, outcome in train(ledger, workflow, session, work, display, jobs).items():
+        outcomes = train(ledger, workflow, session, work, display, jobs, profile=profile)
+        for arch, outcome in outcomes.items():
             if isinstance(outcome, TrainingError):
                 failures[arch] = str(outcome)
             else:
                 models[arch] = outcome
-        summary = _summary(ledger, workflow.id, searches, models, failures, display, started)
-        times = {f"seconds/{name}": spent for name, spent in summary.times.items()}
-        workflow.log_metrics({"seconds": summary.seconds, "models": len(summary.models)} | times)
+        summary = _summary(ledger, workflow.id, searches, models, failures, display, started, watch)
+        workflow.log_metrics(summary.cost() | {"models": len(summary.models)})
         workflow.log_table(*summary.leaderboard(), "leaderboard.json")
         if failures:
             workflow.end("FAILED")
@@ -103,14 +116,17 @@ def tune(
     started = time.perf_counter()
     with ExitStack() as stack:
         session = _starter(config, display, log_file, stack)
+        watch = stack.enter_context(MemoryWatch())
         ledger = _open(config, session, display, fresh=fresh)
         with ledger.workflow("tune", command) as workflow:
             record_inputs(workflow, config, ledger.prepared)
             work = _working_folder(config, workflow)
             searches, failures = _search(ledger, workflow, session, work, display)
+            summary = _summary(ledger, workflow.id, searches, {}, failures, display, started, watch)
+            workflow.log_metrics(summary.cost())
             if failures:
                 workflow.end("FAILED")
-    return _summary(ledger, workflow.id, searches, {}, failures, display, started)
+    return summary
 
 
 def _starter(
@@ -220,6 +236,7 @@ def _summary(
     failures: Mapping[Arch, str],
     display: Display,
     started: float,
+    watch: MemoryWatch,
 ) -> Summary:
     return Summary(
         name=ledger.config.name,
@@ -234,4 +251,5 @@ def _summary(
         times=in_detail(
             display.stages.seconds(), [model.spent for model in models.values() if not model.taken]
         ),
+        memory=watch.most(),
     )

@@ -15,7 +15,13 @@ from imgrec.training.metrics import Scores, scores_from
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A registered model and how good it is; `taken` if an earlier run had registered it."""
+    """A registered model and how good it is.
+
+    Attributes:
+        share_of_peak: What it computed a second, of what the GPU could; 0 where that is not known.
+        spent: Seconds of training by kind of work.
+        taken: An earlier run had registered it.
+    """
 
     arch: Arch
     registered_model: str
@@ -27,6 +33,8 @@ class TrainedModel:
     parameters: int
     fit_seconds: float
     images_per_second: float
+    flops_per_second: float
+    share_of_peak: float
     spent: dict[str, float]
     taken: bool
 
@@ -46,6 +54,8 @@ class TrainedModel:
             parameters=int(metrics["parameters"]),
             fit_seconds=metrics["fit_seconds"],
             images_per_second=metrics["median_images_per_second"],
+            flops_per_second=metrics["flops_per_second"],
+            share_of_peak=metrics.get("share_of_peak", 0.0),
             spent={
                 name.removeprefix("fit_seconds/"): value
                 for name, value in metrics.items()
@@ -72,6 +82,8 @@ class TrainedModel:
             "parameters": self.parameters,
             "fit_seconds": self.fit_seconds,
             "images_per_second": self.images_per_second,
+            "flops_per_second": self.flops_per_second,
+            "share_of_peak": self.share_of_peak or None,
             "taken": self.taken,
         }
 
@@ -146,7 +158,14 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A whole run. Models are ranked by macro-F1 on the test split, best first."""
+    """A whole run.
+
+    Attributes:
+        models: Ranked by macro-F1 on the test split, best first.
+        seconds: Of the whole run.
+        times: The same, by what they were spent on (`timing.LABELS`).
+        memory: Bytes at the moment when they were most, by whose they were (`memory.py`).
+    """
 
     name: str
     tracking_uri: str
@@ -158,6 +177,7 @@ class Summary:
     failures: dict[Arch, str]
     seconds: float
     times: dict[str, float]
+    memory: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""
@@ -178,7 +198,16 @@ class Summary:
             "failures": self.failures,
             "seconds": self.seconds,
             "times": self.times,
+            "memory": self.memory,
         }
+
+    def cost(self) -> dict[str, float]:
+        """Time and memory, as metrics of the run."""
+        return (
+            {"seconds": self.seconds, "memory_bytes": float(sum(self.memory.values()))}
+            | {f"seconds/{name}": spent for name, spent in self.times.items()}
+            | {f"memory_bytes/{name}": float(held) for name, held in self.memory.items()}
+        )
 
     def leaderboard(self) -> tuple[list[str], list[list[Any]]]:
         """Columns and rows, best model first."""

@@ -78,12 +78,19 @@ def in_detail(stages: Mapping[str, float], fits: Iterable[Mapping[str, float]]) 
     return {name: found[name] for name in LABELS if found.get(name)}
 
 
-def in_words(times: Mapping[str, float]) -> tuple[str, str]:
-    """All of it in one line, the largest first; and what the run was limited by."""
+def in_words(times: Mapping[str, float], rates: Mapping[str, str]) -> tuple[str, str]:
+    """All of it in one line, the largest first; and what the run was limited by.
+
+    Args:
+        times: Seconds, as `in_detail` has them.
+        rates: How fast each architecture computed, for people.
+    """
     whole = sum(times.values())
     ordered = sorted(times.items(), key=lambda item: -item[1])
     shares = [f"{LABELS[name]} {seconds / whole:.0%}" for name, seconds in ordered]
     name, seconds = ordered[0]
     limit = f"{seconds / whole:.0%} of the time went to {LABELS[name]}"
+    if name == MODEL:
+        limit += f" ({', '.join(f'{arch} {rate}' for arch, rate in rates.items())})"
     cure = CURES.get(name)
     return ", ".join(shares[:6]), f"{limit}: {cure}" if cure else limit

@@ -30,6 +30,8 @@ def train(
     work: Path,
     display: Display,
     jobs: Mapping[Arch, FitJob],
+    *,
+    profile: bool = False,
 ) -> dict[Arch, Outcome]:
     """Train, score and register, each architecture as it ends; one that fails stops no other.
 
@@ -43,6 +45,7 @@ def train(
         work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
         display: Told how it goes.
         jobs: What to train.
+        profile: Trace some steps of each.
     """
     models = {arch: _Model(ledger, workflow, display, arch, job) for arch, job in jobs.items()}
     outcomes: dict[Arch, Outcome] = {}
@@ -67,6 +70,7 @@ def train(
         storage=work,
         on_event=lambda name, event: models[arch_of[name]].progress(event),
         resume=begun,
+        profile=profile,
     )
     for name, outcome in fits:
         arch = arch_of[name]
@@ -118,6 +122,8 @@ class _Model:
         classifier = build_classifier(self._ledger.config, prepared, self._job, fitted.best)
         evaluation = evaluate(classifier, prepared, self._job)
         metrics = model_metrics(fitted, classifier, evaluation)
+        for file in fitted.profile:
+            self._run.log_file(file)
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})
             record_evaluation(self._run, self.name, fitted, evaluation, metrics)

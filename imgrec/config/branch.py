@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from imgrec.config.architectures import MODEL_CONFIGS, Arch, ModelConfig
+from imgrec.config.architectures import MODEL_CONFIGS, Arch, CnnConfig, ModelConfig
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PreprocessConfig, TrainConfig
@@ -28,6 +28,9 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "muon": {"learning_rate": 0.01, "weight_decay": 0.02},
 }
 
+
+# Not for torchvision's networks: some take one size only, and published weights know whole pictures.
+GROWING = {"start_size": 0.5}
 
 # Of a space, combinations that are tried out for settings without effect.
 MOST_COMBINATIONS = 256
@@ -117,9 +120,14 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
     model = {"arch": arch} | written.get("model", {})
+    chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
+    if not isinstance(chosen, CnnConfig) and train.get("start_size", 1.0) != 1.0:
+        msg = f"train.start_size has no effect on the {arch}: set cnn.train.start_size"
+        raise ConfigError(msg)
+    grows = isinstance(chosen, CnnConfig) and chosen.backbone == "compact"
     return Branch(
-        model=cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model)),
-        train=checked(TrainConfig, f"{arch}.train", defaults | train),
+        model=chosen,
+        train=checked(TrainConfig, f"{arch}.train", (GROWING if grows else {}) | defaults | train),
         preprocess=checked(PreprocessConfig, f"{arch}.preprocess", written.get("preprocess", {})),
         written={part: dict(written.get(part, {})) for part in PARTS},
     )

@@ -24,7 +24,7 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
-from imgrec.distributed.worker import Errand, work
+from imgrec.distributed.worker import PROFILE, Errand, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, FitJob, best_of
@@ -47,7 +47,10 @@ class Fitted:
         restarts: How often workers died and were replaced.
         images_per_second: Median over epochs, of training alone.
         device: `cpu` or `cuda`.
+        card: The GPU's name; empty on a CPU.
+        card_bytes: The most memory that was taken on it.
         precision: `bf16` or `fp32`.
+        profile: A trace of some steps, if one was asked for.
     """
 
     best: Best
@@ -57,7 +60,10 @@ class Fitted:
     restarts: int
     images_per_second: float
     device: str
+    card: str
+    card_bytes: int
     precision: str
+    profile: tuple[Path, ...] = ()
 
 
 def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
@@ -74,7 +80,10 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         restarts=restarts,
         images_per_second=statistics.median(epoch["images_per_second"] for epoch in history),
         device=state["device"],
+        card=state["card"],
+        card_bytes=state["card_bytes"],
         precision=state["precision"],
+        profile=tuple(sorted((folder / PROFILE).glob("*"))),
     )
 
 
@@ -96,6 +105,7 @@ def fit_on_workers(
     storage: Path,
     on_event: Callable[[str, Progress], None],
     resume: Mapping[str, Path] = MappingProxyType({}),
+    profile: bool = False,
 ) -> Iterator[Outcome]:
     """Train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
@@ -110,6 +120,7 @@ def fit_on_workers(
             it finds there, whatever its settings.
         on_event: Told in this process how each model goes; every epoch once.
         resume: Checkpoints of the same jobs to go on from, by name.
+        profile: Leave a trace of some steps of each (training/profiling.py).
 
     Yields:
         The name and the result of each model as it ends: TrainingError if its loss diverged or
@@ -134,6 +145,7 @@ def fit_on_workers(
             results=storage / lane / "results",
             mailbox=session.mailbox,
             resume={name: resume[name] for name in chosen if name in resume},
+            profile=profile,
         )
         return _Lane(session, errand, _trainer(errand, demand, cluster, storage), on_event)
 

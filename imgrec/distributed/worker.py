@@ -32,11 +32,13 @@ from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
+from imgrec.training.profiling import StepProfile
 
 HEARTBEAT_SECONDS = 1.0
 # What rank 0 decides for all at the end of an epoch.
 GO_ON, LOOK_FOR_DRAINS, WRITE = 0, 1, 2
 NAME = "name.txt"
+PROFILE = "profile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Errand:
         resume: Checkpoints of earlier runs to go on from, by name.
         milestones: Epochs after which to write a checkpoint in any case.
         report_all: Report every epoch to Ray, for whoever may stop the lane.
+        profile: Leave a trace of some steps beside the result.
     """
 
     lane: str
@@ -64,6 +67,7 @@ class Errand:
     resume: dict[str, Path] = field(default_factory=dict)
     milestones: frozenset[int] = frozenset()
     report_all: bool = False
+    profile: bool = False
 
 
 def work(config: dict[str, Any]) -> None:
@@ -143,6 +147,7 @@ class _Worker:
         self.learner: Learner | None = None
         self.last_sent: ray.ObjectRef | None = None
         self.in_parts = False
+        self.profile: StepProfile | None = None
         self.drained: frozenset[str] = frozenset()
         self.last_checkpoint = self.last_heartbeat = self.last_look = time.monotonic()
 
@@ -173,14 +178,25 @@ class _Worker:
                 precision=str(learner.precision),
             )
         )
-        fit(learner, on_epoch=self._on_epoch, on_step=self._on_step)
+        folder = self.errand.results / self.name
+        with self._profiled(folder):
+            fit(learner, on_epoch=self._on_epoch, on_step=self._on_step)
         if self.shard.rank == 0:
-            folder = self.errand.results / self.name
             save_state(folder, learner.result())
             self.tell(Finished(str(folder)))
             self.wait_until_told()
 
+    @contextlib.contextmanager
+    def _profiled(self, folder: Path) -> Iterator[None]:
+        if not (self.errand.profile and self.shard.rank == 0):
+            yield
+            return
+        with StepProfile(folder / PROFILE, get_device()) as self.profile:
+            yield
+
     def _on_step(self, epoch: int, step: int) -> None:
+        if self.profile:
+            self.profile.step()
         now = time.monotonic()
         if now - self.last_heartbeat > HEARTBEAT_SECONDS:
             self.last_heartbeat = now

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,18 +16,25 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import DataConfig, Filter, ModelConfig, TrainConfig
 from imgrec.data.decode import ImageShape
-from imgrec.data.loader import Shard
+from imgrec.data.loader import Shard, evaluation_batches
+from imgrec.data.splits import make_splits
+from imgrec.data.store import open_store
 from imgrec.models import build_model
+from imgrec.models.cnn import Cnn
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.clock import Clock
 from imgrec.training.ema import MovingAverage
+from imgrec.training.growth import share_of_side
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_precision, lay_out
+from imgrec.training.throughput import card_bytes, card_name
 from imgrec.version import code_version
+
+PICTURES_TO_WHITEN = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,17 @@ class FitJob:
     def steps_per_epoch(self) -> int:
         """Full batches in the training split."""
         return self.num_train // self.train.batch_size
+
+    def share_of_side(self, step: int) -> float:
+        """What share of their side pictures have in a step, counted from 0 over all epochs."""
+        progress = step / (self.train.epochs * self.steps_per_epoch)
+        return share_of_side(self.train.start_size, progress, min(self.image_shape[:2]))
+
+    def mean_side(self, epoch: int) -> float:
+        """The mean of the same over the steps of an epoch, counted from 0, in pixels."""
+        first = epoch * self.steps_per_epoch
+        shares = [self.share_of_side(first + step) for step in range(self.steps_per_epoch)]
+        return min(self.image_shape[:2]) * sum(shares) / len(shares)
 
     @property
     def key(self) -> str:
@@ -181,6 +200,8 @@ class Learner:
             "best": best,
             "history": self.history,
             "device": self.device.type,
+            "card": card_name(self.device),
+            "card_bytes": card_bytes(self.device),
             "precision": str(self.precision),
         }
 
@@ -216,7 +237,10 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
     """
     torch.manual_seed(job.seed)
     arch = job.model.arch
+    recipe = Recipe(job.statistics, job.filters, job.augmentation).to(device)
     model = lay_out(build_model(job.model, job.image_shape, job.num_classes), arch).to(device)
+    if isinstance(model, Cnn):
+        model.whiten.fit_to(recipe.eval()(_some_pictures(job, device)))
     parallel: nn.Module = model
     if shard.world_size > 1:
         parallel = DistributedDataParallel(
@@ -234,13 +258,24 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         precision=choose_precision(job.train.precision, arch, device, job.store.parent),
         model=model,
         parallel=parallel,
-        recipe=Recipe(job.statistics, job.filters, job.augmentation).to(device),
+        recipe=recipe,
         loss_fn=Loss(job.train.imbalance, job.class_counts, job.train.label_smoothing).to(device),
         optimizers=optimizers,
         schedules=build_schedules(optimizers, job.train, total_steps),
         average=MovingAverage(model, job.train.ema_decay) if job.train.ema_decay else None,
         clock=Clock(device),
     )
+
+
+def _some_pictures(job: FitJob, device: torch.device) -> Tensor:
+    """Of the training split, drawn by the seed: (N, C, H, W) uint8."""
+    store = open_store(job.store)
+    rows = make_splits(store, job.data, job.seed).train
+    chosen = np.random.default_rng(job.seed).permutation(rows)[:PICTURES_TO_WHITEN]
+    batches = evaluation_batches(
+        store, chosen, batch_size=len(chosen), shard=Shard(), device=device
+    )
+    return next(batches)[0]
 
 
 def _plain(schedule_state: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from imgrec.data.store import Store, open_store
 from imgrec.errors import DivergedError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
+from imgrec.training.growth import resized
 from imgrec.training.learner import FitJob, Learner
 from imgrec.training.metrics import Meter, Scores
 
@@ -36,8 +37,8 @@ class EpochReport:
     Attributes:
         epoch: From 1.
         epochs: How many there will be.
-        metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `images_per_second` (of training
-            alone) and `epoch_seconds` (of training and evaluation).
+        metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `image_side` (the shorter one, in
+            pixels, of training pictures), `images_per_second` (of training alone) and `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
 
@@ -95,6 +96,7 @@ def fit(
         images = job.steps_per_epoch * job.train.batch_size
         metrics = train.as_metrics("train") | val.as_metrics("val")
         metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
+        metrics["image_side"] = job.mean_side(epoch)
         metrics["images_per_second"] = images / (trained - started)
         metrics["epoch_seconds"] = time.perf_counter() - started
         metrics |= {f"{SPENT}{kind}": spent for kind, spent in learner.clock.take().items()}
@@ -113,13 +115,15 @@ def train_epoch(
     max_norm = learner.job.train.max_grad_norm
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
     clock = learner.clock
+    steps_before = learner.epochs_done * learner.job.steps_per_epoch
     for step, (images, labels) in enumerate(clock.each(DATA, batches), start=1):
         parts = learner.job.accumulate
+        share = learner.job.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
             for pixels, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
                 with learner.precision.autocast():
                     inputs, targets = mixed(
-                        learner.recipe(pixels),
+                        resized(learner.recipe(pixels), share),
                         true,
                         learner.job.num_classes,
                         learner.job.augmentation,

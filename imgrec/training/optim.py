@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
+from imgrec.models.cnn import Whiten
 
 Parameters = list[nn.Parameter]
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
@@ -65,14 +66,13 @@ def _inner_matrices(model: nn.Module) -> Parameters:
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
-    weights = [
-        parameter
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase)
-        for parameter in layer.parameters(recurse=False)
-        if parameter.ndim >= 2
-    ]
-    return weights[1:-1]
+    weights: list[Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, Whiten):
+            weights.append(layer.weight)  # a first layer too, though it is not trained
+        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase):
+            weights += [p for p in layer.parameters(recurse=False) if p.ndim >= 2]
+    return [weight for weight in weights[1:-1] if isinstance(weight, nn.Parameter)]
 
 
 class FlatMuon(torch.optim.Muon):

@@ -118,8 +118,8 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
         if section == "preprocess":
             fields = type(config.branches[0].preprocess).model_fields
         shown_keys = set(document[section])
-        if section == "train":  # momentum has no effect on all of them
-            shown_keys |= set(document["cnn"]["train"]) & {"momentum"}
+        if section == "train":  # these have no effect on all of them
+            shown_keys |= set(document["cnn"]["train"]) & {"momentum", "start_size"}
         assert shown_keys == set(fields), section
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from imgrec.config import load_config
 from imgrec.errors import ClusterError, ImgrecError
-from pipelines.cli import DIGITS, Asked
+from pipelines.cli import DIGITS, Asked, Flags
 from pipelines.jobs import _digest, last_object, packed, refuse_local, words_for
 
 
@@ -35,7 +35,7 @@ def test_the_same_run_has_the_same_name_and_another_has_another(tmp_path: Path) 
     for changes in (settings, settings, [*settings, "seed=5"]):
         one = asked(*changes)
         with packed(one) as folder:
-            names.append(_digest(folder, words_for("run", one)))
+            names.append(_digest(folder, words_for("run", one, Flags())))
 
     assert names[0] == names[1] != names[2]
 
@@ -86,4 +86,4 @@ def test_a_relative_source_is_sent_in_full(tmp_path: Path, monkeypatch: pytest.M
     file.write_text('[data]\nsource = "photos"\n')
     one = Asked(load_config(file), file, None, ())
 
-    assert f'data.source="{tmp_path}/photos"' in words_for("run", one)
+    assert f'data.source="{tmp_path}/photos"' in words_for("run", one, Flags())

@@ -61,9 +61,12 @@ def test_training_that_the_workers_do_not_explain_is_said_to_be_between_steps() 
 
 def test_the_largest_part_comes_first_and_with_a_cure() -> None:
     """For people."""
-    line, limit = in_words({"ray": 1.0, MODEL: 6.0, "data/train": 3.0})
+    times = {"ray": 1.0, MODEL: 6.0, "data/train": 3.0}
+    line, limit = in_words(times, {"cnn": "212 GFLOP/s"})
     assert line == "forward and backward 60%, waiting for batches 30%, starting Ray 10%"
-    assert limit.startswith("60% of the time went to forward and backward: the hardware is at work")
+    assert limit.startswith(
+        "60% of the time went to forward and backward (cnn 212 GFLOP/s): the hardware is at work"
+    )
 
 
 def test_a_stage_ends_where_the_next_begins() -> None:

@@ -1,0 +1,62 @@
+"""How much training computes, and how much of that the device could."""
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+from torch.backends import mkldnn
+from torch.utils.flop_counter import FlopCounterMode
+
+from imgrec.data.decode import ImageShape
+
+PEAK_FLOPS = {
+    "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 92e12),
+    "L4": (121e12, 30e12),
+    "A10G": (70e12, 35e12),
+    "RTX 4090": (165e12, 83e12),
+    "T4": (0.0, 8.1e12),
+}
+"""Operations a second in bf16, with matrix units and without sparsity, and in fp32, as the makers' data
+sheets give them; by a part of the name that torch has for a card, the longer ones first."""
+
+
+def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
+    """Floating point operations of a forward and a backward pass over one picture.
+
+    Counted are matrix products and convolutions, a multiplication and an addition as two; what
+    normalizations and activations add is little.
+    """
+    height, width, channels = image_shape
+    throwaway = copy.deepcopy(model).cpu().train().requires_grad_()
+    # oneDNN has recurrent layers as one operation, of which the counter knows nothing. To switch it off
+    # makes torch warn of TF32, which nobody asked for.
+    with (
+        warnings.catch_warnings(action="ignore"),
+        mkldnn.flags(enabled=False),
+        FlopCounterMode(display=False) as counter,
+    ):
+        throwaway(torch.zeros(2, channels, height, width)).sum().backward()
+    return counter.get_total_flops() // 2
+
+
+def peak_flops(card: str, precision: str) -> float:
+    """What a card could do in a second at most; 0 where its name is not known here."""
+    for name, (bf16, fp32) in PEAK_FLOPS.items():
+        if name in card:
+            return bf16 if precision == "bf16" else fp32
+    return 0.0
+
+
+def card_name(device: torch.device) -> str:
+    """The GPU's name; empty on a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
+def card_bytes(device: torch.device) -> int:
+    """The most memory that this process has taken on the GPU; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -1,0 +1,151 @@
+"""Accuracy by time on CIFAR-10 as JPEG files: `imgrec run` beside a plain script, on this machine.
+
+    python -m tests.bench.cifar --data FOLDER --out FOLDER [--archs cnn] [--seeds 0,1,2]
+
+One after the other, never side by side: the plain script (plain_script.py) for as many seconds as
+asked, then for each seed a whole `imgrec run`, from the files to registered models. Writes cifar.json
+and cifar.png. A run with the same --out does not repeat what is there.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+
+from imgrec.evaluation.pictures import ACCENT, INK, MUTED
+
+COLORS = {"cnn": ACCENT, "transformer": "#b5651d", "rnn": "#2e7d5b", "ann": "#7a5ea8"}
+GOAL = 0.90
+
+
+def plain(data: Path, out: Path, seconds: float) -> dict[str, Any]:
+    """The plain script."""
+    file = out / "plain.json"
+    if not file.exists():
+        words = ["--data", str(data), "--seconds", str(seconds), "--out", str(file)]
+        subprocess.run([sys.executable, "-m", "tests.bench.plain_script", *words], check=True)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def ours(data: Path, out: Path, archs: str, seed: int, settings: list[str]) -> dict[str, Any]:
+    """A whole run in a storage of its own; what it says, and the validation accuracy by time."""
+    file = out / f"{archs.replace(',', '-')}-{seed}.json"
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    storage = out / f"storage-{archs.replace(',', '-')}-{seed}"
+    words = ["run", "--data", str(data), "--name", "cifar", "--arch", archs, "--json"]
+    for setting in [f"seed={seed}", f"storage={storage}", *settings]:
+        words += ["--set", setting]
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines", *words], stdout=subprocess.PIPE, check=True
+    )
+    found = json.loads(ended.stdout) | {"wall_seconds": time.perf_counter() - started}
+    client = MlflowClient(found["tracking_uri"])
+    for model in found["models"]:
+        accuracies = client.get_metric_history(model["run_id"], "val/accuracy")
+        times = client.get_metric_history(model["run_id"], "epoch_seconds")
+        spent = 0.0
+        model["curve"] = []
+        for accuracy, taken in zip(accuracies, times, strict=True):
+            spent += taken.value
+            model["curve"].append((spent, accuracy.value))
+    file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def seconds_to(curve: list[tuple[float, float]], accuracy: float) -> float | None:
+    """When a curve first reaches an accuracy."""
+    return next((seconds for seconds, reached in curve if reached >= accuracy), None)
+
+
+def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None:
+    """Accuracy by minutes of training; a dot for the test accuracy at the end."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    named = set()
+    minutes, accuracies = zip(*[(s / 60, a) for s, a in script["curve"]], strict=True)
+    axes.plot(minutes, accuracies, color=MUTED, lw=1.5, ls="--")
+    axes.annotate(
+        f"plain resnet18 script {script['test_accuracy']:.3f}",
+        (minutes[-1], accuracies[-1]),
+        xytext=(6, -4),
+        textcoords="offset points",
+        color=INK,
+    )
+    for run in runs:
+        for model in run["models"]:
+            color = COLORS[model["arch"]]
+            minutes, accuracies = zip(*[(s / 60, a) for s, a in model["curve"]], strict=True)
+            axes.plot(minutes, accuracies, color=color, lw=1.5, alpha=0.8)
+            axes.plot(minutes[-1], model["test"]["accuracy"], "o", color=color, ms=5)
+            if model["arch"] not in named:
+                named.add(model["arch"])
+                axes.annotate(
+                    f"{model['arch']} {model['test']['accuracy']:.3f}",
+                    (minutes[-1], model["test"]["accuracy"]),
+                    xytext=(6, -4),
+                    textcoords="offset points",
+                    color=color,
+                )
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0.2, 1.0)
+    axes.margins(x=0.18)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_title(
+        "CIFAR-10 as JPEG files, two CPU cores: lines validation (script: test), dots test",
+        loc="left",
+        fontsize=10,
+    )
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Measure, draw, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--archs", default="cnn")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    script = plain(arguments.data, out, arguments.seconds)
+    runs = [
+        ours(arguments.data, out, arguments.archs, int(seed), arguments.settings)
+        for seed in arguments.seeds.split(",")
+    ]
+    print(
+        f"plain script  test accuracy {script['test_accuracy']:.4f} after {script['seconds']:.0f} s, "
+        f"{script['images_per_second']:.0f} images/s"
+    )
+    for run in runs:
+        for model in run["models"]:
+            reached = seconds_to(model["curve"], script["test_accuracy"])
+            print(
+                f"{model['arch']:12}  test accuracy {model['test']['accuracy']:.4f} after "
+                f"{model['fit_seconds']:.0f} s of training, {model['images_per_second']:.0f} images/s; "
+                f"whole run {run['wall_seconds']:.0f} s; the script's accuracy after "
+                f"{'never' if reached is None else f'{reached:.0f} s'}; "
+                f"{GOAL:.2f} (val) after {seconds_to(model['curve'], GOAL)}"
+            )
+    scores = [run["models"][0]["test"]["accuracy"] for run in runs if run["models"]]
+    print(f"median {statistics.median(scores):.4f}, lowest {min(scores):.4f}")
+    draw(script, runs, out / "cifar.png")
+
+
+if __name__ == "__main__":
+    main()

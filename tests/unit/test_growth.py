@@ -1,0 +1,56 @@
+"""Pictures grow during training, and are whole at its end."""
+
+import pytest
+import torch
+
+from imgrec.config import load_config
+from imgrec.errors import ConfigError
+from imgrec.training.growth import resized, share_of_side
+
+
+def test_pictures_grow_in_a_few_sizes_and_are_whole_for_the_last_part() -> None:
+    """From half of 32 pixels, by 4 at a time."""
+    sides = [round(32 * share_of_side(0.5, step / 100, 32)) for step in range(100)]
+    assert sides == sorted(sides)
+    assert sorted(set(sides)) == [16, 20, 24, 28, 32]
+    assert set(sides[70:]) == {32}
+
+
+@pytest.mark.parametrize(("start", "side", "smallest"), [(0.5, 24, 18), (0.5, 8, 8), (1.0, 32, 32)])
+def test_no_picture_is_made_smaller_than_networks_can_read(
+    start: float, side: int, smallest: int
+) -> None:
+    """Of 24 pixels two thirds are 16, and the next of the sizes is 18; 8 pixels stay 8."""
+    sides = [round(side * share_of_side(start, step / 100, side)) for step in range(100)]
+    assert min(sides) == smallest
+    assert sides[-1] == side
+
+
+def test_a_smaller_picture_is_the_average_of_what_it_leaves_out() -> None:
+    """And keeps the memory layout that convolutions want."""
+    images = torch.rand(2, 3, 32, 24).contiguous(memory_format=torch.channels_last)
+    small = resized(images, 0.5)
+    assert small.shape == (2, 3, 16, 12)
+    assert small.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(small.mean(), images.mean(), atol=0.01, rtol=0)
+    assert small.std() < images.std()
+    assert resized(images, 1.0) is images
+
+
+def test_a_size_to_start_with_is_refused_where_it_has_no_effect() -> None:
+    """For all, or for one that is not the cnn."""
+    with pytest.raises(ConfigError, match=r"no effect on the ann: set cnn\.train\.start_size"):
+        load_config(None, ['data.source="digits"', "train.start_size=0.5"])
+    with pytest.raises(ConfigError, match="no effect on the rnn"):
+        load_config(None, ['data.source="digits"', "rnn.train.start_size=0.5"])
+    config = load_config(None, ['data.source="digits"', "cnn.train.start_size=0.75"])
+    assert {one.arch: one.train.start_size for one in config.branches}["cnn"] == 0.75
+
+
+def test_published_networks_see_whole_pictures_unless_told_otherwise() -> None:
+    """The compact one grows from a half."""
+    for backbone, size in (("compact", 0.5), ("resnet18", 1.0)):
+        config = load_config(
+            None, ['data.source="digits"', 'archs=["cnn"]', f'cnn.model.backbone="{backbone}"']
+        )
+        assert config.branches[0].train.start_size == size

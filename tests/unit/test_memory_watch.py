@@ -1,0 +1,32 @@
+"""The memory of a run is that of all its processes, at the moment when it is most."""
+
+import subprocess
+import sys
+import time
+
+from pipelines.memory import DECODERS, OWN, MemoryWatch, held_by_group, memory_in_words
+
+HOLD = "import time; block = bytearray(200_000_000); print('held', flush=True); time.sleep(30)"
+
+
+def test_what_a_process_below_held_is_remembered_after_it_has_gone() -> None:
+    """200 MB of it."""
+    with MemoryWatch() as watch:
+        with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE) as child:
+            assert child.stdout
+            assert child.stdout.readline() == b"held\n"
+            deadline = time.monotonic() + 20
+            while watch.most().get(DECODERS, 0) < 200_000_000:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            child.kill()
+        assert held_by_group().get(DECODERS, 0) < 200_000_000
+    most = watch.most()
+    assert 200_000_000 <= most[DECODERS] < 300_000_000
+    assert most[OWN] > 0
+
+
+def test_memory_is_said_with_the_largest_part_first() -> None:
+    """For people."""
+    held = {"imgrec": 400_000_000, "workers": 1_100_000_000, "Ray": 600_000_000}
+    assert memory_in_words(held) == "2.1 GB at most: workers 1.1 GB, Ray 600 MB, imgrec 400 MB"
