@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from imgrec.config import Arch
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, OTHER, REPORT
 
 LABELS = {
@@ -78,7 +79,7 @@ def in_detail(stages: Mapping[str, float], fits: Iterable[Mapping[str, float]]) 
     return {name: found[name] for name in LABELS if found.get(name)}
 
 
-def in_words(times: Mapping[str, float], rates: Mapping[str, str]) -> tuple[str, str]:
+def in_words(times: Mapping[str, float], rates: Mapping[Arch, str]) -> tuple[str, str]:
     """All of it in one line, the largest first; and what the run was limited by.
 
     Args:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,23 @@ from torch import Tensor
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 
+TURNS = 0xF11  # tells the draws of turns from those of orders
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) uint8 and labels (B,) int64, on the device."""
+
+
+class TrainingBatch(NamedTuple):
+    """What a worker trains on in one step, on the device.
+
+    Attributes:
+        images: (B, C, H, W) uint8.
+        labels: (B,) int64.
+        turns: (B,) bool, whose turn it is to be mirrored, where pictures are mirrored at all.
+    """
+
+    images: Tensor
+    labels: Tensor
+    turns: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +49,12 @@ def training_batches(
     shard: Shard,
     device: torch.device,
     balanced: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """This worker's share of every batch of one epoch, in the epoch's own random order.
+
+    A picture is mirrored in every other epoch, half of them in the even ones. Tossing a coin each
+    time would show a quarter of the pictures the same way in two epochs running, and another quarter
+    the other way. Source: Jordan 2024, "alternating flip" (arXiv:2404.00498).
 
     The batches are the same for any number of workers; each takes every world_size-th picture of
     them. What does not fill a last batch waits for another epoch's order.
@@ -51,9 +71,11 @@ def training_batches(
     """
     rng = np.random.default_rng([seed, epoch])
     order = balanced_order(rows, store.labels[rows], rng) if balanced else rng.permutation(rows)
+    first_turns = np.random.default_rng([seed, TURNS]).random(len(store.labels)) < 0.5
+    turns = torch.from_numpy(first_turns ^ bool(epoch % 2))
     for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield _take(store, chosen[shard.rank :: shard.world_size], device)
+        chosen = order[start : start + batch_size][shard.rank :: shard.world_size]
+        yield TrainingBatch(*_take(store, chosen, device), turns[chosen].to(device))
 
 
 def balanced_order(

@@ -35,7 +35,7 @@ class Cnn(nn.Module):
         self.shrink = nn.Sequential()
         while max(height, width) > LARGEST_MAP:
             self.shrink += nn.Sequential(
-                _conv(stem_width, stem_width, stride=2), _norm(stem_width), nn.GELU()
+                NormedConv(stem_width, stem_width, stride=2), _norm(stem_width), nn.GELU()
             )
             height, width = -(-height // 2), -(-width // 2)
         self.blocks = nn.Sequential(
@@ -88,9 +88,9 @@ class _Block(nn.Module):
 
     def __init__(self, narrow: int, wide: int) -> None:
         super().__init__()
-        self.widen = _conv(narrow, wide)
+        self.widen = NormedConv(narrow, wide)
         self.norm1 = _norm(wide)
-        self.refine = _conv(wide, wide)
+        self.refine = NormedConv(wide, wide)
         self.norm2 = _norm(wide)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -102,9 +102,20 @@ class _Block(nn.Module):
         return F.gelu(self.norm2(self.refine(maps)))
 
 
-def _conv(narrow: int, wide: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(narrow, wide, kernel_size=3, stride=stride, padding=1, bias=False)
+class NormedConv(nn.Conv2d):
+    """3x3, before a batch normalization: the norm of its kernel has no effect, and may be kept fixed.
+
+    Its first kernels pass their inputs on, so that the network begins with what is there.
+    """
+
+    def __init__(self, narrow: int, wide: int, stride: int = 1) -> None:
+        super().__init__(narrow, wide, kernel_size=3, stride=stride, padding=1, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[: min(narrow, wide)])
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, momentum=0.4)
+    """Without a trained scale: what follows is nearly linear in it."""
+    norm = nn.BatchNorm2d(width, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm

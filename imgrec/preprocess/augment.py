@@ -70,11 +70,16 @@ def choose_augmentation(config: PreprocessConfig, channels: int) -> Augmentation
     )
 
 
-def moved(images: Tensor, how: Augmentation) -> Tensor:
+def moved(images: Tensor, how: Augmentation, turns: Tensor | None = None) -> Tensor:
     """Images (B, C, H, W) of any type to the same, flipped and shifted by whole pixels.
 
     One gather does both: row i of a picture comes from row i + its own offset, and where a shift
     would look beyond the edge, the edge itself is repeated.
+
+    Args:
+        images: Any number of them.
+        how: `flip`, `flip_vertical` and `shift`.
+        turns: (B,) bool, which of them `flip` mirrors; if not given, half of them, drawn.
     """
     batch, _, height, width = images.shape
     reach_y, reach_x = round(how.shift * height), round(how.shift * width)
@@ -84,8 +89,9 @@ def moved(images: Tensor, how: Augmentation) -> Tensor:
     rows = torch.arange(height, device=device).expand(batch, -1)
     columns = torch.arange(width, device=device).expand(batch, -1)
     if how.flip:
-        mirrored = torch.rand(batch, 1, device=device) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
+        if turns is None:
+            turns = torch.rand(batch, device=device) < 0.5
+        columns = torch.where(turns[:, None], width - 1 - columns, columns)
     if how.flip_vertical:
         mirrored = torch.rand(batch, 1, device=device) < 0.5
         rows = torch.where(mirrored, height - 1 - rows, rows)

@@ -55,8 +55,12 @@ class Recipe(nn.Module):
     def _constant(self, values: Sequence[float]) -> nn.Buffer:
         return nn.Buffer(torch.tensor(values).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, turns: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) uint8 to (B, C, H, W) float32.
+
+        Args:
+            images: As the store has them.
+            turns: (B,) bool, which of them to mirror; if not given, half of them, drawn.
 
         Raises:
             TypeError: the images are not uint8, so they have been scaled before.
@@ -66,20 +70,20 @@ class Recipe(nn.Module):
             raise TypeError(msg)
         # Under autocast, filters would be computed in bf16, which has 8 bits for 256 levels.
         with torch.autocast(images.device.type, enabled=False):
-            levels = self._prepared(images).float()  # still 0 to 255
+            levels = self._prepared(images, turns).float()  # still 0 to 255
             normalized = torch.addcmul(self.offset, levels, self.scale)
         if self.training and self.augmentation.erase:
             normalized = erased(normalized, self.augmentation.erase)
         return normalized
 
-    def _prepared(self, images: Tensor) -> Tensor:
+    def _prepared(self, images: Tensor, turns: Tensor | None) -> Tensor:
         """Filtered, and augmented in training; as uint8 for as long as that will do."""
         how = self.augmentation
         if self.filters:
             images = 255 * filtered(images.float() / 255, self.filters)
         if not self.training:
             return images
-        images = moved(images, how)
+        images = moved(images, how, turns)
         if how.crop or how.rotate:
             images = warped(images.float(), how)
         if how.color or how.policy != "none":

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imgrec.data.loader import Batch, Shard, evaluation_batches, training_batches
+from imgrec.data.loader import Shard, TrainingBatch, evaluation_batches, training_batches
 from imgrec.data.splits import Indices, make_splits
 from imgrec.data.store import Store, open_store
 from imgrec.errors import DivergedError
@@ -106,7 +106,7 @@ def fit(
 
 
 def train_epoch(
-    learner: Learner, batches: Iterable[Batch], on_step: Callable[[int], None]
+    learner: Learner, batches: Iterable[TrainingBatch], on_step: Callable[[int], None]
 ) -> Scores:
     """One pass over the batches; scores are those of the moving model, augmentation included."""
     learner.model.train()
@@ -116,15 +116,15 @@ def train_epoch(
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
     clock = learner.clock
     steps_before = learner.epochs_done * learner.job.steps_per_epoch
-    for step, (images, labels) in enumerate(clock.each(DATA, batches), start=1):
+    for step, batch in enumerate(clock.each(DATA, batches), start=1):
         parts = learner.job.accumulate
         share = learner.job.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
-            for pixels, true in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            for images, labels, turns in zip(*(part.chunk(parts) for part in batch), strict=True):
                 with learner.precision.autocast():
                     inputs, targets = mixed(
-                        resized(learner.recipe(pixels), share),
-                        true,
+                        resized(learner.recipe(images, turns), share),
+                        labels,
                         learner.job.num_classes,
                         learner.job.augmentation,
                     )
@@ -132,8 +132,8 @@ def train_epoch(
                 loss = learner.loss_fn(logits.float(), targets)
                 # DDP takes the mean over workers, whose shares differ when they do not divide the
                 # batch.
-                (loss * (len(true) * share_of_one)).backward()
-                meter.update(logits, true, loss)
+                (loss * (len(labels) * share_of_one)).backward()
+                meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
             if max_norm:
                 nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)

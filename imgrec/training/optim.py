@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
-from imgrec.models.cnn import Whiten
+from imgrec.models.cnn import NormedConv, Whiten
+from imgrec.training.muon import Muon
 
 Parameters = list[nn.Parameter]
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
@@ -26,8 +27,9 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     Raises:
         ConfigError: `muon` for a network that has nothing for it.
     """
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adamw":
@@ -46,10 +48,16 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
                     "train.optimizer = 'muon': this network has no layer between its first and last"
                 )
                 raise ConfigError(msg)
-            chosen = {id(p) for p in inside}
+            fixed = {id(m.weight) for m in model.modules() if isinstance(m, NormedConv)}
+            muon = Muon(
+                [weight for weight in inside if id(weight) not in fixed],
+                [weight for weight in inside if id(weight) in fixed],
+                lr=rate,
+                weight_decay=decay,
+                momentum=MOMENTUM["muon"] if config.momentum is None else config.momentum,
+            )
+            chosen = {id(weight) for weight in inside}
             outside = [p for p in matrices if id(p) not in chosen]
-            momentum = MOMENTUM["muon"] if config.momentum is None else config.momentum
-            muon = FlatMuon(inside, lr=rate, weight_decay=decay, momentum=momentum)
             return [muon, _adamw(outside, vectors, config)]
 
 
@@ -73,51 +81,6 @@ def _inner_matrices(model: nn.Module) -> Parameters:
         elif isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase):
             weights += [p for p in layer.parameters(recurse=False) if p.ndim >= 2]
     return [weight for weight in weights[1:-1] if isinstance(weight, nn.Parameter)]
-
-
-class FlatMuon(torch.optim.Muon):
-    """torch's Muon, which takes matrices only, for convolutions too.
-
-    A kernel (out, in, h, w) is given to it as the matrix (out, in*h*w): a second view of the same
-    memory, as is its gradient. The update is scaled to the size of AdamW's, so that learning rates
-    carry over.
-    """
-
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float
-    ) -> None:
-        self._sources = list(parameters)
-        self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._sources]
-        super().__init__(
-            self._matrices,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            adjust_lr_fn="match_rms_adamw",
-        )
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters from their gradients."""
-        for source, matrix in zip(self._sources, self._matrices, strict=True):
-            matrix.grad = None if source.grad is None else _as_matrix(source.grad)
-        super().step(closure)  # type: ignore[no-untyped-call]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, also of the parameters that the matrices are views of."""
-        super().zero_grad(set_to_none)
-        for source in self._sources:
-            source.grad = None
-
-
-def _as_matrix(tensor: Tensor) -> Tensor:
-    """(out, ...) as (out, rest), without a copy in either memory format.
-
-    In channels_last the rest is ordered (h, w, in); Muon does not mind the order of columns.
-    """
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)
-    return tensor.view(tensor.shape[0], -1)
 
 
 def match_layout(optimizer: Optimizer) -> None:

@@ -297,7 +297,7 @@ def test_the_workers_shares_make_up_the_same_batches(
             device=CPU,
             balanced=balanced,
         )
-        return [images.flatten(1).sum(1).tolist() for images, _ in loaded]
+        return [batch.images.flatten(1).sum(1).tolist() for batch in loaded]
 
     alone = batches(0, 1)
     shares = [batches(rank, world_size) for rank in range(world_size)]
@@ -306,6 +306,31 @@ def test_the_workers_shares_make_up_the_same_batches(
     for step, batch in enumerate(alone):
         together = [image for share in shares for image in share[step]]
         assert sorted(together) == sorted(batch)
+
+
+def test_every_picture_takes_turns_to_be_mirrored(digits: Store) -> None:
+    """In every other epoch; and in each about half of them."""
+
+    def turns(epoch: int) -> dict[bytes, bool]:
+        loaded = training_batches(
+            digits,
+            np.arange(256),
+            batch_size=64,
+            seed=1,
+            epoch=epoch,
+            shard=Shard(),
+            device=CPU,
+        )
+        return {
+            image.numpy().tobytes(): bool(turn)
+            for batch in loaded
+            for image, turn in zip(batch.images, batch.turns, strict=True)
+        }
+
+    first, second, third = (turns(epoch) for epoch in range(3))
+    assert all(second[image] is not turn for image, turn in first.items())
+    assert first == third
+    assert 90 < sum(first.values()) < 166
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(digits: Store) -> None:
@@ -321,7 +346,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(digits: Store) -> None:
             shard=Shard(),
             device=CPU,
         )
-        return next(iter(loaded))[1].tolist()
+        return next(iter(loaded)).labels.tolist()
 
     assert labels(0, 0) == labels(0, 0)
     assert labels(0, 0) != labels(0, 1)

@@ -86,6 +86,14 @@ def test_a_flip_is_a_mirror_and_half_of_them_are() -> None:
     assert 150 < mirrored.sum() < 250
 
 
+def test_whose_turn_it_is_may_be_said() -> None:
+    """And then there is no draw."""
+    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
+    changed = moved(images, Augmentation(flip=True), torch.tensor([True, False, True, False]))
+    assert torch.equal(changed[::2], images.flip(3)[::2])
+    assert torch.equal(changed[1::2], images[1::2])
+
+
 def test_a_shift_moves_the_whole_picture_and_repeats_the_edge() -> None:
     """No black bars, which the model would learn to see."""
     torch.manual_seed(0)
