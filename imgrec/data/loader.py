@@ -12,6 +12,9 @@ from torch import Tensor
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 
+RESIDENT_SHARE = 0.25
+"""Of the free memory of a GPU, which pictures may take as a whole."""
+COPIED_AT_ONCE = 64 << 20
 TURNS = 0xF11  # tells the draws of turns from those of orders
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) uint8 and labels (B,) int64, on the device."""
@@ -39,15 +42,57 @@ class Shard:
     world_size: int = 1
 
 
+class Pictures:
+    """A store's pictures and labels, for a device.
+
+    A CPU reads them from the store's map as they are asked for. On a GPU they lie in its memory as a
+    whole where they take a small share of it; otherwise each batch is sent there.
+    """
+
+    def __init__(self, store: Store, device: torch.device) -> None:
+        self.labels = store.labels
+        self.device = device
+        self._images = store.images
+        self._resident = None
+        if device.type != "cpu" and store.images.nbytes <= RESIDENT_SHARE * _free_bytes(device):
+            self._resident = _copied(store.images, device)
+
+    def take(self, rows: Indices) -> Batch:
+        """Those of the rows, as a batch."""
+        labels = torch.from_numpy(self.labels[rows])
+        # (B, H, W, C) seen as (B, C, H, W) is channels_last already, which convolutions like best.
+        if self._resident is not None:
+            chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
+            return self._resident[chosen].permute(0, 3, 1, 2), labels.to(self.device)
+        images = torch.from_numpy(self._images[rows]).permute(0, 3, 1, 2)
+        if self.device.type != "cpu":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+            labels = labels.pin_memory().to(self.device, non_blocking=True)
+        return images, labels
+
+
+def _free_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
+
+
+def _copied(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """All of them on the device, by way of little memory here."""
+    whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    rows = max(1, COPIED_AT_ONCE // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        whole[start : start + rows] = torch.from_numpy(np.array(images[start : start + rows]))
+    return whole
+
+
 def training_batches(
-    store: Store,
+    pictures: Pictures,
     rows: Indices,
     *,
     batch_size: int,
     seed: int,
     epoch: int,
     shard: Shard,
-    device: torch.device,
     balanced: bool = False,
 ) -> Iterator[TrainingBatch]:
     """This worker's share of every batch of one epoch, in the epoch's own random order.
@@ -60,22 +105,21 @@ def training_batches(
     them. What does not fill a last batch waits for another epoch's order.
 
     Args:
-        store: Where the pictures lie.
+        pictures: All of them.
         rows: The training split, (N,).
         batch_size: The global one, at most N.
         seed: With epoch, decides the order.
         epoch: From 0.
         shard: This worker among all.
-        device: Where the batches are to be.
         balanced: Show every class equally often.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = balanced_order(rows, store.labels[rows], rng) if balanced else rng.permutation(rows)
-    first_turns = np.random.default_rng([seed, TURNS]).random(len(store.labels)) < 0.5
+    order = balanced_order(rows, pictures.labels[rows], rng) if balanced else rng.permutation(rows)
+    first_turns = np.random.default_rng([seed, TURNS]).random(len(pictures.labels)) < 0.5
     turns = torch.from_numpy(first_turns ^ bool(epoch % 2))
     for start in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size][shard.rank :: shard.world_size]
-        yield TrainingBatch(*_take(store, chosen, device), turns[chosen].to(device))
+        yield TrainingBatch(*pictures.take(chosen), turns[chosen].to(pictures.device))
 
 
 def balanced_order(
@@ -103,19 +147,9 @@ def balanced_order(
 
 
 def evaluation_batches(
-    store: Store, rows: Indices, *, batch_size: int, shard: Shard, device: torch.device
+    pictures: Pictures, rows: Indices, *, batch_size: int, shard: Shard
 ) -> Iterator[Batch]:
     """This worker's share of a split, in order; over all workers every picture exactly once."""
     own = rows[shard.rank :: shard.world_size]
     for start in range(0, len(own), batch_size):
-        yield _take(store, own[start : start + batch_size], device)
-
-
-def _take(store: Store, rows: Indices, device: torch.device) -> Batch:
-    # (B, H, W, C) seen as (B, C, H, W) is channels_last already, which convolutions like best.
-    images = torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(store.labels[rows])
-    if device.type == "cuda":
-        images = images.pin_memory().to(device, non_blocking=True)
-        labels = labels.pin_memory().to(device, non_blocking=True)
-    return images, labels
+        yield pictures.take(own[start : start + batch_size])

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from imgrec.classifier import Classifier
-from imgrec.data.loader import Shard, evaluation_batches
+from imgrec.data.loader import Pictures, Shard, evaluation_batches
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.training.metrics import Scores, confusion_scores
@@ -99,8 +99,7 @@ def evaluate_classifier(
 
 def split_logits(classifier: Classifier, store: Store, rows: Indices) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and labels (N,) of a split."""
-    batches = evaluation_batches(
-        store, rows, batch_size=BATCH, shard=Shard(), device=torch.device("cpu")
-    )
+    pictures = Pictures(store, torch.device("cpu"))
+    batches = evaluation_batches(pictures, rows, batch_size=BATCH, shard=Shard())
     parts = [(classifier.logits(images), labels) for images, labels in batches]
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import DataConfig, Filter, ModelConfig, TrainConfig
 from imgrec.data.decode import ImageShape
-from imgrec.data.loader import Shard, evaluation_batches
+from imgrec.data.loader import Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.models import build_model
@@ -272,10 +272,7 @@ def _some_pictures(job: FitJob, device: torch.device) -> Tensor:
     store = open_store(job.store)
     rows = make_splits(store, job.data, job.seed).train
     chosen = np.random.default_rng(job.seed).permutation(rows)[:PICTURES_TO_WHITEN]
-    batches = evaluation_batches(
-        store, chosen, batch_size=len(chosen), shard=Shard(), device=device
-    )
-    return next(batches)[0]
+    return torch.from_numpy(store.images[chosen]).permute(0, 3, 1, 2).to(device)
 
 
 def _plain(schedule_state: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from imgrec.data.loader import Shard, TrainingBatch, evaluation_batches, training_batches
+from imgrec.data.loader import (
+    Pictures,
+    Shard,
+    TrainingBatch,
+    evaluation_batches,
+    training_batches,
+)
 from imgrec.data.splits import Indices, make_splits
-from imgrec.data.store import Store, open_store
+from imgrec.data.store import open_store
 from imgrec.errors import DivergedError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
@@ -71,18 +77,18 @@ def fit(
     job = learner.job
     store = open_store(job.store)
     splits = make_splits(store, job.data, job.seed)
+    pictures = Pictures(store, learner.device)
     learner.clock.take()
     for epoch in range(learner.epochs_done, job.train.epochs):
         started = time.perf_counter()
         _seed_epoch(job.seed, epoch, learner.shard)
         batches = training_batches(
-            store,
+            pictures,
             splits.train,
             batch_size=job.train.batch_size,
             seed=job.seed,
             epoch=epoch,
             shard=learner.shard,
-            device=learner.device,
             balanced=job.train.imbalance == "sampler",
         )
         train = train_epoch(learner, batches, partial(on_step, epoch + 1))
@@ -90,7 +96,7 @@ def fit(
         _refuse_divergence(job, train, epoch + 1)
         learner.share_buffers()
         with learner.clock.on(EVALUATION):
-            val = evaluate(learner, store, splits.val)
+            val = evaluate(learner, pictures, splits.val)
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
         images = job.steps_per_epoch * job.train.batch_size
@@ -149,13 +155,11 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(learner: Learner, store: Store, rows: Indices) -> Scores:
+def evaluate(learner: Learner, pictures: Pictures, rows: Indices) -> Scores:
     """Scores of the evaluated model on a split, divided among the workers, each picture once."""
     model, recipe = learner.evaluated.eval(), learner.recipe.eval()
     meter = Meter(learner.job.num_classes, learner.device)
-    batches = evaluation_batches(
-        store, rows, batch_size=EVALUATION_BATCH, shard=learner.shard, device=learner.device
-    )
+    batches = evaluation_batches(pictures, rows, batch_size=EVALUATION_BATCH, shard=learner.shard)
     for images, labels in batches:
         with learner.precision.autocast():
             logits = model(recipe(images))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imgrec.config import ClusterConfig, load_config
-from imgrec.data.loader import Shard
+from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.distributed.events import Progress, Started
@@ -136,7 +136,7 @@ def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path:
     learner.evaluated.load_state_dict(outcome.best.weights)
     store = open_store(jobs[name].store)
     rows = make_splits(store, jobs[name].data, jobs[name].seed).val
-    alone = evaluate(learner, store, rows)
+    alone = evaluate(learner, Pictures(store, learner.device), rows)
 
     assert outcome.best.val.accuracy > 0.9
     assert alone.accuracy == outcome.best.val.accuracy

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from imgrec.classifier import Card, Classifier
 from imgrec.config import load_config
 from imgrec.data.decode import encode_png
-from imgrec.data.loader import Shard
+from imgrec.data.loader import Pictures, Shard
 from imgrec.errors import ClassifierError, DecodeError
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import evaluate_classifier
@@ -43,7 +43,9 @@ def fitted(
     )
     for module in (learner.model, learner.evaluated):
         module.load_state_dict(learner.best.weights)
-    scores = evaluate(learner, prepared.store, prepared.splits.test).as_metrics("test")
+    scores = evaluate(
+        learner, Pictures(prepared.store, learner.device), prepared.splits.test
+    ).as_metrics("test")
     return Classifier(card, learner.best.weights), prepared, scores
 
 

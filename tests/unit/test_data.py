@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imgrec.config import DataConfig
-from imgrec.data.loader import Shard, evaluation_batches, training_batches
+from imgrec.data.loader import Pictures, Shard, evaluation_batches, training_batches
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import Sample
 from imgrec.data.splits import make_splits
@@ -288,13 +288,12 @@ def test_the_workers_shares_make_up_the_same_batches(
 
     def batches(rank: int, size: int) -> list[list[int]]:
         loaded = training_batches(
-            digits,
+            Pictures(digits, CPU),
             rows,
             batch_size=16,
             seed=3,
             epoch=5,
             shard=Shard(rank, size),
-            device=CPU,
             balanced=balanced,
         )
         return [batch.images.flatten(1).sum(1).tolist() for batch in loaded]
@@ -313,13 +312,12 @@ def test_every_picture_takes_turns_to_be_mirrored(digits: Store) -> None:
 
     def turns(epoch: int) -> dict[bytes, bool]:
         loaded = training_batches(
-            digits,
+            Pictures(digits, CPU),
             np.arange(256),
             batch_size=64,
             seed=1,
             epoch=epoch,
             shard=Shard(),
-            device=CPU,
         )
         return {
             image.numpy().tobytes(): bool(turn)
@@ -338,13 +336,12 @@ def test_the_order_depends_on_seed_and_epoch_alone(digits: Store) -> None:
 
     def labels(seed: int, epoch: int) -> list[int]:
         loaded = training_batches(
-            digits,
+            Pictures(digits, CPU),
             np.arange(64),
             batch_size=64,
             seed=seed,
             epoch=epoch,
             shard=Shard(),
-            device=CPU,
         )
         return next(iter(loaded)).labels.tolist()
 
@@ -361,7 +358,7 @@ def test_evaluation_sees_every_picture_exactly_once(digits: Store, world_size: i
         label
         for rank in range(world_size)
         for _, labels in evaluation_batches(
-            digits, rows, batch_size=10, shard=Shard(rank, world_size), device=CPU
+            Pictures(digits, CPU), rows, batch_size=10, shard=Shard(rank, world_size)
         )
         for label in labels.tolist()
     ]
