@@ -17,7 +17,15 @@ from imgrec.errors import ConfigError
 # (docs/log.md).
 TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
     "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
-    "cnn": {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.02},
+    "cnn": {
+        "optimizer": "muon",
+        "learning_rate": 0.01,
+        "weight_decay": 0.02,
+        "momentum": 0.6,
+        "warmup": 0.15,
+        "decay": "linear",
+        "label_smoothing": 0.2,
+    },
     "rnn": {"optimizer": "adamw", "learning_rate": 3e-3},
     "transformer": {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02},
 }

@@ -27,12 +27,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from matplotlib.figure import Figure
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imgrec.config import load_config
-from imgrec.data.loader import Shard
+from imgrec.data.loader import Shard, TrainingBatch
 from imgrec.evaluation.pictures import ACCENT, INK, MUTED
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import train_epoch
@@ -144,12 +143,13 @@ def noise_job(folder: Path) -> FitJob:
     return prepare(load_config(None, settings), no_progress).jobs["cnn"]
 
 
-def one_batch(job: FitJob, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def one_batch(job: FitJob, size: int, device: torch.device) -> TrainingBatch:
     """Noise in the shape of the job's pictures."""
     height, width, channels = job.image_shape
     images = torch.randint(0, 256, (size, height, width, channels), dtype=torch.uint8)
     labels = torch.randint(0, job.num_classes, (size,))
-    return images.permute(0, 3, 1, 2).to(device), labels.to(device)
+    turns = torch.zeros(size, dtype=torch.bool)
+    return TrainingBatch(images.permute(0, 3, 1, 2).to(device), labels.to(device), turns.to(device))
 
 
 def step_times(learner: Learner, share: int, repeats: int) -> list[float]:
