@@ -53,7 +53,8 @@ def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
     model = build_model(config, (16, 16, 3), num_classes=4)
     model(torch.rand(8, 3, 16, 16)).square().sum().backward()
 
-    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    dead = [name for name, p in trained if p.grad is None or not p.grad.any()]
     assert dead == []
 
 
@@ -70,11 +71,11 @@ def test_the_same_seed_builds_the_same_weights(config: ModelConfig) -> None:
 
 
 def test_large_pictures_do_not_blow_up_the_cnn() -> None:
-    """Its stem halves them first, so 128 pixels cost no more than 48 after the stem."""
+    """They are halved first, so 128 pixels cost its blocks no more than 48."""
     small, large = (build_model(CnnConfig(), (side, side, 3), num_classes=10) for side in (32, 128))
 
     assert count_parameters(large) - count_parameters(small) < 30_000
-    maps = large.stem(torch.rand(1, 3, 128, 128))
+    maps = large.shrink(large.whiten(torch.rand(1, 3, 128, 128)))
     assert max(maps.shape[2:]) <= 48
 
 
