@@ -74,6 +74,8 @@ class TransformerConfig(Section):
     """A compact vision transformer."""
 
     arch: Literal["transformer"] = "transformer"
+    tokens: Literal["convolutions", "patches"] = "convolutions"
+    """What becomes a token: a place of the picture as a few convolutions see it, or a patch's pixels."""
     patch_size: NonNegative = 0
     """Side of a patch in pixels; 0 means about 8 patches a side, of at least 2 pixels."""
     width: Positive = 128
@@ -84,6 +86,13 @@ class TransformerConfig(Section):
     """Attention heads in a block."""
     dropout: Fraction = 0.0
     """Share of features dropped in each block."""
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> Self:
+        if self.tokens == "convolutions" and self.patch_size:
+            msg = "patch_size has no effect with tokens = 'convolutions'"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

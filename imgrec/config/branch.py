@@ -37,6 +37,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+# The others take pictures of one size.
+GROWING_ARCHS: tuple[Arch, ...] = ("cnn", "transformer")
 # Not for torchvision's networks: some take one size only, and published weights know whole pictures.
 GROWING = {"start_size": 0.5}
 
@@ -129,10 +131,10 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
     model = {"arch": arch} | written.get("model", {})
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
-    if not isinstance(chosen, CnnConfig) and train.get("start_size", 1.0) != 1.0:
-        msg = f"train.start_size has no effect on the {arch}: set cnn.train.start_size"
+    if arch not in GROWING_ARCHS and train.get("start_size", 1.0) != 1.0:
+        msg = f"train.start_size has no effect on the {arch}: set {GROWING_ARCHS[0]}.train.start_size"
         raise ConfigError(msg)
-    grows = isinstance(chosen, CnnConfig) and chosen.backbone == "compact"
+    grows = arch in GROWING_ARCHS and getattr(chosen, "backbone", "compact") == "compact"
     return Branch(
         model=chosen,
         train=checked(TrainConfig, f"{arch}.train", (GROWING if grows else {}) | defaults | train),

@@ -2,8 +2,12 @@
 
 Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words" (arXiv:2010.11929), with the changes
 of Beyer et al. 2022, "Better plain ViT baselines for ImageNet-1k" (arXiv:2205.01580): fixed 2-D
-sine-cosine positions and an average over tokens in place of a class token.
-Difference: the patch size follows the picture, about 8 patches a side.
+sine-cosine positions and an average over tokens in place of a class token. Tokens come from a few
+convolutions, as in Hassani et al. 2021, "Escaping the Big Data Paradigm with Compact Transformers"
+(arXiv:2104.05704): without them a transformer learns from more pictures than most have what a
+neighbourhood is. `patches` are those of 2021.
+Differences: the convolutions are those of our cnn; patches follow the size of the picture, about 8 a side;
+positions are measured in shares of the picture, so that it may come in any size.
 """
 
 import torch
@@ -12,34 +16,62 @@ from torch import Tensor, nn
 
 from imgrec.config import TransformerConfig
 from imgrec.data.decode import ImageShape
+from imgrec.models.convolution import ConvBlock, Stem
 
-PATCHES_A_SIDE = 8
+TOKENS_A_SIDE = 8
+MOST_TOKENS_A_SIDE = 12
+LEAST_WIDTH = 32
 
 
 class VisionTransformer(nn.Module):
-    """Patches to tokens, blocks of attention, average, head."""
+    """Tokens, blocks of attention, average, head."""
 
     def __init__(
         self, config: TransformerConfig, image_shape: ImageShape, num_classes: int
     ) -> None:
         super().__init__()
-        height, width, channels = image_shape
-        self.patch_size = config.patch_size or max(2, round(max(height, width) / PATCHES_A_SIDE))
-        rows, columns = (-(-side // self.patch_size) for side in (height, width))
-        self.embed = nn.Conv2d(channels, config.width, self.patch_size, stride=self.patch_size)
-        self.positions = nn.Buffer(_positions(rows, columns, config.width), persistent=False)
+        tokens = _convolutions if config.tokens == "convolutions" else _Patches
+        self.tokens: nn.Module = tokens(config, image_shape)
         self.blocks = nn.Sequential(*(_Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, K)."""
-        size = self.patch_size
+        maps = self.tokens(images)  # (B, D, h, w)
+        tokens = maps.flatten(2).transpose(1, 2) + _positions(maps)  # (B, T, D)
+        return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
+
+
+def _convolutions(config: TransformerConfig, image_shape: ImageShape) -> nn.Module:
+    """Whitening, and blocks that halve the picture until it has at most 12 places a side."""
+    stem = Stem(*image_shape)
+    halvings, side = 1, stem.out_side // 2
+    while side > MOST_TOKENS_A_SIDE:
+        halvings, side = halvings + 1, side // 2
+    layers: list[nn.Module] = [stem]
+    narrow = stem.out_channels
+    for left in reversed(range(halvings)):
+        # The places are quartered from one to the next, which leaves room for four times the channels.
+        wide = config.width if not left else max(LEAST_WIDTH, config.width // 4**left)
+        layers.append(ConvBlock(narrow, wide))
+        narrow = wide
+    return nn.Sequential(*layers)
+
+
+class _Patches(nn.Module):
+    """One linear layer on the pixels of every patch."""
+
+    def __init__(self, config: TransformerConfig, image_shape: ImageShape) -> None:
+        super().__init__()
+        height, width, channels = image_shape
+        self.size = config.patch_size or max(2, round(max(height, width) / TOKENS_A_SIDE))
+        self.embed = nn.Conv2d(channels, config.width, self.size, stride=self.size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to (B, D, h, w)."""
         height, width = images.shape[2:]
-        images = F.pad(images, (0, -width % size, 0, -height % size))
-        tokens = self.embed(images).flatten(2).transpose(1, 2)  # (B, T, D)
-        tokens = self.blocks(tokens + self.positions)
-        return self.head(self.norm(tokens).mean(dim=1))
+        return self.embed(F.pad(images, (0, -width % self.size, 0, -height % self.size)))
 
 
 class _Block(nn.Module):
@@ -71,10 +103,15 @@ class _Block(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
-def _positions(rows: int, columns: int, width: int) -> Tensor:
-    """(1, rows*columns, width): a quarter each of sine and cosine of y, then of x."""
-    frequencies = 10_000.0 ** -torch.linspace(0, 1, width // 4)
-    y = torch.arange(rows)[:, None, None] * frequencies  # (rows, 1, D/4)
-    x = torch.arange(columns)[None, :, None] * frequencies  # (1, columns, D/4)
+def _positions(maps: Tensor) -> Tensor:
+    """For maps (B, D, h, w) their (1, h*w, D): a quarter each of sine and cosine of y, then of x.
+
+    In eighths of the longer side, whatever its resolution.
+    """
+    width, rows, columns = maps.shape[1:]
+    frequencies = 10_000.0 ** -torch.linspace(0, 1, width // 4, device=maps.device)
+    unit = TOKENS_A_SIDE / max(rows, columns)
+    y = (torch.arange(rows, device=maps.device) * unit)[:, None, None] * frequencies  # (h, 1, D/4)
+    x = (torch.arange(columns, device=maps.device) * unit)[None, :, None] * frequencies
     y, x = y.expand(-1, columns, -1), x.expand(rows, -1, -1)
     return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=2).flatten(0, 1)[None]

@@ -20,7 +20,7 @@ from imgrec.data.loader import Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.models import build_model
-from imgrec.models.cnn import Cnn
+from imgrec.models.convolution import Whiten
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.checkpoint import load_state, save_state
@@ -239,8 +239,9 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
     arch = job.model.arch
     recipe = Recipe(job.statistics, job.filters, job.augmentation).to(device)
     model = lay_out(build_model(job.model, job.image_shape, job.num_classes), arch).to(device)
-    if isinstance(model, Cnn):
-        model.whiten.fit_to(recipe.eval()(_some_pictures(job, device)))
+    for layer in model.modules():
+        if isinstance(layer, Whiten):
+            layer.fit_to(recipe.eval()(_some_pictures(job, device)))
     parallel: nn.Module = model
     if shard.world_size > 1:
         parallel = DistributedDataParallel(

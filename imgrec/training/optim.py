@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
-from imgrec.models.cnn import NormedConv, Whiten
+from imgrec.models.convolution import NormedConv, Whiten
 from imgrec.training.muon import Muon
 
 Parameters = list[nn.Parameter]

@@ -65,10 +65,12 @@ def choose_precision(
 def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
     """The module with its convolutions in channels_last, the layout that the store's pictures have.
 
-    Only for the cnn: in torch 2.13 it made a fp32 step on a CPU up to three times faster, and the
-    other architectures have no convolution to gain.
+    In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster; the ann and the rnn
+    have no convolution to gain.
     """
-    return module.to(memory_format=torch.channels_last) if arch == "cnn" else module  # type: ignore[call-overload]
+    if arch in {"ann", "rnn"}:
+        return module
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _remembered_verdict(memory: Path) -> bool:

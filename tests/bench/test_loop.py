@@ -1,4 +1,8 @@
-"""What Ray costs the training loop: the same fit bare and in a Ray Train worker, side by side."""
+"""What imgrec and Ray cost the training loop: a fit, beside a loop as one writes it by hand.
+
+The hand-written one has the same model, pictures, augmentation, loss and optimizers, and nothing else: all
+pictures in memory, no metrics, no clock, no callbacks, no process beside it.
+"""
 
 import statistics
 import subprocess
@@ -19,15 +23,37 @@ from tests.conftest import no_progress
 ROUNDS = 3
 THREADS = 2
 BARE = """
-import pickle, statistics, sys, torch
+import pickle, statistics, sys, time, torch
 from imgrec.data.loader import Shard
+from imgrec.data.splits import make_splits
+from imgrec.data.store import open_store
+from imgrec.training.growth import resized
 from imgrec.training.learner import build_learner
-from imgrec.training.loop import fit
 job = pickle.loads(sys.stdin.buffer.read())
 torch.set_num_threads({threads})
-learner = build_learner(job, torch.device("cpu"), Shard())
-fit(learner, on_epoch=lambda _: None)
-print(statistics.median(epoch["images_per_second"] for epoch in learner.history))
+made = build_learner(job, torch.device("cpu"), Shard())
+model, recipe, loss_fn = made.model.train(), made.recipe.train(), made.loss_fn
+store = open_store(job.store)
+rows = make_splits(store, job.data, job.seed).train
+images = torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2)
+labels = torch.from_numpy(store.labels[rows])
+speeds, done = [], 0
+for epoch in range(job.train.epochs):
+    started = time.perf_counter()
+    for chosen in torch.randperm(len(rows)).split(job.train.batch_size)[: job.steps_per_epoch]:
+        inputs = resized(recipe(images[chosen]), job.share_of_side(done))
+        loss = loss_fn(model(inputs), labels[chosen])
+        loss.backward()
+        for optimizer, schedule in zip(made.optimizers, made.schedules):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        if made.average:
+            made.average.update()
+        done += 1
+    seen = job.steps_per_epoch * job.train.batch_size
+    speeds.append(seen / (time.perf_counter() - started))
+print(statistics.median(speeds))
 """
 
 
@@ -57,16 +83,18 @@ def bare_speed(job: FitJob) -> float:
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_loop_in_a_ray_worker_is_as_fast_as_in_a_bare_script(tmp_path: Path) -> None:
-    """At least 0.95: what Ray adds must not be paid in every step."""
+    """At least 0.97: what imgrec and Ray add must not be paid in every step."""
     folder = noise_folder(tmp_path / "noise", 3000)
     settings = [
         f"storage='{tmp_path}'",
         f"data.source='{folder}'",
         "train.precision='fp32'",
+        "train.max_grad_norm=0",
         "train.batch_size=128",
         "archs=['ann', 'cnn']",  # the shortest steps, where overhead shows most, and the longest
         "ann.train.epochs=60",
         "cnn.train.epochs=4",
+        "cnn.train.start_size=1",  # so that all epochs are alike
     ]
     jobs = prepare(load_config(None, settings), no_progress).jobs
     bare: dict[str, list[float]] = {arch: [] for arch in jobs}
@@ -95,4 +123,4 @@ def test_the_loop_in_a_ray_worker_is_as_fast_as_in_a_bare_script(tmp_path: Path)
             end="",
         )
 
-    assert min(ratios.values()) >= 0.95
+    assert min(ratios.values()) >= 0.97

@@ -36,6 +36,7 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("ann.train.momentum=0.5", "momentum has no effect with optimizer = 'adamw'"),
         ("cnn.model.pretrained=true", "pretrained has no effect"),
         ("rnn.model.patch_size=2", "patch_size has no effect"),
+        ("transformer.model.patch_size=2", "patch_size has no effect"),
         ("transformer.model.width=30", "width = 30 must be a multiple"),
         ("cluster.use_gpu=maybe", "must be true or false or must be 'auto'"),
         ("archs='cnn'", "archs = 'cnn': must be a list"),

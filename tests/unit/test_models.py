@@ -14,12 +14,13 @@ CONFIGS: list[ModelConfig] = [
     RnnConfig(hidden=16, cell="lstm", layers=1),
     RnnConfig(hidden=8, sweep="rows_columns"),
     TransformerConfig(width=16, depth=2, heads=2),
+    TransformerConfig(width=16, depth=2, heads=2, tokens="patches"),
 ]
 SHAPES = [(1, 1, 1), (2, 3, 3), (8, 8, 1), (28, 20, 1), (32, 32, 3), (97, 130, 3)]
 
 
 def named(config: ModelConfig) -> str:
-    return "-".join([config.arch, *(str(v) for k, v in config if k in {"cell", "sweep"})])
+    return "-".join([config.arch, *(str(v) for k, v in config if k in {"cell", "sweep", "tokens"})])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
@@ -71,11 +72,11 @@ def test_the_same_seed_builds_the_same_weights(config: ModelConfig) -> None:
 
 
 def test_large_pictures_do_not_blow_up_the_cnn() -> None:
-    """They are halved first, so 128 pixels cost its blocks no more than 48."""
+    """Its stem halves them first, so 128 pixels cost no more than 48 after the stem."""
     small, large = (build_model(CnnConfig(), (side, side, 3), num_classes=10) for side in (32, 128))
 
     assert count_parameters(large) - count_parameters(small) < 30_000
-    maps = large.shrink(large.whiten(torch.rand(1, 3, 128, 128)))
+    maps = large.stem(torch.rand(1, 3, 128, 128))
     assert max(maps.shape[2:]) <= 48
 
 

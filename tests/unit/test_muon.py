@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from imgrec.models.cnn import NormedConv
+from imgrec.models.convolution import NormedConv
 from imgrec.training.muon import (
     FIXED_NORM_RATE,
     RMS_OF_ADAMW,

@@ -1,0 +1,113 @@
+"""Parts of networks that begin with convolutions.
+
+Source: Keller Jordan's airbench94 (2024, arXiv:2404.00498), which goes back to David Page's ResNet-9
+(2018): a first layer that whitens small patches, with weights from the data that are not trained; then
+blocks of convolution, pooling, and convolution, with batch normalization and GELU.
+Differences: for pictures above 48 pixels strided convolutions halve them until the blocks see at most
+48, so that the cost stays bounded; pictures too small to be halved again are not; grey pictures, whose
+2x2 patches have four numbers only, are whitened in 3x3.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+LARGEST_MAP = 48
+LEAST_VARIANCE = 5e-4
+
+
+class Stem(nn.Module):
+    """Whitened patches of the picture, halved until they are at most 48 a side.
+
+    Attributes:
+        out_channels: D.
+        out_side: The longer side of what comes out, for pictures of the size that was told.
+    """
+
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.whiten = Whiten(channels)
+        self.out_channels = self.whiten.out_channels
+        self.shrink = nn.Sequential()
+        self.out_side = max(height, width)
+        while self.out_side > LARGEST_MAP:
+            self.shrink += nn.Sequential(
+                NormedConv(self.out_channels, self.out_channels, stride=2),
+                _norm(self.out_channels),
+                nn.GELU(),
+            )
+            self.out_side = -(-self.out_side // 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to (B, D, h, w)."""
+        return self.shrink(self.whiten(images))
+
+
+class Whiten(nn.Module):
+    """Patches as their principal components, each of variance 1, and the negative of each; then GELU.
+
+    Neighbouring pixels say nearly the same; so a network first has to learn to take their differences.
+    Here it is told how, by `fit_to`. Only the biases are trained.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.patch_size = 2 if channels > 1 else 3
+        components = channels * self.patch_size**2
+        self.out_channels = 2 * components
+        # Until they are fitted: the pixels of a patch themselves.
+        pixels = torch.eye(components).view(components, channels, self.patch_size, self.patch_size)
+        self.weight = nn.Buffer(torch.cat([pixels, -pixels]))
+        self.bias = nn.Parameter(torch.zeros(self.out_channels))
+
+    @torch.no_grad()
+    def fit_to(self, images: Tensor) -> None:
+        """Take the weights from pictures (N, C, H, W), normalized as they will come in training."""
+        patches = F.unfold(images, self.patch_size).transpose(1, 2).flatten(0, 1).double()
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        scaled = components / (variances + LEAST_VARIANCE).sqrt()  # (C*s*s, C*s*s), by column
+        weight = scaled.T.flip(0).reshape(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([weight, -weight]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to (B, D, h, w): one pixel less a side for colour, the same for grey."""
+        padding = self.patch_size // 3
+        return F.gelu(F.conv2d(images, self.weight, self.bias, padding=padding))
+
+
+class ConvBlock(nn.Module):
+    """Convolve to more channels, halve, convolve again."""
+
+    def __init__(self, narrow: int, wide: int) -> None:
+        super().__init__()
+        self.widen = NormedConv(narrow, wide)
+        self.norm1 = _norm(wide)
+        self.refine = NormedConv(wide, wide)
+        self.norm2 = _norm(wide)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, narrow, h, w) to (B, wide, h/2, w/2)."""
+        maps = self.widen(maps)
+        if min(maps.shape[2:]) > 1:
+            maps = F.max_pool2d(maps, 2)
+        maps = F.gelu(self.norm1(maps))
+        return F.gelu(self.norm2(self.refine(maps)))
+
+
+class NormedConv(nn.Conv2d):
+    """3x3, before a batch normalization: the norm of its kernel has no effect, and may be kept fixed.
+
+    Its first kernels pass their inputs on, so that the network begins with what is there.
+    """
+
+    def __init__(self, narrow: int, wide: int, stride: int = 1) -> None:
+        super().__init__(narrow, wide, kernel_size=3, stride=stride, padding=1, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[: min(narrow, wide)])
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    """Without a trained scale: what follows is nearly linear in it."""
+    norm = nn.BatchNorm2d(width, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
