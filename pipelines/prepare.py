@@ -112,6 +112,7 @@ def make_job(
     class_counts = tuple(counts.tolist())
     filters = branch.preprocess.filters
     refuse_too_small(filters, store.image_shape)
+    train = branch.train.resolved(class_counts)
     return FitJob(
         store=store.folder,
         data=config.data,
@@ -119,8 +120,8 @@ def make_job(
         image_shape=store.image_shape,
         class_counts=class_counts,
         model=branch.model,
-        train=branch.train.resolved(class_counts),
+        train=train,
         filters=filters,
         statistics=statistics.behind(filters),
-        augmentation=choose_augmentation(branch.preprocess, store.image_shape[2]),
+        augmentation=choose_augmentation(branch.preprocess, store.image_shape[2], train.epochs),
     )

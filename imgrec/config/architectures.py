@@ -28,7 +28,7 @@ class CnnConfig(Section):
     """`compact`, or the name of a torchvision classifier such as `resnet18`."""
     pretrained: bool = False
     """Start a torchvision backbone from its published weights (downloaded on first use)."""
-    widths: Widths = (64, 128, 256)
+    widths: Widths = (32, 128, 256)
     """Channels of each block of the compact network; every block halves the picture."""
     dropout: Fraction = 0.0
     """Share of features dropped before the last layer of the compact network."""

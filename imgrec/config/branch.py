@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from imgrec.config.architectures import MODEL_CONFIGS, Arch, CnnConfig, ModelConfig
+from imgrec.config.architectures import MODEL_CONFIGS, Arch, ModelConfig
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PreprocessConfig, TrainConfig
@@ -132,7 +132,9 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     model = {"arch": arch} | written.get("model", {})
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
     if arch not in GROWING_ARCHS and train.get("start_size", 1.0) != 1.0:
-        msg = f"train.start_size has no effect on the {arch}: set {GROWING_ARCHS[0]}.train.start_size"
+        msg = (
+            f"train.start_size has no effect on the {arch}: set {GROWING_ARCHS[0]}.train.start_size"
+        )
         raise ConfigError(msg)
     grows = arch in GROWING_ARCHS and getattr(chosen, "backbone", "compact") == "compact"
     return Branch(

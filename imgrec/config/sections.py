@@ -79,8 +79,8 @@ class PreprocessConfig(Section):
     `bilateral`, `non_local_means` (denoise), `unsharp` (sharpen), `equalize`, `clahe` (contrast),
     `grey`. A name, or a table with its settings: `{filter = "median", size = 5}`."""
     augment: Literal["auto", "photos", "digits", "none"] = "auto"
-    """The preset of changes made to training pictures: `photos` (flip, shift, erase), `digits`
-    (shift only: a mirrored 2 is no digit), `none`. `auto` takes `photos` for colour pictures and
+    """The preset of changes made to training pictures: `photos` (flip, shift; from 20 epochs on,
+    erase), `digits` (shift only: a mirrored 2 is no digit), `none`. `auto` takes `photos` for colour pictures and
     `digits` for grey ones. Each part below can be set by itself; its default is the preset's."""
     flip: bool | None = None
     """Mirror half of the pictures left to right."""

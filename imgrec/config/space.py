@@ -102,7 +102,7 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
             "model.dropout": {"low": 0.0, "high": 0.5},
         },
         "cnn": {
-            "model.widths": {"choices": [[32, 64, 64], [32, 64, 128], [64, 128, 256]]},
+            "model.widths": {"choices": [[32, 64, 128], [32, 128, 256], [64, 128, 256]]},
             "model.dropout": {"low": 0.0, "high": 0.3},
         },
         "rnn": {

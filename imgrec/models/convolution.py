@@ -3,9 +3,10 @@
 Source: Keller Jordan's airbench94 (2024, arXiv:2404.00498), which goes back to David Page's ResNet-9
 (2018): a first layer that whitens small patches, with weights from the data that are not trained; then
 blocks of convolution, pooling, and convolution, with batch normalization and GELU.
-Differences: for pictures above 48 pixels strided convolutions halve them until the blocks see at most
-48, so that the cost stays bounded; pictures too small to be halved again are not; grey pictures, whose
-2x2 patches have four numbers only, are whitened in 3x3.
+Differences: patches are of 3x3 pixels, of grey pictures 5x5, and of their components the first 16 are
+taken, for convolutions are at their best with multiples of 32 channels (docs/log.md); no bias is
+trained there; for pictures above 48 pixels strided convolutions halve them until the blocks see at most
+48, so that the cost stays bounded; pictures too small to be halved again are not.
 """
 
 import torch
@@ -13,7 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 LARGEST_MAP = 48
+COMPONENTS = 16
 LEAST_VARIANCE = 5e-4
+LEAST_UNPADDED = 12
+PIXELS_AT_ONCE = 1 << 20
 
 
 class Stem(nn.Module):
@@ -44,35 +48,48 @@ class Stem(nn.Module):
 
 
 class Whiten(nn.Module):
-    """Patches as their principal components, each of variance 1, and the negative of each; then GELU.
+    """Patches as their first principal components, each of variance 1, and the negative of each; then GELU.
 
     Neighbouring pixels say nearly the same; so a network first has to learn to take their differences.
-    Here it is told how, by `fit_to`. Only the biases are trained.
+    Here it is told how, by `fit_to`, and nothing is trained: so no gradient has to come down here, where
+    there are most places.
     """
+
+    out_channels = 2 * COMPONENTS
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.patch_size = 2 if channels > 1 else 3
-        components = channels * self.patch_size**2
-        self.out_channels = 2 * components
-        # Until they are fitted: the pixels of a patch themselves.
-        pixels = torch.eye(components).view(components, channels, self.patch_size, self.patch_size)
+        self.patch_size = 3 if channels > 1 else 5
+        numbers = channels * self.patch_size**2
+        # Until they are fitted: the pixels in the middle of a patch.
+        first = (numbers - COMPONENTS) // 2
+        pixels = torch.eye(numbers)[first : first + COMPONENTS]
+        pixels = pixels.view(-1, channels, self.patch_size, self.patch_size)
         self.weight = nn.Buffer(torch.cat([pixels, -pixels]))
-        self.bias = nn.Parameter(torch.zeros(self.out_channels))
 
     @torch.no_grad()
     def fit_to(self, images: Tensor) -> None:
         """Take the weights from pictures (N, C, H, W), normalized as they will come in training."""
-        patches = F.unfold(images, self.patch_size).transpose(1, 2).flatten(0, 1).double()
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        numbers = self.weight[0].numel()
+        total = torch.zeros(numbers, numbers, dtype=torch.float64, device=images.device)
+        for some in torch.split(images, max(1, PIXELS_AT_ONCE // images[0].numel())):
+            patches = F.unfold(some, self.patch_size, padding=self._padding(some))
+            patches = patches.transpose(1, 2).flatten(0, 1).double()  # (n, C*s*s)
+            total += patches.T @ patches / len(images)
+        places = patches.shape[0] // len(some)
+        variances, components = torch.linalg.eigh(total / places)
         scaled = components / (variances + LEAST_VARIANCE).sqrt()  # (C*s*s, C*s*s), by column
-        weight = scaled.T.flip(0).reshape(-1, *self.weight.shape[1:])
+        weight = scaled.T.flip(0)[:COMPONENTS].reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([weight, -weight]))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, D, h, w): one pixel less a side for colour, the same for grey."""
-        padding = self.patch_size // 3
-        return F.gelu(F.conv2d(images, self.weight, self.bias, padding=padding))
+        """Images (B, C, H, W) to (B, D, h, w): two pixels less a side for colour, the same for grey."""
+        return F.gelu(F.conv2d(images, self.weight, padding=self._padding(images)))
+
+    def _padding(self, images: Tensor) -> int:
+        """Colour has none, which makes what follows cheaper; small pictures would lose too much."""
+        small = min(images.shape[2:]) < LEAST_UNPADDED
+        return self.patch_size // 2 if small or images.shape[1] == 1 else 0
 
 
 class ConvBlock(nn.Module):

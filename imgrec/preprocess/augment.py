@@ -49,25 +49,30 @@ class Augmentation:
 
 NO_AUGMENTATION = Augmentation()
 PRESETS = {
-    "photos": Augmentation(flip=True, shift=0.125, erase=0.25),
+    "photos": Augmentation(flip=True, shift=0.0625, erase=0.25),
     "digits": Augmentation(shift=0.125),
     "none": NO_AUGMENTATION,
 }
 
 
-def choose_augmentation(config: PreprocessConfig, channels: int) -> Augmentation:
+FEW_EPOCHS = 20
+
+
+def choose_augmentation(config: PreprocessConfig, channels: int, epochs: int) -> Augmentation:
     """The preset, with what the config sets by itself in place of the preset's own.
 
     `auto` is `photos` for colour pictures and `digits` for grey ones: grey sets are mostly
-    characters and measurements, where left and right are not the same.
+    characters and measurements, where left and right are not the same. In few epochs a network does
+    not come to know its pictures by heart, so nothing is erased: that would only slow it down.
     """
     name = config.augment
     if name == "auto":
         name = "photos" if channels == 3 else "digits"
+    preset = PRESETS[name]
+    if epochs < FEW_EPOCHS:
+        preset = replace(preset, erase=0.0)
     own = {part.name: getattr(config, part.name) for part in fields(Augmentation)}
-    return replace(
-        PRESETS[name], **{part: value for part, value in own.items() if value is not None}
-    )
+    return replace(preset, **{part: value for part, value in own.items() if value is not None})
 
 
 def moved(images: Tensor, how: Augmentation, turns: Tensor | None = None) -> Tensor:

@@ -34,7 +34,8 @@ from imgrec.training.precision import Precision, choose_precision, lay_out
 from imgrec.training.throughput import card_bytes, card_name
 from imgrec.version import code_version
 
-PICTURES_TO_WHITEN = 2048
+MOST_TO_WHITEN = 2048
+PIXELS_TO_WHITEN = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +270,12 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
 
 
 def _some_pictures(job: FitJob, device: torch.device) -> Tensor:
-    """Of the training split, drawn by the seed: (N, C, H, W) uint8."""
+    """Of the training split, drawn by the seed: (N, C, H, W) uint8, of large ones fewer."""
     store = open_store(job.store)
     rows = make_splits(store, job.data, job.seed).train
-    chosen = np.random.default_rng(job.seed).permutation(rows)[:PICTURES_TO_WHITEN]
+    height, width, _ = job.image_shape
+    count = max(64, min(MOST_TO_WHITEN, PIXELS_TO_WHITEN // (height * width)))
+    chosen = np.random.default_rng(job.seed).permutation(rows)[:count]
     return torch.from_numpy(store.images[chosen]).permute(0, 3, 1, 2).to(device)
 
 

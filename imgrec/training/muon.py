@@ -46,7 +46,7 @@ class Muon(Optimizer):
         lr: float,
         momentum: float,
         weight_decay: float,
-        iterations: int = 5,
+        iterations: int = 3,
     ) -> None:
         groups: list[dict[str, Any]] = [
             {"params": list(free), "fixed": False},

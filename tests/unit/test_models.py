@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from imgrec.config import AnnConfig, CnnConfig, ModelConfig, RnnConfig, TransformerConfig
 from imgrec.errors import ConfigError
 from imgrec.models import build_model, count_parameters
+from imgrec.models.convolution import COMPONENTS, PIXELS_AT_ONCE, Whiten
 
 CONFIGS: list[ModelConfig] = [
     AnnConfig(hidden=(32, 16)),
@@ -111,3 +113,20 @@ def test_a_backbone_that_cannot_be_is_refused(
     """In one line, before workers are started over and over."""
     with pytest.raises(ConfigError, match=said):
         build_model(CnnConfig(backbone=name), shape, num_classes=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_whitened_has_variance_one_and_no_correlation(channels: int) -> None:
+    """Of patches whose pixels say nearly the same; in one piece or, as large sets are, in several."""
+    torch.manual_seed(0)
+    noise = torch.randn(1000, channels, 40, 40)
+    images = F.avg_pool2d(noise, 5, stride=1)  # (N, C, 36, 36): neighbours are alike
+    whiten = Whiten(channels)
+    whiten.fit_to(images)
+    maps = F.conv2d(images, whiten.weight[:COMPONENTS], padding=whiten._padding(images))
+    features = maps.permute(1, 0, 2, 3).flatten(1)
+    found = features @ features.T / features.shape[1]
+
+    assert images.numel() > PIXELS_AT_ONCE
+    torch.testing.assert_close(found, torch.eye(len(found)), atol=0.1, rtol=0)
+    assert torch.equal(whiten.weight[COMPONENTS:], -whiten.weight[:COMPONENTS])

@@ -127,25 +127,28 @@ def test_an_erased_rectangle_has_the_size_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "channels", "said"),
+    ("config", "channels", "epochs", "said"),
     [
-        (PreprocessConfig(), 3, "flip, shift 12%, erase 25%"),
-        (PreprocessConfig(), 1, "shift 12%"),
-        (PreprocessConfig(augment="digits", flip=True), 3, "flip, shift 12%"),
-        (PreprocessConfig(augment="photos", erase=0.0), 1, "flip, shift 12%"),
-        (PreprocessConfig(augment="none"), 3, "none"),
+        (PreprocessConfig(), 3, 40, "flip, shift 6%, erase 25%"),
+        (PreprocessConfig(), 3, 19, "flip, shift 6%"),
+        (PreprocessConfig(erase=0.3), 3, 19, "flip, shift 6%, erase 30%"),
+        (PreprocessConfig(), 1, 40, "shift 12%"),
+        (PreprocessConfig(augment="digits", flip=True), 3, 40, "flip, shift 12%"),
+        (PreprocessConfig(augment="photos", erase=0.0), 1, 40, "flip, shift 6%"),
+        (PreprocessConfig(augment="none"), 3, 40, "none"),
         (
             PreprocessConfig(augment="none", rotate=10.0, policy="randaugment", mixup=0.2),
             3,
+            40,
             "rotate 10°, randaugment, mixup 0.2",
         ),
     ],
 )
 def test_a_preset_and_what_is_set_by_itself(
-    config: PreprocessConfig, channels: int, said: str
+    config: PreprocessConfig, channels: int, epochs: int, said: str
 ) -> None:
-    """Digits must not be mirrored; photos may."""
-    assert str(choose_augmentation(config, channels)) == said
+    """Digits must not be mirrored; photos may, and in few epochs nothing of them is erased."""
+    assert str(choose_augmentation(config, channels, epochs)) == said
 
 
 def test_nothing_to_turn_and_nothing_to_crop_is_the_picture_itself() -> None:

@@ -157,7 +157,7 @@ def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -
 
 def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
     """The first and last layers, norms and biases are not what Muon was made for."""
-    job = job_for("transformer", tmp_path)
+    job = job_for("transformer", tmp_path, "transformer.model.tokens=patches")
     model = build_learner(job, CPU, Shard()).model
     muon, adamw = build_optimizers(model, job.train)
     inside = {id(weight) for group in muon.param_groups for weight in group["params"]}
@@ -216,7 +216,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tmp_path: Path) -> Non
     """What does not fit into memory at once is still the same step; parts need not be equal."""
     extra = ["preprocess.augment=none", "train.epochs=1", "train.optimizer=sgd"]
     # An architecture without BatchNorm, which sees the parts.
-    job = job_for("transformer", tmp_path, *extra, "train.batch_size=66", "train.ema_decay=0.0")
+    extra += ["transformer.model.tokens=patches", "train.batch_size=66", "train.ema_decay=0.0"]
+    job = job_for("transformer", tmp_path, *extra)
     whole, parts = trained(job), trained(in_parts(job))
 
     assert job.key == in_parts(job).key
