@@ -19,9 +19,10 @@ TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
     "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
     "cnn": {
         "optimizer": "muon",
-        "learning_rate": 0.01,
+        "learning_rate": 0.0075,
         "weight_decay": 0.02,
         "momentum": 0.6,
+        "max_grad_norm": 0.0,  # Muon's steps have their length whatever the gradient's is
         "warmup": 0.15,
         "decay": "linear",
         "label_smoothing": 0.2,

@@ -114,14 +114,14 @@ class TrainConfig(Section):
     """How a model is trained. The defaults of learning rate and optimizer differ by architecture."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
+    """Passes over the training split; 0 means about 560,000 pictures, at least 8 and at most 40
     passes."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
     split, a power of two between 64 and 256."""
     start_size: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
     """Side of training pictures in the first steps, as a share of data.image_size. It grows to the
-    whole, which it is for the last 30 % of the steps; never below 16 pixels. Half of it takes a
+    whole, which it is for the last 40 % of the steps; never below 16 pixels. Half of it takes a
     quarter of the time, and early on a network learns as much from it. For the cnn and the transformer."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """`adamw`, `sgd` (with Nesterov momentum), or `muon` (for the matrices inside the network;
@@ -169,7 +169,7 @@ class TrainConfig(Section):
         return self.model_copy(
             update={
                 "batch_size": min(batch_size, num_train),
-                "epochs": self.epochs or min(40, max(8, round(500_000 / num_train))),
+                "epochs": self.epochs or min(40, max(8, round(560_000 / num_train))),
                 "imbalance": choose_imbalance(self.imbalance, class_counts),
             }
         )

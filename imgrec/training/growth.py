@@ -7,12 +7,14 @@ Source: Howard 2018, "progressive resizing" (fast.ai's DAWNBench entry); Touvron
 train-test resolution discrepancy" (arXiv:1906.06423), on why the last part must be at the full size.
 """
 
+import math
+
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-WHOLE_FROM = 0.7
+WHOLE_FROM = 0.6
 """Share of the steps after which pictures are whole."""
-STEPS_TO_WHOLE = 8
+STEPS_TO_WHOLE = 4
 """Sizes are multiples of this part of the whole, so that there are few of them."""
 LEAST_SIDE = 16
 
@@ -27,8 +29,9 @@ def share_of_side(start: float, progress: float, side: int) -> float:
     """
     least = min(1.0, max(start, LEAST_SIDE / side))
     grown = least + (1 - least) * progress / WHOLE_FROM
-    # The first of the sizes that is not smaller.
-    return min(1.0, -(-grown * STEPS_TO_WHOLE // 1) / STEPS_TO_WHOLE)
+    # The last of the sizes that is not larger. What is computed may be a hair below what it is.
+    passed = math.floor(grown * STEPS_TO_WHOLE + 1e-9) / STEPS_TO_WHOLE
+    return min(1.0, max(least, passed))
 
 
 def resized(images: Tensor, share: float) -> Tensor:
