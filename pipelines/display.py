@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -64,12 +65,19 @@ class _Row:
 
     @property
     def left(self) -> str:
-        """Time left, from what the last epoch took."""
+        """Time left, from what the last epoch took; those of larger pictures take longer."""
         if self.state == "searching":
             return self._search_left
         if self.state != "training" or not self.epoch_seconds:
             return ""
-        return duration((1 - self.share) * self.job.train.epochs * self.epoch_seconds)
+        ahead = self._costs[self.epoch :]
+        begun = self.step / self.job.steps_per_epoch * ahead[0] if ahead else 0.0
+        per_cost = self.epoch_seconds / self._costs[self.epoch - 1]
+        return duration((sum(ahead) - begun) * per_cost)
+
+    @cached_property
+    def _costs(self) -> list[float]:
+        return [self.job.cost(epoch) for epoch in range(self.job.train.epochs)]
 
     @property
     def _search_left(self) -> str:

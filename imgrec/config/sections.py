@@ -114,7 +114,7 @@ class TrainConfig(Section):
     """How a model is trained. The defaults of learning rate and optimizer differ by architecture."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Passes over the training split; 0 means about 560,000 pictures, at least 8 and at most 40
+    """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
     passes."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
@@ -169,7 +169,7 @@ class TrainConfig(Section):
         return self.model_copy(
             update={
                 "batch_size": min(batch_size, num_train),
-                "epochs": self.epochs or min(40, max(8, round(560_000 / num_train))),
+                "epochs": self.epochs or min(40, max(8, round(500_000 / num_train))),
                 "imbalance": choose_imbalance(self.imbalance, class_counts),
             }
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,15 @@ class FitJob:
 
     def mean_side(self, epoch: int) -> float:
         """The mean of the same over the steps of an epoch, counted from 0, in pixels."""
+        return min(self.image_shape[:2]) * statistics.fmean(self._shares_of_side(epoch))
+
+    def cost(self, epoch: int) -> float:
+        """What an epoch, counted from 0, costs beside one of whole pictures: their area."""
+        return statistics.fmean(share**2 for share in self._shares_of_side(epoch))
+
+    def _shares_of_side(self, epoch: int) -> list[float]:
         first = epoch * self.steps_per_epoch
-        shares = [self.share_of_side(first + step) for step in range(self.steps_per_epoch)]
-        return min(self.image_shape[:2]) * sum(shares) / len(shares)
+        return [self.share_of_side(first + step) for step in range(self.steps_per_epoch)]
 
     @property
     def key(self) -> str:

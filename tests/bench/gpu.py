@@ -10,6 +10,7 @@ training steps; evaluation, after every epoch, is told apart.
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -48,10 +49,8 @@ def measure(job: FitJob, device: torch.device) -> dict[str, Any]:
     rows = make_splits(store, job.data, job.seed).test
     test = evaluate(learner, Pictures(store, device), rows)
     images = job.train.epochs * job.steps_per_epoch * job.train.batch_size
-    sides = [job.mean_side(epoch) / min(job.image_shape[:2]) for epoch in range(job.train.epochs)]
-    # What a small picture costs goes with its area.
-    area = sum(side**2 for side in sides) / len(sides)
-    flops = training_flops(learner.model, job.image_shape) * area * images / training
+    cost = statistics.fmean(job.cost(epoch) for epoch in range(job.train.epochs))
+    flops = training_flops(learner.model, job.image_shape) * cost * images / training
     peak = peak_flops(card_name(device), str(learner.precision))
     return {
         "build_seconds": built - started,

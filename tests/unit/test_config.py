@@ -154,4 +154,4 @@ def test_epochs_and_batch_size_follow_the_amount_of_data() -> None:
     few, many = train.resolved([500, 500]), train.resolved([22_000] * 2)
 
     assert (few.epochs, few.batch_size) == (40, 64)
-    assert (many.epochs, many.batch_size) == (13, 256)
+    assert (many.epochs, many.batch_size) == (11, 256)

@@ -1,11 +1,17 @@
 """Pictures grow during training, and are whole at its end."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from imgrec.config import load_config
 from imgrec.errors import ConfigError
 from imgrec.training.growth import resized, share_of_side
+from pipelines.display import _Row
+from pipelines.prepare import prepare
+from tests.conftest import no_progress
 
 
 def test_pictures_grow_in_a_few_sizes_and_are_whole_for_the_last_part() -> None:
@@ -53,3 +59,20 @@ def test_published_networks_see_whole_pictures_unless_told_otherwise() -> None:
             None, ['data.source="digits"', 'archs=["cnn"]', f'cnn.model.backbone="{backbone}"']
         )
         assert config.branches[0].train.start_size == size
+
+
+def test_the_time_left_counts_larger_pictures_as_what_they_cost(tmp_path: Path) -> None:
+    """After 3 of 10 epochs of 16 of 32 pixels: 3 of 24 and 4 of 32 cost 9/4 and 4 times as much."""
+    config = load_config(None, [f"storage='{tmp_path}'", "archs=['cnn']", "train.epochs=10"])
+    job = replace(prepare(config, no_progress).jobs["cnn"], image_shape=(32, 32, 1))
+    row = _Row(job, state="training", epoch=3, epoch_seconds=4.0)
+
+    assert [round(job.cost(epoch), 2) for epoch in (0, 2, 3, 5, 6, 9)] == [
+        0.25,
+        0.25,
+        0.56,
+        0.56,
+        1,
+        1,
+    ]
+    assert row.left == "1 min 31 s"  # 3 x 9 s + 4 x 16 s
