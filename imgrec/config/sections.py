@@ -40,6 +40,10 @@ class DataConfig(Section):
     """Share of all pictures that chooses the best epoch, where the source has no split val."""
     test_fraction: Fraction = 0.2
     """Share of all pictures held out for the final score, where the source has no split test."""
+    keep: Literal["auto", "pixels", "jpeg"] = "auto"
+    """How the store keeps pictures: as `pixels`, which are read the fastest; or each as a `jpeg` of
+    them (quality 95), a tenth of the room for photos of 128 pixels, decoded whenever it is read.
+    `auto` takes pixels up to 64 GB, and half of what is free on the storage's disk."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
     """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
     itself refuses."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from imgrec.data.images import AnyImages
+
 Numbers = npt.NDArray[np.int64]
 HASH_BITS = 64
 # Near duplicates must also look alike: correlation of their pixels, and their mean difference.
@@ -44,7 +46,7 @@ def near_pairs(
     hashes: npt.NDArray[np.uint64],
     deviations: npt.NDArray[np.float32],
     digests: npt.NDArray[np.void],
-    images: npt.NDArray[np.uint8],
+    images: AnyImages,
     most_bits: int,
 ) -> tuple[Numbers, bool]:
     """Pairs of pictures that are not the same but look alike, (P, 2), each with the smaller first.
@@ -108,7 +110,7 @@ def _distance(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
     return np.bitwise_count(hashes[:, 0] ^ hashes[:, 1])
 
 
-def _look_alike(images: npt.NDArray[np.uint8], pairs: Numbers) -> npt.NDArray[np.bool_]:
+def _look_alike(images: AnyImages, pairs: Numbers) -> npt.NDArray[np.bool_]:
     first, second = (
         images[pairs[:, side]].reshape(len(pairs), -1).astype(np.float32) for side in (0, 1)
     )

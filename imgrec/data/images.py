@@ -17,6 +17,8 @@ import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
+from imgrec.data.decode import ImageShape
+from imgrec.data.encoded import EncodedImages
 from imgrec.errors import StorageError, reason_of
 
 FOLDER_VARIABLE = "IMGREC_CACHE"
@@ -24,6 +26,8 @@ FOLDER_VARIABLE = "IMGREC_CACHE"
 COPIED_AT_ONCE = 64 << 20
 LEFT_FREE = 1 << 30
 Images = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
+AnyImages = npt.NDArray[np.uint8] | EncodedImages
+"""What can be indexed as an array (N, H, W, C) uint8."""
 
 
 def new_images(path: Path, shape: Sequence[int]) -> Images:
@@ -80,17 +84,24 @@ def cache_folder() -> Path:
     return folder
 
 
-def all_images(folder: Path, key: str, count: int) -> Images:
+def all_images(folder: Path, key: str, count: int, image_shape: ImageShape) -> AnyImages:
     """The images of a store: in its only file, or in this machine's copy of its several.
+
+    Encoded ones are read where they lie, for they were too many for a disk like this machine's.
 
     Args:
         folder: Of the store.
         key: What it is called, also while it is being built elsewhere.
         count: How many there must be.
+        image_shape: Of each.
 
     Raises:
         StorageError: this machine has no room for the copy, or the store is not whole.
     """
+    if encoded := sorted(folder.glob("images-*.arrow")):
+        found = EncodedImages(encoded, image_shape)
+        _refuse_parts(folder, len(found), count)
+        return found
     pieces = sorted(folder.glob("images-*.npy"))
     if len(pieces) == 1:
         return _of(folder, [np.load(pieces[0], mmap_mode="r")], count)[0]
@@ -117,10 +128,14 @@ def refuse_without_room(needed: int) -> None:
 
 
 def _of(folder: Path, images: list[Images], count: int) -> list[Images]:
-    if sum(len(image) for image in images) != count:
+    _refuse_parts(folder, sum(len(image) for image in images), count)
+    return images
+
+
+def _refuse_parts(folder: Path, found: int, count: int) -> None:
+    if found != count:
         msg = f"{folder}: is not whole; remove it, and the next run prepares the pictures again"
         raise StorageError(msg)
-    return images
 
 
 def _put_together(images: Sequence[Images], path: Path) -> None:
@@ -161,6 +176,7 @@ def _refuse(home: Path, needed: int, free: int) -> None:
     if free < needed + LEFT_FREE:
         msg = (
             f"{home}: the pictures take {needed / 1e9:.1f} GB on the disk of each node, and "
-            f"{free / 1e9:.1f} GB can be had; set {FOLDER_VARIABLE} to a folder on another disk"
+            f"{free / 1e9:.1f} GB can be had; set {FOLDER_VARIABLE} to a folder on another disk, or data.keep "
+            f"to jpeg"
         )
         raise StorageError(msg)

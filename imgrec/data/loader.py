@@ -1,6 +1,8 @@
 """Batches straight from the store. Their order is a pure function of (seed, epoch, step)."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,12 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from imgrec.data.encoded import EncodedImages
+from imgrec.data.images import AnyImages
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 
 RESIDENT_SHARE = 0.25
 """Of the free memory of a GPU, which pictures may take as a whole."""
 COPIED_AT_ONCE = 64 << 20
+AHEAD = 1
 TURNS = 0xF11  # tells the draws of turns from those of orders
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) uint8 and labels (B,) int64, on the device."""
@@ -46,7 +51,8 @@ class Pictures:
     """A store's pictures and labels, for a device.
 
     A CPU reads them from the store's map as they are asked for. On a GPU they lie in its memory as a
-    whole where they take a small share of it; otherwise each batch is sent there.
+    whole where they take a small share of it; otherwise each batch is sent there. Encoded ones are
+    decoded a batch ahead.
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
@@ -70,13 +76,29 @@ class Pictures:
             labels = labels.pin_memory().to(self.device, non_blocking=True)
         return images, labels
 
+    def in_turn(self, choices: Iterable[Indices]) -> Iterator[tuple[Indices, Batch]]:
+        """A batch for each choice of rows, with the rows."""
+        if self._resident is not None or not isinstance(self._images, EncodedImages):
+            for rows in choices:
+                yield rows, self.take(rows)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[tuple[Indices, Future[Batch]]] = deque()
+            for rows in choices:
+                waiting.append((rows, pool.submit(self.take, rows)))
+                if len(waiting) > AHEAD:
+                    earlier, batch = waiting.popleft()
+                    yield earlier, batch.result()
+            for earlier, batch in waiting:
+                yield earlier, batch.result()
+
 
 def _free_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     return free
 
 
-def _copied(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+def _copied(images: AnyImages, device: torch.device) -> Tensor:
     """All of them on the device, by way of little memory here."""
     whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
     rows = max(1, COPIED_AT_ONCE // max(1, images[:1].nbytes))
@@ -117,9 +139,10 @@ def training_batches(
     order = balanced_order(rows, pictures.labels[rows], rng) if balanced else rng.permutation(rows)
     first_turns = np.random.default_rng([seed, TURNS]).random(len(pictures.labels)) < 0.5
     turns = torch.from_numpy(first_turns ^ bool(epoch % 2))
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size][shard.rank :: shard.world_size]
-        yield TrainingBatch(*pictures.take(chosen), turns[chosen].to(pictures.device))
+    starts = range(0, len(order) - batch_size + 1, batch_size)
+    choices = (order[start:][:batch_size][shard.rank :: shard.world_size] for start in starts)
+    for chosen, batch in pictures.in_turn(choices):
+        yield TrainingBatch(*batch, turns[chosen].to(pictures.device))
 
 
 def balanced_order(
@@ -151,5 +174,6 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This worker's share of a split, in order; over all workers every picture exactly once."""
     own = rows[shard.rank :: shard.world_size]
-    for start in range(0, len(own), batch_size):
-        yield pictures.take(own[start : start + batch_size])
+    choices = (own[start:][:batch_size] for start in range(0, len(own), batch_size))
+    for _, batch in pictures.in_turn(choices):
+        yield batch

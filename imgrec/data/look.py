@@ -23,6 +23,7 @@ from imgrec.data.decode import (
     fitted,
     read_picture,
 )
+from imgrec.data.encoded import encode_jpeg
 from imgrec.data.sources.sample import Content, Missing, read_all
 from imgrec.errors import DecodeError
 
@@ -56,27 +57,54 @@ class Looked:
         looks: Of those.
         reasons: Of the others.
         unread: How many of them could not be had at all, rather than be decoded.
+        encoded: The pictures that could be read, for a store that keeps them so.
     """
 
     kept: npt.NDArray[np.bool_]
     looks: Looks
     reasons: list[str]
     unread: int
+    encoded: list[bytes]
+
+
+class _Images:
+    """Where pictures in the shape of a store go: into the map of a .npy file, or to be sent back.
+
+    Pixels do not travel between processes, but JPEG bytes do: where each of them will lie in its file
+    is known only when all before it are encoded.
+    """
+
+    def __init__(self, images_file: Path) -> None:
+        self._images = (
+            np.load(images_file, mmap_mode="r+") if images_file.suffix == ".npy" else None
+        )
+        self.encoded: list[bytes] = []
+
+    def put(self, row: int, pixels: Pixels) -> None:
+        """The pixels (H, W, C) of a row."""
+        if self._images is None:
+            self.encoded.append(encode_jpeg(pixels))
+        else:
+            self._images[row] = pixels
 
 
 def look_at(
-    start: int, contents: Sequence[Content], images_file: Path, config: DataConfig
+    start: int,
+    contents: Sequence[Content],
+    images_file: Path,
+    image_shape: ImageShape,
+    config: DataConfig,
 ) -> Looked:
-    """Decode what lies there, write it into the images (N, H, W, C) of a file, and describe it.
+    """Decode what lies there, put it where the images (N, H, W, C) of a store are, and describe it.
 
     Args:
         start: Which row of the images belongs to the first of the contents.
         contents: Where the pictures are.
-        images_file: A .npy file. Pixels do not travel between processes; they are written here.
-        config: How they are brought to the shape of the images.
+        images_file: Of the store; of pixels (.npy), or encoded.
+        image_shape: Height, width, channels of the images.
+        config: How they are brought to that shape.
     """
-    images = np.load(images_file, mmap_mode="r+")
-    image_shape = images.shape[1:]
+    images = _Images(images_file)
     kept = np.ones(len(contents), dtype=bool)
     thumbnails = np.empty((len(contents), THUMBNAIL, THUMBNAIL), dtype=np.float32)
     small: dict[int, Pixels] = {}
@@ -90,7 +118,7 @@ def look_at(
                 unread += not isinstance(contents[place], Missing)
                 raise content
             picture = read_picture(content, max_pixels=config.max_pixels)
-            images[start + place] = _shaped(content, picture, image_shape, config)
+            images.put(start + place, _shaped(content, picture, image_shape, config))
         except DecodeError as error:
             kept[place] = False
             reasons.append(str(error))
@@ -107,22 +135,26 @@ def look_at(
         colors = np.stack(list(small.values())).astype(np.float32)
         # Whole numbers below 2**24 all the way, so exact, and twice as fast as in integers.
         thumbnails[list(small)] = np.floor((colors @ LUMA + 0x8000) / 0x10000)
-    return Looked(kept, _looks(digests, headers, thumbnails[kept]), reasons, unread)
+    looks = _looks(digests, headers, thumbnails[kept])
+    return Looked(kept, looks, reasons, unread, images.encoded)
 
 
 def only_write(
-    start: int, contents: Sequence[Content], images_file: Path, config: DataConfig
-) -> int:
-    """Write the images of contents that could be read before; how many."""
-    images = np.load(images_file, mmap_mode="r+")
+    start: int,
+    contents: Sequence[Content],
+    images_file: Path,
+    image_shape: ImageShape,
+    config: DataConfig,
+) -> tuple[int, list[bytes]]:
+    """Put the images of contents that could be read before where they belong; how many, and encoded."""
+    images = _Images(images_file)
     for place, content in enumerate(read_all(contents)):
         if isinstance(content, DecodeError):
             msg = f"{contents[place]}: could be read a moment ago, and now {content}"
             raise DecodeError(msg)
-        images[start + place] = decode(
-            content, images.shape[1:], resize=config.resize, max_pixels=config.max_pixels
-        )
-    return len(contents)
+        pixels = decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
+        images.put(start + place, pixels)
+    return len(contents), images.encoded
 
 
 def _shaped(

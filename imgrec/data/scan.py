@@ -6,9 +6,11 @@ all its cores; a cluster on many side by side.
 
 import hashlib
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import Header, ImageShape, read_header
+from imgrec.data.encoded import EncodedFile
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looked, Looks, look_at, only_write
 from imgrec.data.parallel import map_in_chunks
@@ -32,12 +35,16 @@ Progress = Callable[[str, int, int], None]
 Advance = Callable[[int], None]
 """Called with how many more are done."""
 Result = TypeVar("Result")
-PIECE = "images-{:05}.npy"
+MOST_PIXEL_BYTES = 64 << 30
+MOST_OF_THE_DISK = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a source, and the file that its images (n, H, W, C) are written to."""
+    """A stretch of a source, and the file that its images (n, H, W, C) are written to.
+
+    A .npy file of pixels, or an .arrow file of encoded pictures.
+    """
 
     contents: Sequence[Content]
     images_file: Path
@@ -53,8 +60,8 @@ class Places(Protocol):
     def label(self) -> str:
         """What is being done, for people; known once `cut` was called."""
 
-    def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:
-        """Into which pieces, when an image takes so many bytes."""
+    def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:
+        """Into which pieces, when the pixels of an image take so many bytes."""
 
     def work(
         self,
@@ -78,7 +85,7 @@ class OneMachine:
         """What is being done."""
         return "decoding"
 
-    def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:  # noqa: ARG002
+    def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:  # noqa: ARG002
         """One piece."""
         return [slice(0, len(contents))]
 
@@ -113,6 +120,7 @@ class Scan:
         samples: The readable ones, in the source's order.
         looks: What is known of each, (N,) of LOOK.
         image_shape: Height, width and channels of the images that were written.
+        encoded: Whether they were written as JPEG and not as pixels.
         fingerprint: SHA-256 (hex) over decoded contents, classes and splits, independent of file
             names, formats, their order and where the source lies.
         rejected: The samples left out, sorted by id.
@@ -121,6 +129,7 @@ class Scan:
     samples: tuple[Sample, ...]
     looks: Looks
     image_shape: ImageShape
+    encoded: bool
     fingerprint: str
     rejected: tuple[Rejected, ...]
 
@@ -133,7 +142,7 @@ def scan(
     places: Places,
     progress: Progress,
 ) -> Scan:
-    """Decode everything once, in parallel, and write the images to files `images-00000.npy` and on.
+    """Decode everything once, in parallel, and write the images to files `images-00000` and on.
 
     Which shape they are to have is known only when all have been seen. It is guessed from a few
     first; where the guess was wrong, they are decoded again.
@@ -143,9 +152,11 @@ def scan(
     """
     shape = guess_shape(samples, config)
     contents = [sample.content for sample in samples]
+    encoded = is_to_be_encoded(config, len(samples) * math.prod(shape), folder)
+    name = "images-{:05}.arrow" if encoded else "images-{:05}.npy"
     pieces = [
-        Piece(contents[cut], folder / PIECE.format(number))
-        for number, cut in enumerate(places.cut(contents, math.prod(shape)))
+        Piece(contents[cut], folder / name.format(number))
+        for number, cut in enumerate(places.cut(contents, math.prod(shape), encoded=encoded))
     ]
     advance = _Count(progress, places.label(), len(samples))
     reading = partial(read_piece, shape=shape, config=config)
@@ -174,6 +185,7 @@ def scan(
         samples=readable,
         looks=looks,
         image_shape=true_shape,
+        encoded=encoded,
         fingerprint=_fingerprint(readable, looks),
         rejected=tuple(sorted(rejected, key=lambda reject: reject.id)),
     )
@@ -191,25 +203,35 @@ class _Count:
         self._progress(self._what, self._done, self._total)
 
 
+def is_to_be_encoded(config: DataConfig, pixel_bytes: int, folder: Path) -> bool:
+    """Whether pictures are kept as JPEG: asked for, or because all their pixels take too much room."""
+    if config.keep != "auto":
+        return config.keep == "jpeg"
+    room = MOST_OF_THE_DISK * shutil.disk_usage(folder).free
+    return pixel_bytes > min(MOST_PIXEL_BYTES, room)
+
+
 def read_piece(
     piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> Looked:
     """Decode a piece, write the images of what can be read, and describe them."""
-    new_images(piece.images_file, (len(piece.contents), *shape))
     found = []
-    for looked in map_in_chunks(
-        look_at, piece.contents, piece.images_file, config, workers=processes
-    ):
-        found.append(looked)
-        advance(len(looked.kept))
+    with _new_file(piece, shape) as add:
+        for looked in map_in_chunks(
+            look_at, piece.contents, piece.images_file, shape, config, workers=processes
+        ):
+            add(looked.encoded)
+            found.append(replace(looked, encoded=[]))
+            advance(len(looked.kept))
     kept = np.concatenate([one.kept for one in found])
-    if not kept.all():
+    if piece.images_file.suffix == ".npy" and not kept.all():
         keep_rows(piece.images_file, np.flatnonzero(kept))
     return Looked(
         kept=kept,
         looks=np.concatenate([one.looks for one in found]),
         reasons=[reason for one in found for reason in one.reasons],
         unread=sum(one.unread for one in found),
+        encoded=[],
     )
 
 
@@ -217,11 +239,23 @@ def write_piece(
     piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> None:
     """Write the images of contents that could be read before."""
-    new_images(piece.images_file, (len(piece.contents), *shape))
-    for count in map_in_chunks(
-        only_write, piece.contents, piece.images_file, config, workers=processes
-    ):
-        advance(count)
+    with _new_file(piece, shape) as add:
+        for count, encoded in map_in_chunks(
+            only_write, piece.contents, piece.images_file, shape, config, workers=processes
+        ):
+            add(encoded)
+            advance(count)
+
+
+@contextmanager
+def _new_file(piece: Piece, shape: ImageShape) -> Iterator[Callable[[list[bytes]], None]]:
+    """The file of a piece, and how encoded pictures get into it; pixels are written where they are made."""
+    if piece.images_file.suffix == ".npy":
+        new_images(piece.images_file, (len(piece.contents), *shape))
+        yield lambda _: None
+        return
+    with EncodedFile(piece.images_file) as file:
+        yield file.add
 
 
 def guess_shape(samples: Sequence[Sample], config: DataConfig) -> ImageShape:

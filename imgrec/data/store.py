@@ -1,6 +1,7 @@
 """Pictures decoded once into memory-mapped arrays, shared by every worker and every later run.
 
-A store is a folder named by its key: `images-00000.npy` (N, H, W, C) uint8, `labels.npy` (N,) int64,
+A store is a folder named by its key: `images-00000.npy` (N, H, W, C) uint8 (or `images-00000.arrow`, of
+pictures that are encoded because they are too many: `data/encoded.py`), `labels.npy` (N,) int64,
 `splits.npy` (N,) int8, `groups.npy` (N,) int64, `looks.npy` (N,) of LOOK, `near.npy` (P, 2),
 `samples.csv`, `quarantine.csv` and `store.json`. It is written under another name and renamed when
 complete, so a store that exists is whole.
@@ -30,14 +31,14 @@ import numpy.typing as npt
 from imgrec.config import DataConfig
 from imgrec.data.decode import DECODER_VERSION, ImageShape
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
-from imgrec.data.images import Images, all_images
+from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import OneMachine, Places, Progress, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
 
 NO_SPLIT = -1
-STORE_VERSION = 3
+STORE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class Store:
     near_cut_off: bool
 
     @cached_property
-    def images(self) -> Images:
-        """(N, H, W, C) uint8, memory-mapped, read-only.
+    def images(self) -> AnyImages:
+        """(N, H, W, C) uint8, memory-mapped, read-only; encoded ones are decoded as they are read.
 
         Raises:
             StorageError: they are to be put together on this machine's disk, and do not fit.
         """
-        return all_images(self.folder, self.folder.name, len(self.labels))
+        return all_images(self.folder, self.folder.name, len(self.labels), self.image_shape)
 
     @property
     def quarantine_file(self) -> Path:
@@ -186,6 +187,7 @@ def _key(found: Scan, config: DataConfig) -> str:
             [[sample.id, sample.label, sample.split] for sample in found.samples],
             [[reject.id, reject.label, reject.reason] for reject in found.rejected],
             found.image_shape,
+            found.encoded,
             config.resize,
             config.near_duplicates,
             DECODER_VERSION,
@@ -205,7 +207,7 @@ def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
-    images = all_images(folder, key, len(samples))
+    images = all_images(folder, key, len(samples), found.image_shape)
     near, cut_off = near_pairs(
         looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
     )

@@ -44,7 +44,7 @@ class AllNodes:
         """What is being done, and by whom."""
         return self._label
 
-    def cut(self, contents: Sequence[Content], row_bytes: int) -> list[slice]:
+    def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:
         """A few pieces for each core, of at least a thousand pictures.
 
         Raises:
@@ -52,11 +52,12 @@ class AllNodes:
         """
         if len(contents) <= WORTH_A_POOL or isinstance(contents[0], Pixels):
             self._label = self._alone.label()
-            return self._alone.cut(contents, row_bytes)
+            return self._alone.cut(contents, row_bytes, encoded=encoded)
         if blind := self._blind(contents):
             self._label = f"{blind} does not see the pictures, so one node alone is decoding"
-            return self._alone.cut(contents, row_bytes)
-        refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
+            return self._alone.cut(contents, row_bytes, encoded=encoded)
+        if not encoded:
+            refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
         rows = math.ceil(len(contents) / (PIECES_PER_CORE * self._places))
         rows = max(WORTH_A_POOL, min(rows, MOST_PIECE_BYTES // row_bytes))
         return [slice(start, start + rows) for start in range(0, len(contents), rows)]
@@ -146,9 +147,10 @@ class AllNodes:
 def _work(function: Work[Result], piece: Piece) -> Result:
     """On a node, in the one core of a task."""
     found = function(piece, 1, lambda _: None)
-    # What is done is on the storage, where others look for it.
-    images = np.load(piece.images_file, mmap_mode="r+")
-    images.flush()
+    if piece.images_file.suffix == ".npy":
+        # What is done is on the storage, where others look for it.
+        images = np.load(piece.images_file, mmap_mode="r+")
+        images.flush()
     return found
 
 

@@ -63,7 +63,7 @@ def same(one: Store, other: Store) -> bool:
     return (
         one.folder.name == other.folder.name
         and one.fingerprint == other.fingerprint
-        and np.array_equal(one.images, other.images)
+        and np.array_equal(one.images[:], other.images[:])
         and np.array_equal(one.labels, other.labels)
         and one.ids() == other.ids()
         and one.rejected() == other.rejected()
@@ -92,6 +92,19 @@ def test_tasks_make_the_store_that_one_machine_makes(
     assert spread_out.images.filename == (cache_folder() / f"{spread_out.folder.name}.npy")
 
 
+def test_tasks_encode_the_pictures_that_one_machine_encodes(
+    nodes: AllNodes, tmp_path: Path
+) -> None:
+    """They stay where they lie, for they may be too many for a node's disk."""
+    config = photos(tmp_path / "photos", 12).model_copy(update={"keep": "jpeg"})
+    alone = prepare_store(config, tmp_path / "alone", progress=no_progress)
+    spread_out = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+
+    assert same(alone, spread_out)
+    assert len(list(spread_out.folder.glob("images-*.arrow"))) == 120 // PIECE
+    assert not copy_of(spread_out).exists()
+
+
 def copy_of(store: Store) -> Path:
     return cache_folder() / f"{store.folder.name}.npy"
 
@@ -103,7 +116,7 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
     config = photos(tmp_path / "photos", 12)
     store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
     made = copy_of(store).stat().st_ino
-    all_images(store.folder, store.folder.name, 119)
+    all_images(store.folder, store.folder.name, 119, store.image_shape)
     assert copy_of(store).stat().st_ino == made
     copy_of(store).unlink()
     said: list[str] = []
@@ -122,7 +135,7 @@ def test_a_store_with_a_piece_missing_is_not_copied(nodes: AllNodes, tmp_path: P
     copy_of(store).unlink()
     (store.folder / "images-00002.npy").unlink()
     with pytest.raises(StorageError, match="not whole; remove it"):
-        all_images(store.folder, store.folder.name, 119)
+        all_images(store.folder, store.folder.name, 119, store.image_shape)
     assert not copy_of(store).exists()
 
 
@@ -149,13 +162,13 @@ def test_the_copy_used_longest_ago_makes_room(
 
     disk(-(8 << 30))
     with pytest.raises(StorageError, match=FOLDER_VARIABLE):
-        all_images(store.folder, store.folder.name, 119)
+        all_images(store.folder, store.folder.name, 119, store.image_shape)
     assert old.exists()
     assert older.exists()
     assert not left_over.exists()
 
     disk(0)
-    assert len(all_images(store.folder, store.folder.name, 119)) == 119
+    assert len(all_images(store.folder, store.folder.name, 119, store.image_shape)) == 119
     assert old.exists()
     assert not older.exists()
 
@@ -214,5 +227,5 @@ def test_pictures_that_a_node_does_not_see_are_decoded_here(nodes: AllNodes) -> 
     (node,) = machines()
     contents = [OfThisProcess()] * (PIECE + 1)
 
-    assert nodes.cut(contents, 100) == [slice(0, PIECE + 1)]
+    assert nodes.cut(contents, 100, encoded=False) == [slice(0, PIECE + 1)]
     assert f"{node.address} does not see the pictures" in nodes.label()

@@ -1,0 +1,160 @@
+"""Pictures kept as JPEG, where the pixels of all would take too much room.
+
+A file of them is an Arrow file (IPC) with one column of bytes: a format that others read too, and from which
+any row can be had at once through a memory map; from parquet one would have to read a group of rows for
+each. Training asks for pictures in random order.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from imgrec.data.decode import ImageShape, Pixels
+from imgrec.errors import StorageError, reason_of
+
+QUALITY = 95
+COLUMN = "jpeg"
+WORTH_THREADS = 64
+
+
+def encode_jpeg(pixels: Pixels) -> bytes:
+    """Pixels (H, W, C) of a store to a JPEG without thinned out colours."""
+    grey = pixels.shape[2] == 1
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels),
+        quality=QUALITY,
+        colorspace="GRAY" if grey else "RGB",
+        colorsubsampling="Gray" if grey else "444",
+    )
+
+
+class EncodedFile:
+    """A new file of encoded pictures, for a `with`; they are added in order.
+
+    Raises:
+        StorageError: there is no room.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - 0.2 s, and most stores are of pixels
+
+        self._path = path
+        self._schema = pa.schema([(COLUMN, pa.large_binary())])
+        try:
+            self._file = pa.ipc.new_file(str(path), self._schema)
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def add(self, encoded: Sequence[bytes]) -> None:
+        """Write some more."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        column = pa.array(encoded, type=pa.large_binary())
+        try:
+            self._file.write_batch(pa.record_batch([column], schema=self._schema))
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as full:
+            if error is None:
+                raise self._no_room(full) from full
+
+    def _no_room(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._path}: {reason_of(error)}")
+
+
+class EncodedImages:
+    """Files of encoded pictures, read as if they were one array (N, H, W, C) uint8.
+
+    Args:
+        files: One after the other.
+        image_shape: Height, width, channels.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, files: Sequence[Path], image_shape: ImageShape) -> None:
+        self._files = files
+        self._image_shape = image_shape
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+        return (len(self), *self._image_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """What the pixels would take."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[np.uint8]:
+        """Pixels (n, H, W, C) of rows: an array or a list of them, or a slice; (H, W, C) of one."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        chosen = np.atleast_1d(rows)
+        chosen = np.where(chosen < 0, chosen + len(self), chosen)
+        pixels = np.empty((len(chosen), *self._image_shape), dtype=np.uint8)
+
+        def decode(places: range) -> None:
+            for place in places:
+                self._decode(int(chosen[place]), pixels[place])
+
+        if len(chosen) < WORTH_THREADS:
+            decode(range(len(chosen)))
+        else:
+            # libjpeg lets go of the interpreter, so threads do.
+            threads = len(os.sched_getaffinity(0))
+            parts = [range(first, len(chosen), threads) for first in range(threads)]
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(decode, parts))
+        return pixels[0] if isinstance(rows, int | np.integer) else pixels
+
+    def _decode(self, row: int, into: npt.NDArray[np.uint8]) -> None:
+        batch = int(np.searchsorted(self._starts, row, side="right")) - 1
+        offsets, content = self._batches[batch]
+        first, end = offsets[row - self._starts[batch] :][:2].tolist()
+        grey = self._image_shape[2] == 1
+        into[...] = simplejpeg.decode_jpeg(content[first:end], "GRAY" if grey else "RGB")
+
+    @cached_property
+    def _batches(self) -> list[tuple[npt.NDArray[np.int64], memoryview]]:
+        """Of each batch of rows, where each begins and ends, and the bytes: mapped, not read."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        batches = []
+        for file in self._files:
+            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            for chunk in table.column(COLUMN).chunks:
+                _, offsets, content = chunk.buffers()
+                begin = chunk.offset
+                numbers = np.frombuffer(offsets, dtype=np.int64)[begin : begin + len(chunk) + 1]
+                batches.append((numbers, memoryview(content or b"").cast("B")))
+        return batches
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """The first row of each batch, and behind them how many rows there are."""
+        return np.cumsum([0, *(len(offsets) - 1 for offsets, _ in self._batches)])
