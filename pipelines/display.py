@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgrec.config import Arch, Config
+from imgrec.data.encoded import EncodedImages
 from imgrec.distributed.events import Progress, Started, Step
 from imgrec.distributed.search import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.training.learner import FitJob
@@ -155,6 +156,7 @@ class Display:
         self._line(
             f"data: {len(store.labels):,} pictures, {len(store.class_names)} classes "
             f"({counts}); data.image_size {height} x {width}, {'RGB' if channels == 3 else 'grey'}"
+            f"{', kept as JPEG' if isinstance(store.images, EncodedImages) else ''}"
         )
         for problem in prepared.findings.problems:
             if problem.level == "warning":

@@ -57,6 +57,7 @@ class Pictures:
 
     def __init__(self, store: Store, device: torch.device) -> None:
         self.labels = store.labels
+        self.image_shape = store.image_shape
         self.device = device
         self._images = store.images
         self._resident = None
@@ -65,20 +66,30 @@ class Pictures:
 
     def take(self, rows: Indices) -> Batch:
         """Those of the rows, as a batch."""
+        if self._resident is None:
+            return self.batch_of(rows, self._images[rows])
+        labels = torch.from_numpy(self.labels[rows]).to(self.device)
+        chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        return self._resident[chosen].permute(0, 3, 1, 2), labels
+
+    def batch_of(self, rows: Indices, pixels: npt.NDArray[np.uint8]) -> Batch:
+        """The pixels (B, H, W, C) of the rows, as a batch."""
         labels = torch.from_numpy(self.labels[rows])
-        # (B, H, W, C) seen as (B, C, H, W) is channels_last already, which convolutions like best.
-        if self._resident is not None:
-            chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
-            return self._resident[chosen].permute(0, 3, 1, 2), labels.to(self.device)
-        images = torch.from_numpy(self._images[rows]).permute(0, 3, 1, 2)
+        # Seen as (B, C, H, W) it is channels_last already, which convolutions like best.
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.device.type != "cpu":
             images = images.pin_memory().to(self.device, non_blocking=True)
             labels = labels.pin_memory().to(self.device, non_blocking=True)
         return images, labels
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether all of them lie in the device's memory."""
+        return self._resident is not None
+
     def in_turn(self, choices: Iterable[Indices]) -> Iterator[tuple[Indices, Batch]]:
         """A batch for each choice of rows, with the rows."""
-        if self._resident is not None or not isinstance(self._images, EncodedImages):
+        if self.is_resident or not isinstance(self._images, EncodedImages):
             for rows in choices:
                 yield rows, self.take(rows)
             return

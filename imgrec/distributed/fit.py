@@ -21,7 +21,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.demand import Demand, plan_demand
+from imgrec.distributed.demand import Demand, plan_demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
 from imgrec.distributed.worker import PROFILE, Errand, work
@@ -134,6 +134,7 @@ def fit_on_workers(
     demand = plan_demand(session.nodes, cluster)
     refuse_batches_below(cluster.most_workers, jobs.values())
     names = list(jobs)
+    shares = [names[first :: demand.room] for first in range(min(demand.room, len(names)))]
 
     def start(chosen: list[str]) -> _Lane:
         lane = f"lane-{chosen[0]}"
@@ -146,10 +147,11 @@ def fit_on_workers(
             mailbox=session.mailbox,
             resume={name: resume[name] for name in chosen if name in resume},
             profile=profile,
+            spare=spare_cores(session.nodes, demand, len(shares)),
         )
         return _Lane(session, errand, _trainer(errand, demand, cluster, storage), on_event)
 
-    lanes = [start(names[first :: demand.room]) for first in range(min(demand.room, len(names)))]
+    lanes = [start(share) for share in shares]
     while lanes:
         for lane in list(lanes):
             lane.thread.join(POLL_SECONDS / len(lanes))

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.torch import get_device
 
-from imgrec.data.loader import Shard
+from imgrec.data.loader import Pictures, Shard
+from imgrec.data.store import open_store
 from imgrec.distributed.events import (
     Event,
     Failed,
@@ -27,6 +28,7 @@ from imgrec.distributed.events import (
     Step,
     as_report,
 )
+from imgrec.distributed.stream import StreamedPictures, worth_streaming
 from imgrec.errors import ImgrecError, StorageError, full_disk
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
@@ -56,6 +58,7 @@ class Errand:
         milestones: Epochs after which to write a checkpoint in any case.
         report_all: Report every epoch to Ray, for whoever may stop the lane.
         profile: Leave a trace of some steps beside the result.
+        spare: Cores of the cluster that no worker holds, for each worker.
     """
 
     lane: str
@@ -68,6 +71,7 @@ class Errand:
     milestones: frozenset[int] = frozenset()
     report_all: bool = False
     profile: bool = False
+    spare: int = 0
 
 
 def work(config: dict[str, Any]) -> None:
@@ -180,11 +184,22 @@ class _Worker:
         )
         folder = self.errand.results / self.name
         with self._profiled(folder):
-            fit(learner, on_epoch=self._on_epoch, on_step=self._on_step)
+            fit(
+                learner,
+                on_epoch=self._on_epoch,
+                on_step=self._on_step,
+                pictures=self._pictures(job.store, learner.device),
+            )
         if self.shard.rank == 0:
             save_state(folder, learner.result())
             self.tell(Finished(str(folder)))
             self.wait_until_told()
+
+    def _pictures(self, folder: Path, device: torch.device) -> Pictures | None:
+        store = open_store(folder)
+        if worth_streaming(store, self.errand.spare):
+            return StreamedPictures(store, device, self.errand.spare)
+        return None
 
     @contextlib.contextmanager
     def _profiled(self, folder: Path) -> Iterator[None]:

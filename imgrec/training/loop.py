@@ -63,6 +63,7 @@ def fit(
     *,
     on_epoch: Callable[[EpochReport], None],
     on_step: Callable[[int, int], None] = ignore_step,
+    pictures: Pictures | None = None,
 ) -> None:
     """Train from where the learner stands to the last epoch; `learner.best` is the result.
 
@@ -70,6 +71,7 @@ def fit(
         learner: Fresh, or restored from a checkpoint.
         on_epoch: Called after every epoch, when `learner.save` would be consistent.
         on_step: Called after every step with the epoch (from 1) and the step in it (from 1).
+        pictures: Those of the job's store, where they come from elsewhere.
 
     Raises:
         DivergedError: the loss of an epoch is not a number.
@@ -77,7 +79,7 @@ def fit(
     job = learner.job
     store = open_store(job.store)
     splits = make_splits(store, job.data, job.seed)
-    pictures = Pictures(store, learner.device)
+    pictures = pictures or Pictures(store, learner.device)
     learner.clock.take()
     for epoch in range(learner.epochs_done, job.train.epochs):
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from imgrec.config import ClusterConfig, SearchConfig
-from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials
+from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials, spare_cores
 from imgrec.distributed.session import Node
 from imgrec.errors import ClusterError
 
@@ -90,3 +90,22 @@ def test_trials_that_never_fit_are_refused_with_the_numbers(
     """Ray would wait for ever."""
     with pytest.raises(ClusterError, match=said):
         plan_trials([Node(*node) for node in nodes], SearchConfig(**settings), ClusterConfig())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "lanes", "spare"),
+    [
+        ([(2, 0)], {}, 1, 0),
+        ([(2, 0)], {"cpus_per_worker": 1}, 1, 1),
+        ([(2, 0)], {"cpus_per_worker": 1}, 2, 0),
+        ([(16, 4), (64, 0)], {"workers": 4}, 1, 16),
+        ([(2, 0)], {"workers": (1, 4)}, 1, 0),
+    ],
+)
+def test_what_no_worker_holds_is_divided_among_the_workers(
+    nodes: list[tuple[int, int]], settings: dict[str, object], lanes: int, spare: int
+) -> None:
+    """A node without a GPU has cores that can decode for those with one."""
+    every = [Node(*node) for node in nodes]
+    demand = plan_demand(every, ClusterConfig(**settings))
+    assert spare_cores(every, demand, lanes) == spare

@@ -1,0 +1,78 @@
+"""Encoded pictures that Ray Data decodes are those that a worker decodes for itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imgrec.config import ClusterConfig, DataConfig, load_config
+from imgrec.data.loader import Pictures, Shard
+from imgrec.data.store import prepare_store
+from imgrec.distributed import stream
+from imgrec.distributed.fit import Fitted, fit_on_workers
+from imgrec.distributed.session import Session, ray_session
+from imgrec.distributed.stream import StreamedPictures, worth_streaming
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import fit
+from pipelines.prepare import prepare
+from tests.conftest import no_progress
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One local Ray for the module: two at once disturb each other."""
+    log_file = tmp_path_factory.mktemp("logs") / "ray.log"
+    with ray_session(ClusterConfig(), log_file, cpus=2) as up:
+        yield up
+
+
+@pytest.mark.usefixtures("session")
+def test_a_stream_has_the_batches_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any length, an empty one among them, over several streams."""
+    monkeypatch.setattr(stream, "BATCHES_AT_ONCE", 4)
+    store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
+    rng = np.random.default_rng(0)
+    choices = [rng.integers(0, len(store.labels), size) for size in (64, 1, 64, 0, 100, 7)]
+    streamed = list(StreamedPictures(store, CPU, 1).in_turn(iter(choices)))
+    plain = list(Pictures(store, CPU).in_turn(choices))
+
+    assert len(streamed) == len(choices)
+    for (rows, one), (_, other) in zip(streamed, plain, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+        assert one[0].shape[0] == len(rows)
+
+
+def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: Path) -> None:
+    """One core trains; the other decodes, where it is told to, and else has nothing to do."""
+    settings = [f"storage='{tmp_path}'", "data.keep=jpeg", "archs=['ann']", "train.epochs=2"]
+    job = prepare(load_config(None, settings), no_progress).jobs["ann"]
+    cluster = ClusterConfig(cpus_per_worker=1)
+    fits = fit_on_workers(
+        session, {"ann": job}, cluster, storage=tmp_path / "ray", on_event=lambda *_: None
+    )
+    ((_, outcome),) = fits
+    plain = build_learner(job, CPU, Shard())
+    fit(plain, on_epoch=lambda _: None)
+
+    assert isinstance(outcome, Fitted)
+    for streamed, alone in zip(outcome.history, plain.history, strict=True):
+        assert streamed["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
+
+
+def test_only_encoded_pictures_are_streamed_and_only_where_a_core_is_free(tmp_path: Path) -> None:
+    """A stream would wait for ever for a core that workers hold."""
+    pixels, jpeg = (
+        prepare_store(DataConfig(keep=keep), tmp_path, progress=no_progress)
+        for keep in ("pixels", "jpeg")
+    )
+    assert worth_streaming(jpeg, 1)
+    assert not worth_streaming(jpeg, 0)
+    assert not worth_streaming(pixels, 8)
