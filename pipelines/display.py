@@ -284,6 +284,8 @@ class Display:
                     self._line(f"{arch}: going on after epoch {done}, which was trained before")
                 row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
+                if event.decoders:
+                    workers += f", each with {event.decoders} more to decode pictures"
                 self._line(f"{arch}: training on {workers}, {event.device}, {event.precision}")
             case Step(epoch=epoch, step=step):
                 if epoch == row.epoch + 1:

@@ -96,7 +96,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, 
 
 
 def model_metrics(
-    fitted: Fitted, classifier: Classifier, evaluation: Evaluation
+    fitted: Fitted, job: FitJob, classifier: Classifier, evaluation: Evaluation
 ) -> dict[str, float]:
     """What a model came to, in numbers; its run keeps them, and all reports are made of them."""
     return (
@@ -111,17 +111,15 @@ def model_metrics(
             "restarts": fitted.restarts,
             "parameters": count_parameters(classifier.model),
         }
-        | _throughput(fitted, classifier)
+        | _throughput(fitted, job, classifier)
     )
 
 
-def _throughput(fitted: Fitted, classifier: Classifier) -> dict[str, float]:
+def _throughput(fitted: Fitted, job: FitJob, classifier: Classifier) -> dict[str, float]:
     """How much was computed; on a GPU also what share of what it could."""
-    card = classifier.card
-    flops = training_flops(classifier.model, card.image_shape)
-    whole = min(card.image_shape[:2])
-    # In the time of one picture of each epoch; what a smaller one takes goes by its pixels.
-    done = sum(flops * (epoch["image_side"] / whole) ** 2 for epoch in fitted.history)
+    flops = training_flops(classifier.model, classifier.card.image_shape)
+    # In the time of one picture of each epoch.
+    done = sum(flops * job.cost(epoch) for epoch in range(len(fitted.history)))
     rate = done / sum(1 / epoch["images_per_second"] for epoch in fitted.history)
     metrics = {"training_flops": float(flops), "flops_per_second": rate}
     if fitted.device == "cuda":

@@ -121,7 +121,7 @@ class _Model:
         self._display.evaluating(self._arch)
         classifier = build_classifier(self._ledger.config, prepared, self._job, fitted.best)
         evaluation = evaluate(classifier, prepared, self._job)
-        metrics = model_metrics(fitted, classifier, evaluation)
+        metrics = model_metrics(fitted, self._job, classifier, evaluation)
         for file in fitted.profile:
             self._run.log_file(file)
         if self._done not in {"evaluate", "register"}:

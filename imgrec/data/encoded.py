@@ -50,9 +50,10 @@ class EncodedFile:
         self._path = path
         self._schema = pa.schema([(COLUMN, pa.large_binary())])
         try:
-            self._file = pa.ipc.new_file(str(path), self._schema)
+            self._disk = path.open("wb")
         except OSError as error:
             raise self._no_room(error) from error
+        self._file = pa.ipc.new_file(self._disk, self._schema)
 
     def add(self, encoded: Sequence[bytes]) -> None:
         """Write some more."""
@@ -74,7 +75,10 @@ class EncodedFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._file.close()
+            with self._disk:
+                self._file.close()
+                self._disk.flush()
+                os.fsync(self._disk.fileno())  # where a shared disk says that it is full
         except OSError as full:
             if error is None:
                 raise self._no_room(full) from full
@@ -89,6 +93,12 @@ class EncodedImages:
     Args:
         files: One after the other.
         image_shape: Height, width, channels.
+
+    Attributes:
+        threads: That decode; all cores of this process, unless somebody knows better.
+
+    Raises:
+        StorageError: from whatever reads: a file is not whole.
     """
 
     dtype = np.dtype(np.uint8)
@@ -96,6 +106,7 @@ class EncodedImages:
     def __init__(self, files: Sequence[Path], image_shape: ImageShape) -> None:
         self._files = files
         self._image_shape = image_shape
+        self.threads = len(os.sched_getaffinity(0))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -114,21 +125,23 @@ class EncodedImages:
         """Pixels (n, H, W, C) of rows: an array or a list of them, or a slice; (H, W, C) of one."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        chosen = np.atleast_1d(rows)
+        chosen = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         chosen = np.where(chosen < 0, chosen + len(self), chosen)
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
+            msg = f"a row beyond the {len(self)} that there are"
+            raise IndexError(msg)
         pixels = np.empty((len(chosen), *self._image_shape), dtype=np.uint8)
 
         def decode(places: range) -> None:
             for place in places:
                 self._decode(int(chosen[place]), pixels[place])
 
-        if len(chosen) < WORTH_THREADS:
+        if len(chosen) < WORTH_THREADS or self.threads == 1:
             decode(range(len(chosen)))
         else:
             # libjpeg lets go of the interpreter, so threads do.
-            threads = len(os.sched_getaffinity(0))
-            parts = [range(first, len(chosen), threads) for first in range(threads)]
-            with ThreadPoolExecutor(threads) as pool:
+            parts = [range(first, len(chosen), self.threads) for first in range(self.threads)]
+            with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(decode, parts))
         return pixels[0] if isinstance(rows, int | np.integer) else pixels
 
@@ -146,7 +159,11 @@ class EncodedImages:
 
         batches = []
         for file in self._files:
-            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            try:
+                table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            except pa.ArrowInvalid as error:
+                msg = f"{file}: is not whole; remove {file.parent}, and the next run prepares it again"
+                raise StorageError(msg) from error
             for chunk in table.column(COLUMN).chunks:
                 _, offsets, content = chunk.buffers()
                 begin = chunk.offset

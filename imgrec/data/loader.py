@@ -60,6 +60,9 @@ class Pictures:
         self.image_shape = store.image_shape
         self.device = device
         self._images = store.images
+        if isinstance(self._images, EncodedImages):
+            # As many as whoever trains here was given; the node may have others to serve.
+            self._images.threads = torch.get_num_threads()
         self._resident = None
         if device.type != "cpu" and store.images.nbytes <= RESIDENT_SHARE * _free_bytes(device):
             self._resident = _copied(store.images, device)
@@ -68,7 +71,7 @@ class Pictures:
         """Those of the rows, as a batch."""
         if self._resident is None:
             return self.batch_of(rows, self._images[rows])
-        labels = torch.from_numpy(self.labels[rows]).to(self.device)
+        labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
         chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
         return self._resident[chosen].permute(0, 3, 1, 2), labels
 
@@ -153,7 +156,7 @@ def training_batches(
     starts = range(0, len(order) - batch_size + 1, batch_size)
     choices = (order[start:][:batch_size][shard.rank :: shard.world_size] for start in starts)
     for chosen, batch in pictures.in_turn(choices):
-        yield TrainingBatch(*batch, turns[chosen].to(pictures.device))
+        yield TrainingBatch(*batch, turns[chosen].to(pictures.device, non_blocking=True))
 
 
 def balanced_order(

@@ -72,10 +72,10 @@ def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
-def spare_cores(nodes: Sequence[Node], demand: Demand, lanes: int) -> int:
-    """Cores that no worker of so many lanes holds, for each of the workers."""
-    workers = lanes * demand.workers
-    return max(0, sum(node.cpus for node in nodes) - workers * demand.cpus) // workers
+def spare_cores(nodes: Sequence[Node], demand: Demand) -> int:
+    """Cores that no worker of a single lane holds, for each of the workers."""
+    held = demand.workers * demand.cpus
+    return max(0, sum(node.cpus for node in nodes) - held) // demand.workers
 
 
 @dataclass(frozen=True, slots=True)

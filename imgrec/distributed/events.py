@@ -33,6 +33,7 @@ class Started:
     workers: int
     device: str
     precision: str
+    decoders: int = 0  # cores that decode pictures for each worker
 
 
 @dataclass(frozen=True, slots=True)

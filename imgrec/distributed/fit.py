@@ -147,7 +147,8 @@ def fit_on_workers(
             mailbox=session.mailbox,
             resume={name: resume[name] for name in chosen if name in resume},
             profile=profile,
-            spare=spare_cores(session.nodes, demand, len(shares)),
+            # With several lanes a stream could take the place of workers that are yet to come.
+            spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
         return _Lane(session, errand, _trainer(errand, demand, cluster, storage), on_event)
 

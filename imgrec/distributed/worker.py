@@ -174,32 +174,29 @@ class _Worker:
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
+        pictures = self._pictures(job.store, learner.device)
         self.tell(
             Started(
                 epochs_done=learner.epochs_done,
                 workers=self.shard.world_size,
                 device=learner.device.type,
                 precision=str(learner.precision),
+                decoders=self.errand.spare if isinstance(pictures, StreamedPictures) else 0,
             )
         )
         folder = self.errand.results / self.name
         with self._profiled(folder):
-            fit(
-                learner,
-                on_epoch=self._on_epoch,
-                on_step=self._on_step,
-                pictures=self._pictures(job.store, learner.device),
-            )
+            fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
         if self.shard.rank == 0:
             save_state(folder, learner.result())
             self.tell(Finished(str(folder)))
             self.wait_until_told()
 
-    def _pictures(self, folder: Path, device: torch.device) -> Pictures | None:
+    def _pictures(self, folder: Path, device: torch.device) -> Pictures:
         store = open_store(folder)
         if worth_streaming(store, self.errand.spare):
             return StreamedPictures(store, device, self.errand.spare)
-        return None
+        return Pictures(store, device)
 
     @contextlib.contextmanager
     def _profiled(self, folder: Path) -> Iterator[None]:

@@ -33,7 +33,7 @@ class Stem(nn.Module):
         self.whiten = Whiten(channels)
         self.out_channels = self.whiten.out_channels
         self.shrink = nn.Sequential()
-        self.out_side = max(height, width)
+        self.out_side = max(height, width) - self.whiten.lost(min(height, width))
         while self.out_side > LARGEST_MAP:
             self.shrink += nn.Sequential(
                 NormedConv(self.out_channels, self.out_channels, stride=2),
@@ -59,6 +59,7 @@ class Whiten(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.patch_size = 3 if channels > 1 else 5
         numbers = channels * self.patch_size**2
         # Until they are fitted: the pixels in the middle of a patch.
@@ -86,10 +87,16 @@ class Whiten(nn.Module):
         """Images (B, C, H, W) to (B, D, h, w): two pixels less a side for colour, the same for grey."""
         return F.gelu(F.conv2d(images, self.weight, padding=self._padding(images)))
 
+    def lost(self, side: int) -> int:
+        """Pixels that pictures of so many on their shorter side lose on each."""
+        return self.patch_size - 1 if self._is_unpadded(side) else 0
+
+    def _is_unpadded(self, side: int) -> bool:
+        """Colour is, which makes what follows cheaper; small pictures would lose too much."""
+        return self.channels > 1 and side >= LEAST_UNPADDED
+
     def _padding(self, images: Tensor) -> int:
-        """Colour has none, which makes what follows cheaper; small pictures would lose too much."""
-        small = min(images.shape[2:]) < LEAST_UNPADDED
-        return self.patch_size // 2 if small or images.shape[1] == 1 else 0
+        return 0 if self._is_unpadded(min(images.shape[2:])) else self.patch_size // 2
 
 
 class ConvBlock(nn.Module):

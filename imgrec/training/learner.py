@@ -32,7 +32,7 @@ from imgrec.training.loss import Loss
 from imgrec.training.metrics import Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_precision, lay_out
-from imgrec.training.throughput import card_bytes, card_name
+from imgrec.training.throughput import card_bytes, card_name, forget_card_bytes
 from imgrec.version import code_version
 
 MOST_TO_WHITEN = 2048
@@ -159,11 +159,13 @@ class Learner:
         """Give all workers the mean of their BatchNorm statistics; each saw other pictures."""
         if not dist.is_initialized():
             return
-        for module in dict.fromkeys((self.model, self.evaluated)):  # the same order on all
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer.div_(self.shard.world_size)
+        for model in dict.fromkeys((self.model, self.evaluated)):  # the same order on all
+            for layer in model.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - of 1, 2 and 3 dimensions
+                    for buffer in layer.buffers():
+                        if buffer.is_floating_point():
+                            dist.all_reduce(buffer)
+                            buffer.div_(self.shard.world_size)
 
     def keep_if_best(self, val: Scores) -> bool:
         """Remember the evaluated weights if no epoch before had a better macro-F1.
@@ -244,12 +246,16 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         ConfigError: the architecture cannot be built as asked.
     """
     torch.manual_seed(job.seed)
+    forget_card_bytes(device)
     arch = job.model.arch
     recipe = Recipe(job.statistics, job.filters, job.augmentation).to(device)
     model = lay_out(build_model(job.model, job.image_shape, job.num_classes), arch).to(device)
     for layer in model.modules():
         if isinstance(layer, Whiten):
             layer.fit_to(recipe.eval()(_some_pictures(job, device)))
+            if dist.is_initialized():
+                # What one kind of machine computes, another may compute with the opposite sign.
+                dist.broadcast(layer.weight, src=0)
     parallel: nn.Module = model
     if shard.world_size > 1:
         parallel = DistributedDataParallel(

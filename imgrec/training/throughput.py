@@ -1,6 +1,7 @@
 """How much training computes, and how much of that the device could."""
 
 import copy
+import re
 import warnings
 
 import torch
@@ -12,17 +13,19 @@ from imgrec.data.decode import ImageShape
 
 PEAK_FLOPS = {
     "H200": (989e12, 67e12),
+    "H100 NVL": (835e12, 60e12),
     "H100 PCIe": (756e12, 51e12),
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
     "L40S": (362e12, 92e12),
+    "L40": (181e12, 90e12),
     "L4": (121e12, 30e12),
     "A10G": (70e12, 35e12),
     "RTX 4090": (165e12, 83e12),
     "T4": (0.0, 8.1e12),
 }
 """Operations a second in bf16, with matrix units and without sparsity, and in fp32, as the makers' data
-sheets give them; by a part of the name that torch has for a card, the longer ones first."""
+sheets give them; by words of the name that torch has for a card, more words before fewer."""
 
 
 def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
@@ -47,7 +50,7 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
 def peak_flops(card: str, precision: str) -> float:
     """What a card could do in a second at most; 0 where its name is not known here."""
     for name, (bf16, fp32) in PEAK_FLOPS.items():
-        if name in card:
+        if re.search(rf"\b{name}\b", card):
             return bf16 if precision == "bf16" else fp32
     return 0.0
 
@@ -57,6 +60,12 @@ def card_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
+def forget_card_bytes(device: torch.device) -> None:
+    """Let `card_bytes` begin anew: another model is trained."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def card_bytes(device: torch.device) -> int:
-    """The most memory that this process has taken on the GPU; 0 on a CPU."""
+    """The most memory that this process has taken on the GPU for a model; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

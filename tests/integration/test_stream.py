@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from imgrec.config import ClusterConfig, DataConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import prepare_store
 from imgrec.distributed import stream
+from imgrec.distributed.events import Progress, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
@@ -29,6 +31,16 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     log_file = tmp_path_factory.mktemp("logs") / "ray.log"
     with ray_session(ClusterConfig(), log_file, cpus=2) as up:
         yield up
+
+
+class Holder:
+    def hold(self) -> None:
+        pass
+
+
+def fails_there(row: dict[str, bytes], folder: Path) -> dict[str, bytes]:  # noqa: ARG001
+    msg = f"no such store: {folder}"
+    raise OSError(msg)
 
 
 @pytest.mark.usefixtures("session")
@@ -50,18 +62,56 @@ def test_a_stream_has_the_batches_in_their_order(
         assert one[0].shape[0] == len(rows)
 
 
+@pytest.mark.usefixtures("session")
+def test_where_nothing_comes_a_worker_decodes_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the node goes that had the free cores; here somebody else holds both."""
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 2.0)
+    store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
+    choices = [np.arange(start, start + 10) for start in (0, 30, 60)]
+    holder = ray.remote(num_cpus=2)(Holder).remote()
+    try:
+        ray.get(holder.hold.remote())
+        pictures = StreamedPictures(store, CPU, 1)
+        streamed = list(pictures.in_turn(iter(choices)))
+    finally:
+        ray.kill(holder)
+
+    assert pictures.broken_by == "nothing came for 2 s"
+    for (_, one), (_, other) in zip(streamed, Pictures(store, CPU).in_turn(choices), strict=True):
+        assert torch.equal(one[0], other[0])
+
+
+@pytest.mark.usefixtures("session")
+def test_an_error_in_ray_costs_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be decoded there may be decoded here."""
+    store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
+    monkeypatch.setattr(stream, "_decoded", fails_there)
+    pictures = StreamedPictures(store, CPU, 1)
+    batches = list(pictures.in_turn([np.arange(5), np.arange(5, 9)]))
+
+    assert "no such store" in pictures.broken_by
+    assert [len(rows) for rows, _ in batches] == [5, 4]
+
+
 def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: Path) -> None:
     """One core trains; the other decodes, where it is told to, and else has nothing to do."""
     settings = [f"storage='{tmp_path}'", "data.keep=jpeg", "archs=['ann']", "train.epochs=2"]
     job = prepare(load_config(None, settings), no_progress).jobs["ann"]
-    cluster = ClusterConfig(cpus_per_worker=1)
+    cluster, events = ClusterConfig(cpus_per_worker=1), list[Progress]()
     fits = fit_on_workers(
-        session, {"ann": job}, cluster, storage=tmp_path / "ray", on_event=lambda *_: None
+        session,
+        {"ann": job},
+        cluster,
+        storage=tmp_path / "ray",
+        on_event=lambda _, event: events.append(event),
     )
     ((_, outcome),) = fits
     plain = build_learner(job, CPU, Shard())
     fit(plain, on_epoch=lambda _: None)
 
+    assert [event.decoders for event in events if isinstance(event, Started)] == [1]
     assert isinstance(outcome, Fitted)
     for streamed, alone in zip(outcome.history, plain.history, strict=True):
         assert streamed["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)

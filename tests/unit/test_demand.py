@@ -93,19 +93,18 @@ def test_trials_that_never_fit_are_refused_with_the_numbers(
 
 
 @pytest.mark.parametrize(
-    ("nodes", "settings", "lanes", "spare"),
+    ("nodes", "settings", "spare"),
     [
-        ([(2, 0)], {}, 1, 0),
-        ([(2, 0)], {"cpus_per_worker": 1}, 1, 1),
-        ([(2, 0)], {"cpus_per_worker": 1}, 2, 0),
-        ([(16, 4), (64, 0)], {"workers": 4}, 1, 16),
-        ([(2, 0)], {"workers": (1, 4)}, 1, 0),
+        ([(2, 0)], {}, 0),
+        ([(2, 0)], {"cpus_per_worker": 1}, 1),
+        ([(16, 4), (64, 0)], {"workers": 4}, 16),
+        ([(2, 0)], {"workers": (1, 4)}, 0),
     ],
 )
 def test_what_no_worker_holds_is_divided_among_the_workers(
-    nodes: list[tuple[int, int]], settings: dict[str, object], lanes: int, spare: int
+    nodes: list[tuple[int, int]], settings: dict[str, object], spare: int
 ) -> None:
     """A node without a GPU has cores that can decode for those with one."""
     every = [Node(*node) for node in nodes]
     demand = plan_demand(every, ClusterConfig(**settings))
-    assert spare_cores(every, demand, lanes) == spare
+    assert spare_cores(every, demand) == spare

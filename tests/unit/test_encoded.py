@@ -157,3 +157,21 @@ def test_no_room_for_encoded_pictures_is_said_in_one_line(tmp_path: Path) -> Non
     """Where they cannot be written."""
     with pytest.raises(StorageError, match="nowhere"):
         EncodedFile(tmp_path / "nowhere" / "images.arrow")
+
+
+def test_a_file_that_is_cut_off_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
+    """And not by a traceback of the library that reads it."""
+    store = store_of(photos, tmp_path, "jpeg")
+    (file,) = store.folder.glob("images-*.arrow")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(StorageError, match="is not whole; remove"):
+        _ = store.images
+
+
+@pytest.mark.parametrize("rows", [[5], [-6], np.array([0, 5])])
+def test_a_row_that_is_not_there_is_an_error(tmp_path: Path, rows: object) -> None:
+    """As it is of an array."""
+    with EncodedFile(tmp_path / "0.arrow") as file:
+        file.add([encode_jpeg(np.zeros((8, 8, 1), dtype=np.uint8))] * 5)
+    with pytest.raises(IndexError):
+        _ = EncodedImages([tmp_path / "0.arrow"], (8, 8, 1))[rows]

@@ -45,7 +45,11 @@ def test_a_card_is_known_by_a_part_of_its_name() -> None:
     """What the maker gives for its arithmetic; nothing is said of cards that are not known."""
     assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989e12
     assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert peak_flops("NVIDIA H100 NVL", "bf16") == 835e12
     assert peak_flops("NVIDIA L40S", "fp32") == 92e12
+    assert peak_flops("NVIDIA L40", "fp32") == 90e12
+    assert peak_flops("NVIDIA RTX A1000", "bf16") == 0  # no A100
+    assert peak_flops("NVIDIA T400", "fp32") == 0  # no T4
     assert peak_flops("Radeon", "bf16") == 0
 
 
