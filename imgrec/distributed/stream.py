@@ -94,7 +94,10 @@ class StreamedPictures(Pictures):
             context.enable_progress_bars = False
             wanted = [{"rows": rows.tobytes()} for rows in choices]
             stream = ray.data.from_items(wanted, override_num_blocks=len(wanted)).map(
-                _decoded, fn_kwargs={"folder": self._folder}, num_cpus=1, concurrency=self._tasks
+                _decoded,
+                fn_kwargs={"folder": self._folder},
+                num_cpus=1,
+                compute=ray.data.TaskPoolStrategy(size=self._tasks),
             )
             for found in stream.iter_rows():
                 while not left.is_set():
