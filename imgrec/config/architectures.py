@@ -90,7 +90,7 @@ class TransformerConfig(Section):
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> Self:
         if self.tokens == "convolutions" and self.patch_size:
-            msg = "patch_size has no effect with tokens = 'convolutions'"
+            msg = "patch_size has no effect with tokens = 'convolutions'; set tokens = 'patches'"
             raise ValueError(msg)
         return self
 

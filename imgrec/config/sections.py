@@ -42,7 +42,7 @@ class DataConfig(Section):
     """Share of all pictures held out for the final score, where the source has no split test."""
     keep: Literal["auto", "pixels", "jpeg"] = "auto"
     """How the store keeps pictures: as `pixels`, which are read the fastest; or each as a `jpeg` of
-    them (quality 95), a tenth of the room for photos of 128 pixels, decoded whenever it is read.
+    them (quality 95), a quarter of the room for photos of 128 pixels, decoded whenever it is read.
     `auto` takes pixels up to 64 GB, and half of what is free on the storage's disk."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
     """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
@@ -84,8 +84,9 @@ class PreprocessConfig(Section):
     `grey`. A name, or a table with its settings: `{filter = "median", size = 5}`."""
     augment: Literal["auto", "photos", "digits", "none"] = "auto"
     """The preset of changes made to training pictures: `photos` (flip, shift; from 20 epochs on,
-    erase), `digits` (shift only: a mirrored 2 is no digit), `none`. `auto` takes `photos` for colour pictures and
-    `digits` for grey ones. Each part below can be set by itself; its default is the preset's."""
+    erase), `digits` (shift only: a mirrored 2 is no digit), `none`. `auto` takes `photos` for
+    colour pictures and `digits` for grey ones. Each part below can be set by itself; its default is
+    the preset's."""
     flip: bool | None = None
     """Mirror half of the pictures left to right."""
     flip_vertical: bool | None = None
@@ -126,7 +127,8 @@ class TrainConfig(Section):
     start_size: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
     """Side of training pictures in the first steps, as a share of data.image_size. It grows to the
     whole, which it is for the last 40 % of the steps; never below 16 pixels. Half of it takes a
-    quarter of the time, and early on a network learns as much from it. For the cnn and the transformer."""
+    quarter of the time, and early on a network learns as much from it. For the cnn and the
+    transformer."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """`adamw`, `sgd` (with Nesterov momentum), or `muon` (for the matrices inside the network;
     AdamW trains the rest)."""

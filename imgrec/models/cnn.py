@@ -3,7 +3,7 @@
 Source: Keller Jordan's airbench94 (2024, arXiv:2404.00498), of whose parts imgrec/models/convolution.py
 is made: whitening, blocks that halve the picture, a global maximum and one linear layer, whose logits
 are scaled down by a fixed factor.
-Difference: its first block has half the channels and less, since it has four times the places of the
+Difference: its first block has half the channels, since it has four times the places of the
 next (docs/log.md).
 """
 

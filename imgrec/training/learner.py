@@ -161,7 +161,7 @@ class Learner:
             return
         for model in dict.fromkeys((self.model, self.evaluated)):  # the same order on all
             for layer in model.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - of 1, 2 and 3 dimensions
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                     for buffer in layer.buffers():
                         if buffer.is_floating_point():
                             dist.all_reduce(buffer)
