@@ -7,12 +7,12 @@ each. Training asks for pictures in random order.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,54 +37,41 @@ def encode_jpeg(pixels: Pixels) -> bytes:
     )
 
 
-class EncodedFile:
-    """A new file of encoded pictures, for a `with`; they are added in order.
+@contextmanager
+def encoded_file(path: Path) -> Iterator[Callable[[Sequence[bytes]], None]]:
+    """A new file of encoded pictures, and how to add some behind those that are there.
 
     Raises:
         StorageError: there is no room.
     """
+    import pyarrow as pa  # noqa: PLC0415 - 0.2 s, and most stores are of pixels
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - 0.2 s, and most stores are of pixels
+    schema = pa.schema([(COLUMN, pa.large_binary())])
+    with _written_to(path):
+        disk = path.open("wb")
 
-        self._path = path
-        self._schema = pa.schema([(COLUMN, pa.large_binary())])
-        try:
-            self._disk = path.open("wb")
-        except OSError as error:
-            raise self._no_room(error) from error
-        self._file = pa.ipc.new_file(self._disk, self._schema)
-
-    def add(self, encoded: Sequence[bytes]) -> None:
-        """Write some more."""
-        import pyarrow as pa  # noqa: PLC0415
-
+    def add(encoded: Sequence[bytes]) -> None:
         column = pa.array(encoded, type=pa.large_binary())
-        try:
-            self._file.write_batch(pa.record_batch([column], schema=self._schema))
-        except OSError as error:
-            raise self._no_room(error) from error
+        with _written_to(path):
+            file.write_batch(pa.record_batch([column], schema=schema))
 
-    def __enter__(self) -> Self:
-        return self
+    with disk:
+        file = pa.ipc.new_file(disk, schema)
+        yield add
+        with _written_to(path):
+            file.close()
+            disk.flush()
+            os.fsync(disk.fileno())  # where a shared disk says that it is full
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with self._disk:
-                self._file.close()
-                self._disk.flush()
-                os.fsync(self._disk.fileno())  # where a shared disk says that it is full
-        except OSError as full:
-            if error is None:
-                raise self._no_room(full) from full
 
-    def _no_room(self, error: OSError) -> StorageError:
-        return StorageError(f"{self._path}: {reason_of(error)}")
+@contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    """Only what is done to this file may be its disk's fault."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"{path}: {reason_of(error)}"
+        raise StorageError(msg) from error
 
 
 class EncodedImages:

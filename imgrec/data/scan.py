@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import Header, ImageShape, read_header
-from imgrec.data.encoded import EncodedFile
+from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looked, Looks, look_at, only_write
 from imgrec.data.parallel import map_in_chunks
@@ -248,14 +248,14 @@ def write_piece(
 
 
 @contextmanager
-def _new_file(piece: Piece, shape: ImageShape) -> Iterator[Callable[[list[bytes]], None]]:
+def _new_file(piece: Piece, shape: ImageShape) -> Iterator[Callable[[Sequence[bytes]], None]]:
     """The file of a piece, and how encoded pictures get into it; pixels are written where they are made."""
     if piece.images_file.suffix == ".npy":
         new_images(piece.images_file, (len(piece.contents), *shape))
         yield lambda _: None
         return
-    with EncodedFile(piece.images_file) as file:
-        yield file.add
+    with encoded_file(piece.images_file) as add:
+        yield add
 
 
 def guess_shape(samples: Sequence[Sample], config: DataConfig) -> ImageShape:

@@ -1,5 +1,6 @@
 """Encoded pictures, decoded by cores of the cluster that no worker holds, through Ray Data."""
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -86,7 +87,13 @@ class StreamedPictures(Pictures):
     def _fill(
         self, choices: list[Indices], came: "queue.Queue[bytes | Exception]", left: threading.Event
     ) -> None:
-        import ray.data  # noqa: PLC0415 - 1 s and 60 MB, and most stores are of pixels
+        import ray.data  # noqa: PLC0415 - most stores are of pixels
+
+        def put(one: bytes | Exception) -> None:
+            while not left.is_set():
+                with contextlib.suppress(queue.Full):
+                    came.put(one, timeout=1)
+                    return
 
         try:
             context = ray.data.DataContext.get_current()
@@ -100,16 +107,11 @@ class StreamedPictures(Pictures):
                 compute=ray.data.TaskPoolStrategy(size=self._tasks),
             )
             for found in stream.iter_rows():
-                while not left.is_set():
-                    try:
-                        came.put(found["pixels"], timeout=1)
-                        break
-                    except queue.Full:
-                        continue
+                put(found["pixels"])
                 if left.is_set():
                     return
         except Exception as error:
-            came.put(error)
+            put(error)
 
 
 def worth_streaming(store: Store, tasks: int) -> bool:

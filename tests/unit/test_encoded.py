@@ -11,7 +11,7 @@ from PIL import Image
 
 from imgrec.config import DataConfig, load_config
 from imgrec.data import scan
-from imgrec.data.encoded import EncodedFile, EncodedImages, encode_jpeg
+from imgrec.data.encoded import EncodedImages, encode_jpeg, encoded_file
 from imgrec.data.loader import Pictures, Shard, evaluation_batches, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import Store, prepare_store
@@ -83,9 +83,9 @@ def test_rows_are_had_one_by_one_in_any_order_and_by_threads(tmp_path: Path) -> 
     pixels = rng.integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
     encoded = [encode_jpeg(one) for one in pixels]
     for number, cuts in enumerate([(0, 7, 7, 120), (120, 300)]):
-        with EncodedFile(tmp_path / f"{number}.arrow") as file:
+        with encoded_file(tmp_path / f"{number}.arrow") as add:
             for start, end in pairwise(cuts):
-                file.add(encoded[start:end])
+                add(encoded[start:end])
     images = EncodedImages([tmp_path / "0.arrow", tmp_path / "1.arrow"], (8, 8, 1))
     whole = images[:]
 
@@ -155,8 +155,11 @@ def test_a_shape_that_was_guessed_wrong_is_encoded_again(
 
 def test_no_room_for_encoded_pictures_is_said_in_one_line(tmp_path: Path) -> None:
     """Where they cannot be written."""
-    with pytest.raises(StorageError, match="nowhere"):
-        EncodedFile(tmp_path / "nowhere" / "images.arrow")
+    with (
+        pytest.raises(StorageError, match="nowhere"),
+        encoded_file(tmp_path / "nowhere" / "images.arrow"),
+    ):
+        pass
 
 
 def test_a_file_that_is_cut_off_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
@@ -171,7 +174,13 @@ def test_a_file_that_is_cut_off_is_said_in_one_line(photos: Path, tmp_path: Path
 @pytest.mark.parametrize("rows", [[5], [-6], np.array([0, 5])])
 def test_a_row_that_is_not_there_is_an_error(tmp_path: Path, rows: object) -> None:
     """As it is of an array."""
-    with EncodedFile(tmp_path / "0.arrow") as file:
-        file.add([encode_jpeg(np.zeros((8, 8, 1), dtype=np.uint8))] * 5)
+    with encoded_file(tmp_path / "0.arrow") as add:
+        add([encode_jpeg(np.zeros((8, 8, 1), dtype=np.uint8))] * 5)
     with pytest.raises(IndexError):
         _ = EncodedImages([tmp_path / "0.arrow"], (8, 8, 1))[rows]
+
+
+def test_another_file_s_error_is_not_taken_for_this_disk_s(tmp_path: Path) -> None:
+    """Such as a source that cannot be reached while its pictures are encoded."""
+    with pytest.raises(ConnectionError), encoded_file(tmp_path / "0.arrow"):
+        raise ConnectionError

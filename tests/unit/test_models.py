@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from imgrec.config import AnnConfig, CnnConfig, ModelConfig, RnnConfig, TransformerConfig
 from imgrec.errors import ConfigError
 from imgrec.models import build_model, count_parameters
-from imgrec.models.convolution import COMPONENTS, PIXELS_AT_ONCE, Whiten
+from imgrec.models.convolution import COMPONENTS, PIXELS_AT_ONCE, Stem, Whiten
 
 CONFIGS: list[ModelConfig] = [
     AnnConfig(hidden=(32, 16)),
@@ -130,3 +130,11 @@ def test_what_is_whitened_has_variance_one_and_no_correlation(channels: int) -> 
     assert images.numel() > PIXELS_AT_ONCE
     torch.testing.assert_close(found, torch.eye(len(found)), atol=0.1, rtol=0)
     assert torch.equal(whiten.weight[COMPONENTS:], -whiten.weight[:COMPONENTS])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [8, 11, 12, 26, 32, 49, 50, 97, 130])
+def test_the_stem_says_how_large_its_maps_are(side: int, channels: int) -> None:
+    """By which the transformer decides how often to halve them."""
+    stem = Stem(side, side // 2, channels)
+    assert max(stem(torch.rand(1, channels, side, side // 2)).shape[2:]) == stem.out_side
