@@ -49,23 +49,24 @@ class RnnConfig(Section):
     """A recurrent network that reads a picture as a sequence."""
 
     arch: Literal["rnn"] = "rnn"
-    sweep: Literal["rows", "rows_columns"] = "rows"
-    """`rows`: one bidirectional pass over the rows; `rows_columns`: ReNet, columns then rows."""
+    tokens: Literal["convolutions", "patches", "rows"] = "convolutions"
+    """What is read: places of the picture as a few convolutions see them, or the pixels of patches, both
+    swept over along the columns and then the rows (ReNet); or whole rows of pixels, in one sweep."""
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent unit."""
     hidden: Positive = 128
     """Units in each direction."""
-    layers: Annotated[int, Field(ge=1, le=8)] = 2
+    layers: Annotated[int, Field(ge=1, le=8)] = 1
     """Recurrent layers, one on the other."""
     patch_size: NonNegative = 0
-    """Side in pixels of the patches that ReNet reads; 0 means about 16 patches a side."""
+    """Side of a patch in pixels; 0 means about 16 patches a side."""
     dropout: Fraction = 0.1
     """Share of features dropped between layers and before the last one."""
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> Self:
-        if self.sweep == "rows" and self.patch_size:
-            msg = "patch_size has no effect with sweep = 'rows'"
+        if self.tokens != "patches" and self.patch_size:
+            msg = f"patch_size has no effect with tokens = {self.tokens!r}; set tokens = 'patches'"
             raise ValueError(msg)
         return self
 

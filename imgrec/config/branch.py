@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from imgrec.config.architectures import MODEL_CONFIGS, Arch, ModelConfig
+from imgrec.config.architectures import MODEL_CONFIGS, AnnConfig, Arch, ModelConfig, RnnConfig
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PreprocessConfig, TrainConfig
@@ -38,9 +38,6 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-# The others take pictures of one size.
-GROWING_ARCHS: tuple[Arch, ...] = ("cnn", "transformer")
-# Not for torchvision's networks: some take one size only, and published weights know whole pictures.
 GROWING = {"start_size": 0.5}
 
 # Of a space, combinations that are tried out for settings without effect.
@@ -132,18 +129,27 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
     model = {"arch": arch} | written.get("model", {})
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
-    if arch not in GROWING_ARCHS and train.get("start_size", 1.0) != 1.0:
-        msg = (
-            f"train.start_size has no effect on the {arch}: set {GROWING_ARCHS[0]}.train.start_size"
-        )
+    if not _takes_any_size(chosen) and train.get("start_size", 1.0) != 1.0:
+        what = arch if arch == "ann" else f"{arch} that reads rows"
+        msg = f"train.start_size has no effect on the {what}: set cnn.train.start_size"
         raise ConfigError(msg)
-    grows = arch in GROWING_ARCHS and getattr(chosen, "backbone", "compact") == "compact"
+    # Not torchvision's networks by themselves: published weights know whole pictures.
+    grows = _takes_any_size(chosen) and getattr(chosen, "backbone", "compact") == "compact"
     return Branch(
         model=chosen,
         train=checked(TrainConfig, f"{arch}.train", (GROWING if grows else {}) | defaults | train),
         preprocess=checked(PreprocessConfig, f"{arch}.preprocess", written.get("preprocess", {})),
         written={part: dict(written.get(part, {})) for part in PARTS},
     )
+
+
+def _takes_any_size(model: ModelConfig) -> bool:
+    """Whether pictures may grow during training: where every pixel, or row, has weights of its own, no."""
+    match model:
+        case AnnConfig() | RnnConfig(tokens="rows"):
+            return False
+        case _:
+            return True
 
 
 def _is_written(written: Mapping[str, dict[str, Any]], key: str) -> bool:

@@ -106,8 +106,8 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
             "model.dropout": {"low": 0.0, "high": 0.3},
         },
         "rnn": {
-            "model.sweep": {"choices": ["rows", "rows_columns"]},
-            "model.patch_size": {"choices": [0, 2, 4], "when": {"model.sweep": "rows_columns"}},
+            "model.tokens": {"choices": ["convolutions", "rows"]},
+            "model.layers": {"low": 1, "high": 2},
             "model.cell": {"choices": ["gru", "lstm"]},
             "model.hidden": {"choices": [64, 128, 192]},
             "model.dropout": {"low": 0.0, "high": 0.4},

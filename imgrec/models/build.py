@@ -35,7 +35,7 @@ def build_model(config: ModelConfig, image_shape: ImageShape, num_classes: int) 
             return Cnn(config, image_shape, num_classes)
         case CnnConfig():
             return Backbone(config, image_shape, num_classes)
-        case RnnConfig(sweep="rows"):
+        case RnnConfig(tokens="rows"):
             return RowRnn(config, image_shape, num_classes)
         case RnnConfig():
             return ReNet(config, image_shape, num_classes)

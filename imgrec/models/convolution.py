@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from imgrec.data.decode import ImageShape
+
 LARGEST_MAP = 48
+MOST_TOKENS_A_SIDE = 12
+LEAST_WIDTH = 32
 COMPONENTS = 16
 LEAST_VARIANCE = 5e-4
 LEAST_UNPADDED = 12
@@ -128,6 +132,25 @@ class NormedConv(nn.Conv2d):
         super().__init__(narrow, wide, kernel_size=3, stride=stride, padding=1, bias=False)
         with torch.no_grad():
             nn.init.dirac_(self.weight[: min(narrow, wide)])
+
+
+def tokens_by_convolution(image_shape: ImageShape, width: int) -> nn.Sequential:
+    """Pictures (B, C, H, W) to maps (B, width, h, w) of at most 12 places a side.
+
+    Whitening, and blocks that halve the picture: at least one.
+    """
+    stem = Stem(*image_shape)
+    halvings, side = 1, stem.out_side // 2
+    while side > MOST_TOKENS_A_SIDE:
+        halvings, side = halvings + 1, side // 2
+    layers: list[nn.Module] = [stem]
+    narrow = stem.out_channels
+    for left in reversed(range(halvings)):
+        # The places are quartered from one to the next, which leaves room for four times the channels.
+        wide = width if not left else max(LEAST_WIDTH, width // 4**left)
+        layers.append(ConvBlock(narrow, wide))
+        narrow = wide
+    return nn.Sequential(*layers)
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

@@ -1,12 +1,13 @@
 """Two recurrent networks that read a picture as a sequence.
 
-RowRnn reads the rows from top to bottom and back (Schuster & Paliwal 1997, bidirectional; GRU: Cho
-et al. 2014, arXiv:1406.1078; LSTM: Hochreiter & Schmidhuber 1997) and averages over them.
+ReNet (Visin et al. 2015, arXiv:1505.00393) sweeps over the places of a picture up and down, then left and
+right, so that every place of a layer sees its whole column and row. GRU: Cho et al. 2014,
+arXiv:1406.1078; LSTM: Hochreiter & Schmidhuber 1997; both ways: Schuster & Paliwal 1997.
+Differences: a place is what a few convolutions make of it, as in Shi et al. 2015, "CRNN"
+(arXiv:1507.05717), or the pixels of a patch, as in ReNet; dropout between layers, and an average over
+places before one linear layer in place of two fully connected ones, so that any image size fits.
 
-ReNet (Visin et al. 2015, arXiv:1505.00393) cuts the picture into patches and sweeps over them up and
-down, then left and right, so that every place of a layer sees its whole column and row.
-Differences: dropout between layers, and an average over places before one linear layer in place of
-two fully connected ones, so that any image size fits.
+RowRnn reads rows of pixels from top to bottom and back, and averages over them.
 """
 
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from imgrec.config import RnnConfig
 from imgrec.data.decode import ImageShape
+from imgrec.models.convolution import tokens_by_convolution
 
 PATCHES_A_SIDE = 16
 
@@ -41,9 +43,16 @@ class ReNet(nn.Module):
 
     def __init__(self, config: RnnConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()
-        height, width, channels = image_shape
-        self.patch_size = config.patch_size or max(1, -(-max(height, width) // PATCHES_A_SIDE))
-        inputs = [self.patch_size**2 * channels] + [2 * config.hidden] * (config.layers - 1)
+        self.tokens: nn.Module
+        if config.tokens == "convolutions":
+            features = config.hidden
+            self.tokens = tokens_by_convolution(image_shape, features)
+        else:
+            height, width, channels = image_shape
+            size = config.patch_size or max(1, -(-max(height, width) // PATCHES_A_SIDE))
+            features = size**2 * channels
+            self.tokens = _Patches(size)
+        inputs = [features] + [2 * config.hidden] * (config.layers - 1)
         self.layers = nn.ModuleList(_Sweep(config, size) for size in inputs)
         self.norm = nn.LayerNorm(2 * config.hidden)
         self.dropout = nn.Dropout(config.dropout)
@@ -51,14 +60,25 @@ class ReNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, K)."""
-        size = self.patch_size
-        height, width = images.shape[2:]
-        # Zero is the mean after normalization, so the padding says nothing.
-        images = F.pad(images, (0, -width % size, 0, -height % size))
-        places = F.pixel_unshuffle(images, size).permute(0, 2, 3, 1)  # (B, h, w, size*size*C)
+        places = self.tokens(images).permute(0, 2, 3, 1)  # (B, h, w, D)
         for layer in self.layers:
             places = self.dropout(layer(places))  # (B, h, w, 2*hidden)
         return self.head(self.norm(places.mean(dim=(1, 2))))
+
+
+class _Patches(nn.Module):
+    """The pixels of every patch."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to (B, size*size*C, h, w)."""
+        size = self.size
+        height, width = images.shape[2:]
+        # Zero is the mean after normalization, so the padding says nothing.
+        return F.pixel_unshuffle(F.pad(images, (0, -width % size, 0, -height % size)), size)
 
 
 class _Sweep(nn.Module):

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from imgrec.config import TransformerConfig
 from imgrec.data.decode import ImageShape
-from imgrec.models.convolution import ConvBlock, Stem
+from imgrec.models.convolution import tokens_by_convolution
 
 TOKENS_A_SIDE = 8
-MOST_TOKENS_A_SIDE = 12
-LEAST_WIDTH = 32
 
 
 class VisionTransformer(nn.Module):
@@ -30,8 +28,11 @@ class VisionTransformer(nn.Module):
         self, config: TransformerConfig, image_shape: ImageShape, num_classes: int
     ) -> None:
         super().__init__()
-        tokens = _convolutions if config.tokens == "convolutions" else _Patches
-        self.tokens: nn.Module = tokens(config, image_shape)
+        self.tokens: nn.Module = (
+            tokens_by_convolution(image_shape, config.width)
+            if config.tokens == "convolutions"
+            else _Patches(config, image_shape)
+        )
         self.blocks = nn.Sequential(*(_Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, num_classes)
@@ -41,22 +42,6 @@ class VisionTransformer(nn.Module):
         maps = self.tokens(images)  # (B, D, h, w)
         tokens = maps.flatten(2).transpose(1, 2) + _positions(maps)  # (B, T, D)
         return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
-
-
-def _convolutions(config: TransformerConfig, image_shape: ImageShape) -> nn.Module:
-    """Whitening, and blocks that halve the picture until it has at most 12 places a side."""
-    stem = Stem(*image_shape)
-    halvings, side = 1, stem.out_side // 2
-    while side > MOST_TOKENS_A_SIDE:
-        halvings, side = halvings + 1, side // 2
-    layers: list[nn.Module] = [stem]
-    narrow = stem.out_channels
-    for left in reversed(range(halvings)):
-        # The places are quartered from one to the next, which leaves room for four times the channels.
-        wide = config.width if not left else max(LEAST_WIDTH, config.width // 4**left)
-        layers.append(ConvBlock(narrow, wide))
-        narrow = wide
-    return nn.Sequential(*layers)
 
 
 class _Patches(nn.Module):

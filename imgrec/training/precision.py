@@ -65,10 +65,10 @@ def choose_precision(
 def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
     """The module with its convolutions in channels_last, the layout that the store's pictures have.
 
-    In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster; the ann and the rnn
-    have no convolution to gain.
+    In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster; the ann
+    has no convolution to gain.
     """
-    if arch in {"ann", "rnn"}:
+    if arch == "ann":
         return module
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

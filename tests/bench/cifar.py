@@ -1,10 +1,12 @@
 """Accuracy by time on CIFAR-10 as JPEG files: `imgrec run` beside a plain script, on this machine.
 
-    python -m tests.bench.cifar --data FOLDER --out FOLDER [--archs cnn] [--seeds 0,1,2]
+    python -m tests.bench.cifar --data FOLDER --out FOLDER
+    python -m tests.bench.cifar --data FOLDER --out FOLDER --seeds 0 --tag short --set cnn.train.epochs=1
+    python -m tests.bench.cifar --data FOLDER --out FOLDER --seeds 0 --archs ann,rnn,transformer --set ...
 
 One after the other, never side by side: the plain script (plain_script.py) for as many seconds as
-asked, then for each seed a whole `imgrec run`, from the files to registered models. Writes cifar.json
-and cifar.png. A run with the same --out does not repeat what is there.
+asked, then for each seed a whole `imgrec run`, from the files to registered models. What lies in the
+folder is not repeated; the table and the picture (cifar.png) are of all that lies there.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,14 @@ def plain(data: Path, out: Path, seconds: float) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def ours(data: Path, out: Path, archs: str, seed: int, settings: list[str]) -> dict[str, Any]:
+def ours(data: Path, out: Path, archs: str, name: str, settings: list[str]) -> None:
     """A whole run in a storage of its own; what it says, and the validation accuracy by time."""
-    file = out / f"{archs.replace(',', '-')}-{seed}.json"
+    file = out / f"run-{name}.json"
     if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
-    storage = out / f"storage-{archs.replace(',', '-')}-{seed}"
+        return
+    storage = out / f"storage-{name}"
     words = ["run", "--data", str(data), "--name", "cifar", "--arch", archs, "--json"]
-    for setting in [f"seed={seed}", f"storage={storage}", *settings]:
+    for setting in [f"storage={storage}", *settings]:
         words += ["--set", setting]
     started = time.perf_counter()
     ended = subprocess.run(
@@ -58,7 +61,6 @@ def ours(data: Path, out: Path, archs: str, seed: int, settings: list[str]) -> d
             spent += taken.value
             model["curve"].append((spent, accuracy.value))
     file.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
 
 
 def seconds_to(curve: list[tuple[float, float]], accuracy: float) -> float | None:
@@ -70,7 +72,6 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
     """Accuracy by minutes of training; a dot for the test accuracy at the end."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    named = set()
     minutes, accuracies = zip(*[(s / 60, a) for s, a in script["curve"]], strict=True)
     axes.plot(minutes, accuracies, color=MUTED, lw=1.5, ls="--")
     axes.annotate(
@@ -80,21 +81,21 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
         textcoords="offset points",
         color=INK,
     )
-    for run in runs:
-        for model in run["models"]:
-            color = COLORS[model["arch"]]
-            minutes, accuracies = zip(*[(s / 60, a) for s, a in model["curve"]], strict=True)
-            axes.plot(minutes, accuracies, color=color, lw=1.5, alpha=0.8)
-            axes.plot(minutes[-1], model["test"]["accuracy"], "o", color=color, ms=5)
-            if model["arch"] not in named:
-                named.add(model["arch"])
-                axes.annotate(
-                    f"{model['arch']} {model['test']['accuracy']:.3f}",
-                    (minutes[-1], model["test"]["accuracy"]),
-                    xytext=(6, -4),
-                    textcoords="offset points",
-                    color=color,
-                )
+    longest: dict[str, dict[str, Any]] = {}
+    for model in (model for run in runs for model in run["models"]):
+        arch, color = model["arch"], COLORS[model["arch"]]
+        longest[arch] = max(longest.get(arch, model), model, key=lambda one: one["fit_seconds"])
+        minutes, accuracies = zip(*[(s / 60, a) for s, a in model["curve"]], strict=True)
+        axes.plot(minutes, accuracies, color=color, lw=1.5, alpha=0.8)
+        axes.plot(minutes[-1], model["test"]["accuracy"], "o", color=color, ms=5)
+    for arch, model in longest.items():
+        axes.annotate(
+            f"{arch} {model['test']['accuracy']:.3f}",
+            (model["curve"][-1][0] / 60, model["test"]["accuracy"]),
+            xytext=(6, -4),
+            textcoords="offset points",
+            color=COLORS[arch],
+        )
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0.2, 1.0)
@@ -118,16 +119,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--archs", default="cnn")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--tag", default="", help="of runs with other settings than the default")
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     script = plain(arguments.data, out, arguments.seconds)
-    runs = [
-        ours(arguments.data, out, arguments.archs, int(seed), arguments.settings)
-        for seed in arguments.seeds.split(",")
-    ]
+    for seed in arguments.seeds.split(","):
+        name = f"{arguments.tag or arguments.archs.replace(',', '-')}-{seed}"
+        ours(arguments.data, out, arguments.archs, name, [f"seed={seed}", *arguments.settings])
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("run-*.json"))]
     print(
         f"plain script  test accuracy {script['test_accuracy']:.4f} after {script['seconds']:.0f} s, "
         f"{script['images_per_second']:.0f} images/s"
@@ -142,8 +144,14 @@ def main() -> None:
                 f"{'never' if reached is None else f'{reached:.0f} s'}; "
                 f"{GOAL:.2f} (val) after {seconds_to(model['curve'], GOAL)}"
             )
-    scores = [run["models"][0]["test"]["accuracy"] for run in runs if run["models"]]
-    print(f"median {statistics.median(scores):.4f}, lowest {min(scores):.4f}")
+    scores = defaultdict(list)
+    for model in (model for run in runs for model in run["models"]):
+        scores[model["arch"], len(model["curve"])].append(model["test"]["accuracy"])
+    for (arch, epochs), reached in scores.items():
+        print(
+            f"{arch:12}  {epochs} epochs, {len(reached)} seeds: median {statistics.median(reached):.4f}, "
+            f"{min(reached):.4f} to {max(reached):.4f}"
+        )
     draw(script, runs, out / "cifar.png")
 
 

@@ -13,8 +13,9 @@ CONFIGS: list[ModelConfig] = [
     AnnConfig(hidden=(32, 16)),
     CnnConfig(widths=(8, 16, 16)),
     RnnConfig(hidden=16),
-    RnnConfig(hidden=16, cell="lstm", layers=1),
-    RnnConfig(hidden=8, sweep="rows_columns"),
+    RnnConfig(hidden=16, cell="lstm", layers=2),
+    RnnConfig(hidden=8, tokens="patches"),
+    RnnConfig(hidden=16, layers=2, tokens="rows"),
     TransformerConfig(width=16, depth=2, heads=2),
     TransformerConfig(width=16, depth=2, heads=2, tokens="patches"),
 ]
@@ -22,7 +23,7 @@ SHAPES = [(1, 1, 1), (2, 3, 3), (8, 8, 1), (28, 20, 1), (32, 32, 3), (97, 130, 3
 
 
 def named(config: ModelConfig) -> str:
-    return "-".join([config.arch, *(str(v) for k, v in config if k in {"cell", "sweep", "tokens"})])
+    return "-".join([config.arch, *(str(v) for k, v in config if k in {"cell", "tokens"})])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=named)

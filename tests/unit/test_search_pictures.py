@@ -12,9 +12,13 @@ from imgrec.evaluation.search_pictures import (
 )
 from imgrec.search.study import Trial
 
-RNN = load_config(None, ["archs=['rnn']"]).branches[0]
+SPACE = [
+    "rnn.space.model.tokens=['rows', 'patches']",
+    "rnn.space.model.patch_size={choices=[2, 4], when={'model.tokens'=['patches']}}",
+]
+RNN = load_config(None, ["archs=['rnn']", *SPACE]).branches[0]
 ROWS = {d.key: d.ends[0] for d in RNN.space if not d.when}
-COLUMNS = {**ROWS, "model.sweep": "rows_columns", "model.patch_size": 2}
+PATCHES = {**ROWS, "model.tokens": "patches", "model.patch_size": 2}
 DONE = dict.fromkeys(range(1, 4), 0.9)
 
 
@@ -22,12 +26,12 @@ DONE = dict.fromkeys(range(1, 4), 0.9)
     "trials",
     [
         [Trial(0, {}, DONE, "finished")],
-        [Trial(0, {}, {}, "failed", reason="x"), Trial(1, COLUMNS, {1: 0.5}, "stopped")],
+        [Trial(0, {}, {}, "failed", reason="x"), Trial(1, PATCHES, {1: 0.5}, "stopped")],
         [
             Trial(0, {}, DONE, "finished"),
-            Trial(1, COLUMNS, {1: 0.2}, "stopped"),
-            Trial(2, COLUMNS, {}, "failed", reason="x"),
-            Trial(3, COLUMNS, {1: 0.95}, "finished"),
+            Trial(1, PATCHES, {1: 0.2}, "stopped"),
+            Trial(2, PATCHES, {}, "failed", reason="x"),
+            Trial(3, PATCHES, {1: 0.95}, "finished"),
         ],
     ],
     ids=["defaults alone", "defaults failed", "all kinds"],
