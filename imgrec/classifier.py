@@ -25,7 +25,7 @@ from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.precision import lay_out
 
-FORMAT = 2
+FORMAT = 3
 CARD = "classifier.json"
 WEIGHTS = "model.safetensors"
 BATCH = 256

@@ -11,7 +11,7 @@ A run is written as TOML, with `--set key=value` on top. What every architecture
     learning_rate = 0.005
 
 Precedence, weakest first: the default of the field, the default of the architecture
-(`TRAIN_DEFAULTS`), the shared section, the architecture's own section. The result is one `Config`
+(`train_defaults`), the shared section, the architecture's own section. The result is one `Config`
 with a `Branch` for each architecture; nothing is looked up or written back after that.
 
 What a search may change stands under `[cnn.space]`: for each setting a range or choices.

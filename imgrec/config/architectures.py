@@ -55,7 +55,7 @@ class RnnConfig(Section):
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent unit."""
     hidden: Positive = 128
-    """Units in each direction."""
+    """Units in each direction, and features of a place behind the convolutions."""
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     """Recurrent layers, one on the other."""
     patch_size: NonNegative = 0

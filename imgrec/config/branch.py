@@ -6,14 +6,21 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from imgrec.config.architectures import MODEL_CONFIGS, AnnConfig, Arch, ModelConfig, RnnConfig
+from imgrec.config.architectures import (
+    MODEL_CONFIGS,
+    AnnConfig,
+    Arch,
+    ModelConfig,
+    RnnConfig,
+    TransformerConfig,
+)
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PreprocessConfig, TrainConfig
 from imgrec.config.space import Dimension, builtin_space
 from imgrec.errors import ConfigError
 
-# They reach the scores of docs/results.md; what they were compared with is in docs/log.md.
+# What they were compared with is in docs/log.md.
 BY_CONVOLUTION: dict[str, Any] = {
     "optimizer": "muon",
     "learning_rate": 0.0075,
@@ -24,12 +31,21 @@ BY_CONVOLUTION: dict[str, Any] = {
     "decay": "linear",
     "label_smoothing": 0.2,
 }
-TRAIN_DEFAULTS: dict[Arch, dict[str, Any]] = {
-    "ann": {"optimizer": "adamw", "learning_rate": 2e-3},
-    "cnn": BY_CONVOLUTION,
-    "rnn": BY_CONVOLUTION,
-    "transformer": BY_CONVOLUTION,
-}
+
+
+def train_defaults(model: ModelConfig) -> dict[str, Any]:
+    """What a network is trained with where the user does not say."""
+    match model:
+        case AnnConfig():
+            return {"optimizer": "adamw", "learning_rate": 2e-3}
+        case RnnConfig(tokens="rows" | "patches"):
+            return {"optimizer": "adamw", "learning_rate": 3e-3}
+        case TransformerConfig(tokens="patches"):
+            return {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02}
+        case _:
+            return BY_CONVOLUTION
+
+
 # Where an architecture is given another optimizer than its own.
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"learning_rate": 1e-3},
@@ -122,16 +138,17 @@ def is_active(dimension: Dimension, branch: Branch, settings: Mapping[str, Any])
 def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     """The architecture's defaults, with what was written on top."""
     train = written.get("train", {})
-    defaults = TRAIN_DEFAULTS[arch]
+    model = {"arch": arch} | written.get("model", {})
+    chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
+    defaults = train_defaults(chosen)
     optimizer = train.get("optimizer", defaults["optimizer"])
     if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
-    model = {"arch": arch} | written.get("model", {})
-    chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
     if not _takes_any_size(chosen) and train.get("start_size", 1.0) != 1.0:
-        what = arch if arch == "ann" else f"{arch} that reads rows"
-        msg = f"train.start_size has no effect on the {what}: set cnn.train.start_size"
+        msg = f"train.start_size has no effect on the {arch}: set cnn.train.start_size"
+        if arch == "rnn":
+            msg = "rnn.train.start_size has no effect with rnn.model.tokens = 'rows'"
         raise ConfigError(msg)
     # Not torchvision's networks by themselves: published weights know whole pictures.
     grows = _takes_any_size(chosen) and getattr(chosen, "backbone", "compact") == "compact"
@@ -144,7 +161,7 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
 
 
 def _takes_any_size(model: ModelConfig) -> bool:
-    """Whether pictures may grow during training: where every pixel, or row, has weights of its own, no."""
+    """Whether pictures may grow during training: not where each pixel, or column, has weights of its own."""
     match model:
         case AnnConfig() | RnnConfig(tokens="rows"):
             return False

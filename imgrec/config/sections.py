@@ -116,7 +116,11 @@ Imbalance = Literal["auto", "none", "weights", "sampler", "focal", "logit_adjust
 
 
 class TrainConfig(Section):
-    """How a model is trained. The defaults of learning rate and optimizer differ by architecture."""
+    """How a model is trained.
+
+    For optimizer, rates, decay, smoothing and clipping an architecture may have defaults of its own
+    (`branch.train_defaults`).
+    """
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
@@ -137,7 +141,8 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """Decoupled weight decay (coupled with `sgd`), on matrices only: never on biases or norms."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Momentum of `sgd` (default 0.9) or `muon` (default 0.95)."""
+    """Momentum of `sgd` (default 0.9) or `muon` (default 0.95, where the
+    architecture has none of its own)."""
     warmup: Fraction = 0.1
     """Share of all steps in which the learning rate rises from 0 to its peak."""
     decay: Literal["cosine", "linear"] = "cosine"

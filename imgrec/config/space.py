@@ -106,7 +106,6 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
             "model.dropout": {"low": 0.0, "high": 0.3},
         },
         "rnn": {
-            "model.tokens": {"choices": ["convolutions", "rows"]},
             "model.layers": {"low": 1, "high": 2},
             "model.cell": {"choices": ["gru", "lstm"]},
             "model.hidden": {"choices": [64, 128, 192]},

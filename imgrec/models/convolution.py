@@ -137,7 +137,8 @@ class NormedConv(nn.Conv2d):
 def tokens_by_convolution(image_shape: ImageShape, width: int) -> nn.Sequential:
     """Pictures (B, C, H, W) to maps (B, width, h, w) of at most 12 places a side.
 
-    Whitening, and blocks that halve the picture: at least one.
+    Whitening, and blocks that halve the picture: at least one. A side of one place is not halved again, nor
+    is the other then, so of very wide pictures there are more.
     """
     stem = Stem(*image_shape)
     halvings, side = 1, stem.out_side // 2

@@ -3,9 +3,9 @@
 ReNet (Visin et al. 2015, arXiv:1505.00393) sweeps over the places of a picture up and down, then left and
 right, so that every place of a layer sees its whole column and row. GRU: Cho et al. 2014,
 arXiv:1406.1078; LSTM: Hochreiter & Schmidhuber 1997; both ways: Schuster & Paliwal 1997.
-Differences: a place is what a few convolutions make of it, as in Shi et al. 2015, "CRNN"
-(arXiv:1507.05717), or the pixels of a patch, as in ReNet; dropout between layers, and an average over
-places before one linear layer in place of two fully connected ones, so that any image size fits.
+Differences: by default a place is what a few convolutions make of it, as in Shi et al. 2015, "CRNN"
+(arXiv:1507.05717), and not the pixels of a patch; dropout between layers, and an average over places
+before one linear layer in place of two fully connected ones, so that any image size fits.
 
 RowRnn reads rows of pixels from top to bottom and back, and averages over them.
 """

@@ -74,13 +74,19 @@ def _inner_matrices(model: nn.Module) -> Parameters:
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
-    weights: list[Tensor] = []
+    layers: list[list[Tensor]] = []
     for layer in model.modules():
         if isinstance(layer, Whiten):
-            weights.append(layer.weight)  # a first layer too, though it is not trained
-        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase):
-            weights += [p for p in layer.parameters(recurse=False) if p.ndim >= 2]
-    return [weight for weight in weights[1:-1] if isinstance(weight, nn.Parameter)]
+            layers.append([layer.weight])  # a first layer too, though it is not trained
+        elif isinstance(layer, nn.Linear | nn.Conv2d):
+            layers.append([layer.weight])
+        elif isinstance(layer, nn.RNNBase):
+            matrices = {n: p for n, p in layer.named_parameters(recurse=False) if p.ndim >= 2}
+            # Those of both directions that read what comes in are one layer, all the others inside.
+            reading = [p for name, p in matrices.items() if name.startswith("weight_ih_l0")]
+            layers += [reading, [p for p in matrices.values() if all(p is not r for r in reading)]]
+    inside = [weight for layer in layers[1:-1] for weight in layer]
+    return [weight for weight in inside if isinstance(weight, nn.Parameter)]
 
 
 def match_layout(optimizer: Optimizer) -> None:

@@ -42,8 +42,8 @@ def choose_precision(
 
     A GPU with bf16 in hardware gains for every architecture. On a CPU the flag says little: AVX-512
     BF16 made a cnn step 2 to 6 times faster on a Zen 5, and slower on a Xeon that has it too
-    (docs/log.md). So a CPU is measured, for the cnn and the transformer; the rnn and the ann lost
-    there, and are left in fp32.
+    (docs/log.md). So a CPU is measured, for the cnn and the transformer; the ann and an rnn of
+    rows lost there, and stay in fp32, as does every rnn until one of convolutions was measured.
 
     Args:
         setting: `train.precision`.

@@ -11,6 +11,7 @@ folder is not repeated; the table and the picture (cifar.png) are of all that li
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,11 @@ def ours(data: Path, out: Path, archs: str, name: str, settings: list[str]) -> N
     """A whole run in a storage of its own; what it says, and the validation accuracy by time."""
     file = out / f"run-{name}.json"
     if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        assert before == settings, f"{file} is of other settings, {before}: give a --tag"
         return
     storage = out / f"storage-{name}"
+    shutil.rmtree(storage, ignore_errors=True)
     words = ["run", "--data", str(data), "--name", "cifar", "--arch", archs, "--json"]
     for setting in [f"storage={storage}", *settings]:
         words += ["--set", setting]
@@ -51,6 +55,7 @@ def ours(data: Path, out: Path, archs: str, name: str, settings: list[str]) -> N
         [sys.executable, "-m", "pipelines", *words], stdout=subprocess.PIPE, check=True
     )
     found = json.loads(ended.stdout) | {"wall_seconds": time.perf_counter() - started}
+    found["settings"] = settings
     client = MlflowClient(found["tracking_uri"])
     for model in found["models"]:
         accuracies = client.get_metric_history(model["run_id"], "val/accuracy")
@@ -126,30 +131,31 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     script = plain(arguments.data, out, arguments.seconds)
+    called = "-".join(filter(None, [*arguments.archs.split(","), arguments.tag]))
     for seed in arguments.seeds.split(","):
-        name = f"{arguments.tag or arguments.archs.replace(',', '-')}-{seed}"
-        ours(arguments.data, out, arguments.archs, name, [f"seed={seed}", *arguments.settings])
+        settings = [f"seed={seed}", *arguments.settings]
+        ours(arguments.data, out, arguments.archs, f"{called}-{seed}", settings)
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("run-*.json"))]
     print(
         f"plain script  test accuracy {script['test_accuracy']:.4f} after {script['seconds']:.0f} s, "
         f"{script['images_per_second']:.0f} images/s"
     )
+    scores = defaultdict(list)
     for run in runs:
+        said = " ".join(run["settings"])
         for model in run["models"]:
+            scores[model["arch"], *run["settings"][1:]].append(model["test"]["accuracy"])
             reached = seconds_to(model["curve"], script["test_accuracy"])
             print(
                 f"{model['arch']:12}  test accuracy {model['test']['accuracy']:.4f} after "
                 f"{model['fit_seconds']:.0f} s of training, {model['images_per_second']:.0f} images/s; "
                 f"whole run {run['wall_seconds']:.0f} s; the script's accuracy after "
                 f"{'never' if reached is None else f'{reached:.0f} s'}; "
-                f"{GOAL:.2f} (val) after {seconds_to(model['curve'], GOAL)}"
+                f"{GOAL:.2f} (val) after {seconds_to(model['curve'], GOAL)}  ({said})"
             )
-    scores = defaultdict(list)
-    for model in (model for run in runs for model in run["models"]):
-        scores[model["arch"], len(model["curve"])].append(model["test"]["accuracy"])
-    for (arch, epochs), reached in scores.items():
+    for (arch, *_), reached in scores.items():
         print(
-            f"{arch:12}  {epochs} epochs, {len(reached)} seeds: median {statistics.median(reached):.4f}, "
+            f"{arch:12}  {len(reached)} seeds: median {statistics.median(reached):.4f}, "
             f"{min(reached):.4f} to {max(reached):.4f}"
         )
     draw(script, runs, out / "cifar.png")

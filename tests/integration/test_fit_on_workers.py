@@ -104,9 +104,9 @@ def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> 
         "preprocess.augment='none'",
         "train.precision='fp32'",
         "train.batch_size=63",
+        "rnn.model.tokens='rows'",
         "rnn.model.hidden=16",
         "rnn.model.dropout=0",
-        "rnn.model.layers=1",
     ]
     jobs = jobs_for(tmp_path, "['rnn']", *settings)
     (name,) = jobs

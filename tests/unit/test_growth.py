@@ -8,6 +8,7 @@ import torch
 
 from imgrec.config import load_config
 from imgrec.errors import ConfigError
+from imgrec.models import build_model
 from imgrec.training.growth import resized, share_of_side
 from pipelines.display import _Row
 from pipelines.prepare import prepare
@@ -43,14 +44,27 @@ def test_a_smaller_picture_is_the_average_of_what_it_leaves_out() -> None:
 
 
 def test_a_size_to_start_with_is_refused_where_it_has_no_effect() -> None:
-    """For all, or for one whose weights belong to pixels or rows."""
+    """For all, or for one whose weights belong to pixels or columns."""
     with pytest.raises(ConfigError, match=r"no effect on the ann: set cnn\.train\.start_size"):
         load_config(None, ['data.source="digits"', "train.start_size=0.5"])
     rows = ["rnn.model.tokens='rows'", "rnn.train.start_size=0.5"]
-    with pytest.raises(ConfigError, match="no effect on the rnn that reads rows"):
+    with pytest.raises(ConfigError, match=r"no effect with rnn\.model\.tokens = 'rows'"):
         load_config(None, ['data.source="digits"', *rows])
     config = load_config(None, ['data.source="digits"', "cnn.train.start_size=0.75"])
     assert {one.arch: one.train.start_size for one in config.branches}["cnn"] == 0.75
+
+
+@pytest.mark.parametrize("arch", ["cnn", "rnn", "transformer"])
+@pytest.mark.parametrize("tokens", ["convolutions", "patches"])
+def test_what_grows_takes_the_pictures_of_every_step(arch: str, tokens: str) -> None:
+    """Of sides that a network was not built for, odd ones too; by default they start at a half."""
+    chosen = [f"{arch}.model.tokens={tokens}"] if arch != "cnn" else []
+    branch = load_config(None, [f"archs=['{arch}']", *chosen]).branches[0]
+    model = build_model(branch.model, (32, 26, 3), num_classes=3).eval()
+
+    assert branch.train.start_size == 0.5
+    for share in (0.5, 0.75, 1.0):
+        assert model(resized(torch.rand(2, 3, 32, 26), share)).isfinite().all()
 
 
 def test_published_networks_see_whole_pictures_unless_told_otherwise() -> None:

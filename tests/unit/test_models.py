@@ -16,6 +16,7 @@ CONFIGS: list[ModelConfig] = [
     RnnConfig(hidden=16, cell="lstm", layers=2),
     RnnConfig(hidden=8, tokens="patches"),
     RnnConfig(hidden=16, layers=2, tokens="rows"),
+    RnnConfig(hidden=16, cell="lstm", tokens="rows"),
     TransformerConfig(width=16, depth=2, heads=2),
     TransformerConfig(width=16, depth=2, heads=2, tokens="patches"),
 ]
@@ -136,6 +137,6 @@ def test_what_is_whitened_has_variance_one_and_no_correlation(channels: int) -> 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [8, 11, 12, 26, 32, 49, 50, 97, 130])
 def test_the_stem_says_how_large_its_maps_are(side: int, channels: int) -> None:
-    """By which the transformer decides how often to halve them."""
+    """By which rnn and transformer decide how often to halve them."""
     stem = Stem(side, side // 2, channels)
     assert max(stem(torch.rand(1, channels, side, side // 2)).shape[2:]) == stem.out_side

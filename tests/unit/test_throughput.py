@@ -24,7 +24,7 @@ def test_a_matrix_counts_two_operations_for_each_weight_and_pass() -> None:
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_recurrent_layers_are_counted(cell: str) -> None:
     """Gates times inputs and states, forward and backward, for every row of both directions."""
-    config = RnnConfig(cell=cell, hidden=32, layers=1)
+    config = RnnConfig(cell=cell, hidden=32, tokens="rows")
     flops = training_flops(build_model(config, (16, 16, 1), 10), (16, 16, 1))
     gates = 3 if cell == "gru" else 4
     weights = gates * 32 * (16 + 32)

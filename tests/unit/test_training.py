@@ -168,6 +168,17 @@ def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> Non
     assert count == len(list(model.parameters()))
 
 
+def test_a_recurrent_first_layer_is_a_first_layer_in_both_directions(tmp_path: Path) -> None:
+    """What reads the pixels from the top and what reads them from the bottom are trained alike."""
+    job = job_for("rnn", tmp_path, "rnn.model.tokens=rows", "rnn.train.optimizer=muon")
+    model = build_learner(job, CPU, Shard()).model
+    muon, _ = build_optimizers(model, job.train)
+    inside = {id(weight) for group in muon.param_groups for weight in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in inside}
+
+    assert names == {"rnn.weight_hh_l0", "rnn.weight_hh_l0_reverse"}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> None:
     """They have no reason to be small."""
