@@ -90,8 +90,12 @@ class FitJob:
         progress = step / (self.train.epochs * self.steps_per_epoch)
         return share_of_side(self.train.start_size, progress, min(self.image_shape[:2]))
 
+    def share_after(self, epoch: int) -> float:
+        """The same in the last step of an epoch, counted from 1: that of the pictures that judge it."""
+        return self.share_of_side(epoch * self.steps_per_epoch - 1)
+
     def mean_side(self, epoch: int) -> float:
-        """The mean of the same over the steps of an epoch, counted from 0, in pixels."""
+        """The mean of it over the steps of an epoch, counted from 0, in pixels."""
         return min(self.image_shape[:2]) * statistics.fmean(self._shares_of_side(epoch))
 
     def cost(self, epoch: int) -> float:
@@ -170,11 +174,15 @@ class Learner:
     def keep_if_best(self, val: Scores) -> bool:
         """Remember the evaluated weights if no epoch before had a better macro-F1.
 
-        Of two epochs alike the one with the lower loss is better: small splits tie often.
+        An epoch that was judged by larger pictures is better whatever it came to, for in the end they are
+        whole. Of two epochs alike the one with the lower loss is better: small splits tie often.
         """
-        better = self.best is None or (val.macro_f1, -val.loss) > (
-            self.best.val.macro_f1,
-            -self.best.val.loss,
+
+        def rank(epoch: int, scores: Scores) -> tuple[float, float, float]:
+            return self.job.share_after(epoch), scores.macro_f1, -scores.loss
+
+        better = self.best is None or (
+            rank(self.epochs_done, val) > rank(self.best.epoch, self.best.val)
         )
         if better:
             weights = {k: v.detach().clone() for k, v in self.evaluated.state_dict().items()}

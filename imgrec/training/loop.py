@@ -44,7 +44,7 @@ class EpochReport:
         epoch: From 1.
         epochs: How many there will be.
         metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `image_side` (the shorter one, in
-            pixels, of training pictures), `images_per_second` (of training alone) and
+            pixels, of training pictures; the last of an epoch are as large as those of `val`), `images_per_second` (of training alone) and
             `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
@@ -99,7 +99,7 @@ def fit(
         _refuse_divergence(job, train, epoch + 1)
         learner.share_buffers()
         with learner.clock.on(EVALUATION):
-            val = evaluate(learner, pictures, splits.val)
+            val = evaluate(learner, pictures, splits.val, share=job.share_after(epoch + 1))
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
         images = job.steps_per_epoch * job.train.batch_size
@@ -158,14 +158,17 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(learner: Learner, pictures: Pictures, rows: Indices) -> Scores:
-    """Scores of the evaluated model on a split, divided among the workers, each picture once."""
+def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: float = 1.0) -> Scores:
+    """Scores of the evaluated model on a split, divided among the workers, each picture once.
+
+    Pictures have this share of their side: a network that has seen small ones says little of whole ones.
+    """
     model, recipe = learner.evaluated.eval(), learner.recipe.eval()
     meter = Meter(learner.job.num_classes, learner.device)
     batches = evaluation_batches(pictures, rows, batch_size=EVALUATION_BATCH, shard=learner.shard)
     for images, labels in batches:
         with learner.precision.autocast():
-            logits = model(recipe(images))
+            logits = model(resized(recipe(images), share))
         meter.update(logits, labels)
     meter.reduce()
     return meter.scores()

@@ -83,8 +83,9 @@ def _inner_matrices(model: nn.Module) -> Parameters:
         elif isinstance(layer, nn.RNNBase):
             matrices = {n: p for n, p in layer.named_parameters(recurse=False) if p.ndim >= 2}
             # Those of both directions that read what comes in are one layer, all the others inside.
-            reading = [p for name, p in matrices.items() if name.startswith("weight_ih_l0")]
-            layers += [reading, [p for p in matrices.values() if all(p is not r for r in reading)]]
+            for reads in (True, False):
+                chosen = [p for n, p in matrices.items() if n.startswith("weight_ih_l0") == reads]
+                layers.append([*chosen])
     inside = [weight for layer in layers[1:-1] for weight in layer]
     return [weight for weight in inside if isinstance(weight, nn.Parameter)]
 

@@ -27,6 +27,8 @@ from imgrec.evaluation.pictures import ACCENT, INK, MUTED
 
 COLORS = {"cnn": ACCENT, "transformer": "#b5651d", "rnn": "#2e7d5b", "ann": "#7a5ea8"}
 GOAL = 0.90
+TICKS = (0.1, 0.2, 0.5, 1, 2, 4, 8)
+"""Minutes."""
 
 
 def plain(data: Path, out: Path, seconds: float) -> dict[str, Any]:
@@ -86,26 +88,32 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
         textcoords="offset points",
         color=INK,
     )
-    longest: dict[str, dict[str, Any]] = {}
+    ends: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for model in (model for run in runs for model in run["models"]):
-        arch, color = model["arch"], COLORS[model["arch"]]
-        longest[arch] = max(longest.get(arch, model), model, key=lambda one: one["fit_seconds"])
-        minutes, accuracies = zip(*[(s / 60, a) for s, a in model["curve"]], strict=True)
+        color, curve, accuracy = COLORS[model["arch"]], model["curve"], model["test"]["accuracy"]
+        minutes, accuracies = zip(*[(s / 60, a) for s, a in curve], strict=True)
         axes.plot(minutes, accuracies, color=color, lw=1.5, alpha=0.8)
-        axes.plot(minutes[-1], model["test"]["accuracy"], "o", color=color, ms=5)
-    for arch, model in longest.items():
-        axes.annotate(
-            f"{arch} {model['test']['accuracy']:.3f}",
-            (model["curve"][-1][0] / 60, model["test"]["accuracy"]),
-            xytext=(6, -4),
-            textcoords="offset points",
-            color=COLORS[arch],
-        )
+        axes.plot(minutes[-1], accuracy, "o", color=color, ms=5)
+        ends[model["arch"]].append((minutes[-1], accuracy, len(curve)))
+    for arch, found in ends.items():
+        longest = max(epochs for *_, epochs in found)
+        for epochs in {epochs for *_, epochs in found}:
+            minute, accuracy = max((m, a) for m, a, e in found if e == epochs)
+            passes = "" if epochs == longest else f", {epochs} epoch{'s'[: epochs - 1]}"
+            axes.annotate(
+                f"{arch}{passes} {accuracy:.3f}",
+                (minute, accuracy),
+                xytext=(7, -4),
+                textcoords="offset points",
+                color=COLORS[arch],
+            )
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("accuracy")
-    axes.set_ylim(0.2, 1.0)
-    axes.margins(x=0.18)
-    axes.set_xlim(left=0)
+    axes.set_ylim(0.1, 1.0)
+    axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.set_xlim(TICKS[0], 20)
+    axes.minorticks_off()
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

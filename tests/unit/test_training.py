@@ -155,6 +155,25 @@ def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -
     )
 
 
+def test_an_epoch_is_judged_by_pictures_as_large_as_its_own(tmp_path: Path) -> None:
+    """Whole ones in the end; and an epoch of smaller ones is never kept before one of larger ones."""
+    learner = build_learner(
+        job_for("cnn", tmp_path, "data.image_size=32", "train.epochs=5"), CPU, Shard()
+    )
+    sides: list[int] = []
+    learner.evaluated.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2]))
+
+    fit(learner, on_epoch=lambda _: None)
+
+    assert sides == sorted(sides)
+    assert set(sides) == {16, 24, 32}
+    assert learner.best is not None
+    assert learner.job.share_after(learner.best.epoch) == 1
+    scores = replace(learner.best.val, macro_f1=1.0, loss=0.0)
+    learner.epochs_done = 1
+    assert not learner.keep_if_best(scores)
+
+
 def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
     """The first and last layers, norms and biases are not what Muon was made for."""
     job = job_for("transformer", tmp_path, "transformer.model.tokens=patches")
