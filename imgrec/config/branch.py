@@ -53,7 +53,6 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "muon": {"learning_rate": 0.01, "weight_decay": 0.02},
 }
 
-
 GROWING = {"start_size": 0.5}
 
 # Of a space, combinations that are tried out for settings without effect.
