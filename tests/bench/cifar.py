@@ -23,12 +23,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from imgrec.evaluation.pictures import ACCENT, INK, MUTED
+from imgrec.evaluation.pictures import ACCENT, INK
 
 COLORS = {"cnn": ACCENT, "transformer": "#b5651d", "rnn": "#2e7d5b", "ann": "#7a5ea8"}
 GOAL = 0.90
 TICKS = (0.1, 0.2, 0.5, 1, 2, 4, 8)
 """Minutes."""
+LABELS_AT, LEAST_GAP = 9.6, 0.035
 
 
 def plain(data: Path, out: Path, seconds: float) -> dict[str, Any]:
@@ -79,15 +80,8 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
     """Accuracy by minutes of training; a dot for the test accuracy at the end."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    minutes, accuracies = zip(*[(s / 60, a) for s, a in script["curve"]], strict=True)
-    axes.plot(minutes, accuracies, color=MUTED, lw=1.5, ls="--")
-    axes.annotate(
-        f"plain resnet18 script {script['test_accuracy']:.3f}",
-        (minutes[-1], accuracies[-1]),
-        xytext=(6, -4),
-        textcoords="offset points",
-        color=INK,
-    )
+    minutes, accuracies_of_script = zip(*[(s / 60, a) for s, a in script["curve"]], strict=True)
+    axes.plot(minutes, accuracies_of_script, color="0.5", lw=1.5, ls="--")
     ends: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for model in (model for run in runs for model in run["models"]):
         color, curve, accuracy = COLORS[model["arch"]], model["curve"], model["test"]["accuracy"]
@@ -95,24 +89,36 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
         axes.plot(minutes, accuracies, color=color, lw=1.5, alpha=0.8)
         axes.plot(minutes[-1], accuracy, "o", color=color, ms=5)
         ends[model["arch"]].append((minutes[-1], accuracy, len(curve)))
+    labels = [
+        (accuracies_of_script[-1], f"plain resnet18 script {script['test_accuracy']:.3f}", INK)
+    ]
     for arch, found in ends.items():
         longest = max(epochs for *_, epochs in found)
-        for epochs in {epochs for *_, epochs in found}:
-            minute, accuracy = max((m, a) for m, a, e in found if e == epochs)
-            passes = "" if epochs == longest else f", {epochs} epoch{'s'[: epochs - 1]}"
-            axes.annotate(
-                f"{arch}{passes} {accuracy:.3f}",
-                (minute, accuracy),
-                xytext=(7, -4),
-                textcoords="offset points",
-                color=COLORS[arch],
-            )
+        final = sorted(accuracy for _, accuracy, epochs in found if epochs == longest)
+        middle = statistics.median(final)
+        several = f", median of {len(final)}" if len(final) > 1 else ""
+        labels.append((middle, f"{arch} {middle:.3f}{several}", COLORS[arch]))
+        for minute, accuracy, epochs in found:
+            if epochs < longest:
+                text = f"{arch}, {epochs} epoch{'s'[: epochs - 1]} {accuracy:.3f}"
+                axes.annotate(
+                    text,
+                    (minute, accuracy),
+                    xytext=(-7, -4),
+                    textcoords="offset points",
+                    ha="right",
+                    color=COLORS[arch],
+                )
+    lowest = 0.0
+    for accuracy, text, color in sorted(labels):
+        lowest = max(accuracy, lowest + LEAST_GAP)  # none over another
+        axes.text(LABELS_AT, lowest, text, color=color, va="center")
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0.1, 1.0)
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    axes.set_xlim(TICKS[0], 20)
+    axes.set_xlim(TICKS[0], LABELS_AT)
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
