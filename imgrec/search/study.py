@@ -62,7 +62,11 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """That of its best epoch, which is the one that is kept; -1 before the first."""
+        """The highest of its epochs; -1 before the first.
+
+        What is kept is the best of the epochs with the largest pictures (`Learner.keep_if_best`), so where an
+        epoch of smaller ones scored higher this is not the score of the weights.
+        """
         return max(self.scores.values(), default=-1.0)
 
     @property

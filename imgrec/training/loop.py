@@ -44,8 +44,8 @@ class EpochReport:
         epoch: From 1.
         epochs: How many there will be.
         metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `image_side` (the shorter one, in
-            pixels, of training pictures; the last of an epoch are as large as those of `val`), `images_per_second` (of training alone) and
-            `epoch_seconds` (of training and evaluation).
+            pixels, of training pictures; those of `val` are as large as the last of them),
+            `images_per_second` (of training alone) and `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
 

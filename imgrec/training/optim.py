@@ -76,16 +76,16 @@ def _inner_matrices(model: nn.Module) -> Parameters:
     """
     layers: list[list[Tensor]] = []
     for layer in model.modules():
-        if isinstance(layer, Whiten):
-            layers.append([layer.weight])  # a first layer too, though it is not trained
-        elif isinstance(layer, nn.Linear | nn.Conv2d):
+        # What whitens is a first layer too, though it is not trained.
+        if isinstance(layer, Whiten | nn.Linear | nn.Conv2d):
             layers.append([layer.weight])
         elif isinstance(layer, nn.RNNBase):
             matrices = {n: p for n, p in layer.named_parameters(recurse=False) if p.ndim >= 2}
             # Those of both directions that read what comes in are one layer, all the others inside.
-            for reads in (True, False):
-                chosen = [p for n, p in matrices.items() if n.startswith("weight_ih_l0") == reads]
-                layers.append([*chosen])
+            layers += [
+                [p for n, p in matrices.items() if n.startswith("weight_ih_l0") == reads]
+                for reads in (True, False)
+            ]
     inside = [weight for layer in layers[1:-1] for weight in layer]
     return [weight for weight in inside if isinstance(weight, nn.Parameter)]
 
