@@ -1,18 +1,21 @@
-"""Encoded pictures, decoded by cores of the cluster that no worker holds, through Ray Data."""
+"""Encoded pictures, decoded by cores of the cluster that no worker holds, in tasks of Ray.
 
-import contextlib
+Plain tasks, and no thread of ours or of a library: whoever leaves a stream cancels what is on its way,
+and nothing of it is at work when Ray goes down.
+"""
+
 import itertools
 import logging
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from imgrec.data.encoded import EncodedImages
 from imgrec.data.images import AnyImages
@@ -22,16 +25,16 @@ from imgrec.data.store import Store, open_store
 from imgrec.errors import reason_of
 
 PATIENCE_SECONDS = 60.0
+# Tasks on their way at a time, for each core: one runs while the next waits.
 AHEAD = 2
-BATCHES_AT_ONCE = 1000
-"""In one stream: few enough for Ray to keep an account of each, enough not to notice its start."""
 
 
 class StreamedPictures(Pictures):
     """Pictures whose batches come out of a stream, the same and in the same order as without it.
 
-    Where nothing comes for a minute, because the cores went with their node or to somebody else, or where
-    Ray gives up, this process decodes for itself from there on.
+    Where nothing comes for a minute, because the cores went with their node or to somebody else, where
+    Ray gives up, or where the files cannot be read there, this process decodes for itself from there on.
+    Any other error of a task is a bug, and is raised.
 
     Args:
         store: Of encoded pictures, where every node sees it.
@@ -47,71 +50,43 @@ class StreamedPictures(Pictures):
 
     def in_turn(self, choices: Iterable[Indices]) -> Iterator[tuple[Indices, Batch]]:
         """A batch for each choice of rows, with the rows."""
-        waiting = iter(choices)
-        while not (self.is_resident or self.broken_by):
-            some = list(itertools.islice(waiting, BATCHES_AT_ONCE))
-            if not some:
-                return
-            done = 0
-            for rows, pixels in zip(some, self._stream(some), strict=False):
-                yield rows, self.batch_of(rows, pixels)
-                done += 1
-            waiting = itertools.chain(some[done:], waiting)
-        yield from super().in_turn(waiting)
-
-    def _stream(self, choices: list[Indices]) -> Iterator[npt.NDArray[np.uint8]]:
-        """The pixels (n, H, W, C) of each choice, for as long as they come."""
-        came: queue.Queue[bytes | Exception] = queue.Queue(maxsize=AHEAD)
-        left = threading.Event()
-        # Not waited for: in Ray it may hang as long as Ray does.
-        threading.Thread(target=self._fill, args=(choices, came, left), daemon=True).start()
+        waiting: deque[tuple[Indices, ray.ObjectRef]] = deque()
+        remaining = iter(choices)
+        task = ray.remote(num_cpus=1)(_decoded)
         try:
-            for rows in choices:
-                found = came.get(timeout=PATIENCE_SECONDS)
-                if isinstance(found, Exception):
-                    self._break(reason_of(found))
+            while not (self.is_resident or self.broken_by):
+                for rows in itertools.islice(remaining, AHEAD * self._tasks - len(waiting)):
+                    waiting.append((rows, task.remote(rows, self._folder)))
+                if not waiting:
                     return
-                pixels = np.frombuffer(
-                    found, dtype=np.uint8
-                ).copy()  # not Ray's own, to be written to
-                yield pixels.reshape(len(rows), *self.image_shape)
-        except queue.Empty:
-            self._break(f"nothing came for {PATIENCE_SECONDS:.0f} s")
+                rows, answer = waiting[0]
+                pixels = self._answer(answer)
+                if pixels is not None:
+                    waiting.popleft()
+                    # A copy, for Ray's own is not to be written to.
+                    yield rows, self.batch_of(rows, pixels.copy())
         finally:
-            left.set()
+            for _, answer in waiting:
+                ray.cancel(answer, force=True)
+        yield from super().in_turn(itertools.chain([rows for rows, _ in waiting], remaining))
+
+    def _answer(self, answer: ray.ObjectRef) -> npt.NDArray[np.uint8] | None:
+        """The pixels (n, H, W, C) of a task; None where the stream has broken."""
+        try:
+            return ray.get(answer, timeout=PATIENCE_SECONDS)
+        except GetTimeoutError:
+            self._break(f"nothing came for {PATIENCE_SECONDS:.0f} s")
+        except RayTaskError as error:
+            if not isinstance(error.cause, OSError):
+                raise
+            self._break(reason_of(error.cause))
+        except RayError as error:
+            self._break(reason_of(error))
+        return None
 
     def _break(self, reason: str) -> None:
         self.broken_by = reason
         logging.getLogger(__name__).warning("worker decodes for itself from now on: %s", reason)
-
-    def _fill(
-        self, choices: list[Indices], came: "queue.Queue[bytes | Exception]", left: threading.Event
-    ) -> None:
-        import ray.data  # noqa: PLC0415 - most stores are of pixels
-
-        def put(one: bytes | Exception) -> None:
-            while not left.is_set():
-                with contextlib.suppress(queue.Full):
-                    came.put(one, timeout=1)
-                    return
-
-        try:
-            context = ray.data.DataContext.get_current()
-            context.execution_options.preserve_order = True
-            context.enable_progress_bars = False
-            wanted = [{"rows": rows.tobytes()} for rows in choices]
-            stream = ray.data.from_items(wanted, override_num_blocks=len(wanted)).map(
-                _decoded,
-                fn_kwargs={"folder": self._folder},
-                num_cpus=1,
-                compute=ray.data.TaskPoolStrategy(size=self._tasks),
-            )
-            for found in stream.iter_rows():
-                put(found["pixels"])
-                if left.is_set():
-                    return
-        except Exception as error:
-            put(error)
 
 
 def worth_streaming(store: Store, tasks: int) -> bool:
@@ -119,10 +94,9 @@ def worth_streaming(store: Store, tasks: int) -> bool:
     return tasks > 0 and isinstance(store.images, EncodedImages)
 
 
-def _decoded(row: dict[str, Any], folder: Path) -> dict[str, bytes]:
-    """In a task of Ray's, which has one core: the rows of a batch to its pixels."""
-    rows = np.frombuffer(row["rows"], dtype=np.int64)
-    return {"pixels": _images(folder)[rows].tobytes()}
+def _decoded(rows: Indices, folder: Path) -> npt.NDArray[np.uint8]:
+    """In a task of Ray's, which has one core: the rows of a batch to their pixels (n, H, W, C)."""
+    return _images(folder)[rows]
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
-"""Encoded pictures that Ray Data decodes are those that a worker decodes for itself."""
+"""Encoded pictures that tasks of Ray decode are those that a worker decodes for itself."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,17 +39,19 @@ class Holder:
         pass
 
 
-def fails_there(row: dict[str, bytes], folder: Path) -> dict[str, bytes]:  # noqa: ARG001
+def fails_there(rows: np.ndarray, folder: Path) -> np.ndarray:  # noqa: ARG001
     msg = f"no such store: {folder}"
     raise OSError(msg)
 
 
+def is_wrong(rows: np.ndarray, folder: Path) -> np.ndarray:  # noqa: ARG001
+    msg = "a bug of ours"
+    raise ValueError(msg)
+
+
 @pytest.mark.usefixtures("session")
-def test_a_stream_has_the_batches_in_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of any length, an empty one among them, over several streams."""
-    monkeypatch.setattr(stream, "BATCHES_AT_ONCE", 4)
+def test_a_stream_has_the_batches_in_their_order(tmp_path: Path) -> None:
+    """Of any length, an empty one among them."""
     store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
     rng = np.random.default_rng(0)
     choices = [rng.integers(0, len(store.labels), size) for size in (64, 1, 64, 0, 100, 7)]
@@ -84,7 +87,34 @@ def test_where_nothing_comes_a_worker_decodes_for_itself(
 
 
 @pytest.mark.usefixtures("session")
-def test_an_error_in_ray_costs_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_is_left_leaves_nothing_at_work(tmp_path: Path) -> None:
+    """Ray must be able to go down at once, and the cores are others' again."""
+    store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
+    threads = set(threading.enumerate())
+    batches = StreamedPictures(store, CPU, 1).in_turn(np.arange(5) for _ in range(1000))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    started = {thread.name for thread in set(threading.enumerate()) - threads}
+    whole = ray.remote(num_cpus=2)(lambda: "free")
+
+    assert not started
+    assert ray.get(whole.remote(), timeout=30) == "free"
+
+
+@pytest.mark.usefixtures("session")
+def test_a_bug_in_a_task_is_not_taken_for_a_lost_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hide for ever behind a slower run."""
+    store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
+    monkeypatch.setattr(stream, "_decoded", is_wrong)
+
+    with pytest.raises(ValueError, match="a bug of ours"):
+        list(StreamedPictures(store, CPU, 1).in_turn([np.arange(5)]))
+
+
+@pytest.mark.usefixtures("session")
+def test_a_file_that_cannot_be_read_there_costs_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be decoded there may be decoded here."""
     store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
     monkeypatch.setattr(stream, "_decoded", fails_there)
