@@ -1,9 +1,10 @@
-"""What is registered and served: recipe, model, class names and temperature in one piece.
+"""What is registered and served: recipe, model, class names, priors and temperature in one piece.
 
 On disk it is two files, `classifier.json` and `model.safetensors`. Neither can run code when it is
 loaded.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imgrec.config import CnnConfig, Filter, ModelConfig
-from imgrec.data.decode import ImageShape, Resize, decode
+from imgrec.data.decode import FULL_DEPTH, Depth, ImageShape, Resize, pictures_at_once
+from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.training.precision import lay_out
 
-FORMAT = 3
+FORMAT = 4
 CARD = "classifier.json"
 WEIGHTS = "model.safetensors"
-BATCH = 256
 
 
 class Card(BaseModel):
@@ -41,18 +41,29 @@ class Card(BaseModel):
     image_shape: ImageShape
     resize: Resize
     max_pixels: int
+    depth: Depth = FULL_DEPTH
     filters: tuple[Filter, ...] = ()
     statistics: ChannelStatistics
     class_names: tuple[str, ...]
     temperature: float = 1.0
     """Logits are divided by it before they become probabilities."""
+    log_priors: tuple[float, ...] = ()
+    """What is then added to them, K numbers, where training has set the classes' frequencies aside
+    (`training.loss.set_aside`): so probabilities are those of the data. Empty where it has not."""
     made_by: dict[str, Any] = {}
     """For people: settings, data fingerprint and scores of the run that made it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one picture."""
+    """What a classifier says of one picture.
+
+    Attributes:
+        label: The class that the picture speaks for most. Where training has set the classes' frequencies
+            aside (`train.imbalance`), so does this: it may be a rare class that is not the most probable.
+        probability: Of that class.
+        probabilities: Of every class, as frequent as they are in the data.
+    """
 
     label: str
     probability: float
@@ -98,25 +109,42 @@ class Classifier:
         """
         names = names or [f"row {row}" for row in range(len(contents))]
         predictions: list[Prediction] = []
-        for start in range(0, len(contents), BATCH):
-            chosen = slice(start, start + BATCH)
-            pixels = np.stack(
-                [
-                    self._decode(content, name)
-                    for content, name in zip(contents[chosen], names[chosen], strict=True)
-                ]
-            )
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (B, C, H, W)
-            predictions += self._predictions(self.probabilities(images))
+        for name, found in zip(names, self.predict_each(contents), strict=True):
+            if isinstance(found, DecodeError):
+                msg = f"{name}: {found}"
+                raise DecodeError(msg) from found
+            predictions.append(found)
         return predictions
+
+    def predict_each(self, contents: Sequence[bytes]) -> Iterator[Prediction | DecodeError]:
+        """The same for each by itself: what is not a picture comes as its error, the others are answered."""
+        decoded = decode_all(contents, self._how_to_decode)
+        while some := list(itertools.islice(decoded, pictures_at_once(self.card.image_shape))):
+            readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
+            predictions = iter(())
+            if readable:
+                images = torch.from_numpy(np.stack(readable)).permute(0, 3, 1, 2)  # (B, C, H, W)
+                predictions = self._predictions(self.logits(images))
+            for pixels in some:
+                yield pixels if isinstance(pixels, DecodeError) else next(predictions)
+
+    @property
+    def _how_to_decode(self) -> Decoding:
+        card = self.card
+        return Decoding(card.image_shape, card.resize, card.max_pixels, card.depth)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) uint8 to probabilities (B, K) float32 on the CPU."""
-        return torch.softmax(self.logits(images) / self.card.temperature, dim=1)
+        return torch.softmax(self.calibrated(self.logits(images)), dim=1)
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits (B, K) with temperature and priors, whose softmax are probabilities of the data."""
+        scaled = logits / self.card.temperature
+        return scaled + torch.tensor(self.card.log_priors) if self.card.log_priors else scaled
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) uint8 to logits (B, K) float32 on the CPU, before the temperature."""
+        """Images (B, C, H, W) uint8 to logits (B, K) float32 on the CPU, as they were trained."""
         return self.model(self.recipe(images.to(self.device))).float().cpu()
 
     def with_temperature(self, temperature: float) -> "Classifier":
@@ -159,16 +187,10 @@ class Classifier:
             msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
         raise ClassifierError(msg)
 
-    def _decode(self, content: bytes, name: str) -> npt.NDArray[np.uint8]:
-        card = self.card
-        try:
-            return decode(content, card.image_shape, resize=card.resize, max_pixels=card.max_pixels)
-        except DecodeError as error:
-            msg = f"{name}: {error}"
-            raise DecodeError(msg) from error
-
-    def _predictions(self, probabilities: Tensor) -> Iterator[Prediction]:
+    def _predictions(self, logits: Tensor) -> Iterator[Prediction]:
         names = self.card.class_names
-        for row in probabilities.tolist():
-            best = max(range(len(names)), key=row.__getitem__)
-            yield Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+        best = logits.argmax(dim=1).tolist()
+        for label, row in zip(
+            best, torch.softmax(self.calibrated(logits), dim=1).tolist(), strict=True
+        ):
+            yield Prediction(names[label], row[label], dict(zip(names, row, strict=True)))

@@ -158,6 +158,11 @@ class Display:
             f"({counts}); data.image_size {height} x {width}, {'RGB' if channels == 3 else 'grey'}"
             f"{', kept as JPEG' if isinstance(store.images, EncodedImages) else ''}"
         )
+        for note in splits.notes:
+            self._line(f"data: {note}")
+        if store.has_deep_greys:
+            bits = "floats from 0 to 1" if store.depth == "unit" else f"{store.depth} bits"
+            self._line(f"data: greys of more than 8 bits are taken as {bits} (data.depth)")
         for problem in prepared.findings.problems:
             if problem.level == "warning":
                 self._line(f"data: {problem.text}")

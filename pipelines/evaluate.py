@@ -5,6 +5,7 @@ from imgrec.config import Config
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
 from imgrec.training.learner import Best, FitJob
+from imgrec.training.loss import set_aside
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
@@ -12,14 +13,17 @@ from pipelines.prepare import Prepared
 def build_classifier(config: Config, prepared: Prepared, job: FitJob, best: Best) -> Classifier:
     """The weights of the best epoch, with a temperature fitted on the validation split."""
     store = prepared.store
+    priors = set_aside(job.train.imbalance, job.class_counts)
     card = Card(
         model=job.model,
         image_shape=job.image_shape,
         resize=config.data.resize,
         max_pixels=config.data.max_pixels,
+        depth=store.depth,
         filters=job.filters,
         statistics=job.statistics,
         class_names=store.class_names,
+        log_priors=() if priors is None else tuple(priors.tolist()),
         made_by={
             "name": config.name,
             "seed": config.seed,
@@ -33,7 +37,7 @@ def build_classifier(config: Config, prepared: Prepared, job: FitJob, best: Best
     )
     classifier = Classifier(card, best.weights)
     logits, labels = split_logits(classifier, store, prepared.splits.val)
-    return classifier.with_temperature(fit_temperature(logits, labels))
+    return classifier.with_temperature(fit_temperature(logits, labels, priors))
 
 
 def evaluate(classifier: Classifier, prepared: Prepared, job: FitJob) -> Evaluation:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgrec.config import Arch, Config
-from imgrec.data.scan import guess_shape
+from imgrec.data.scan import guess
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.store import find_store
 from imgrec.search.study import best_of, default_settings
@@ -214,7 +214,7 @@ def _before_data(config: Config) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
     source = open_source(config.data.source, Path(config.storage) / "downloads")
     samples = list_samples(source, config.data)
-    height, width, channels = guess_shape(samples, config.data)
+    (height, width, channels), _ = guess(samples, config.data)
     count = len(samples)
     stages = [
         Stage(

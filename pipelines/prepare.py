@@ -73,7 +73,7 @@ def prepare(config: Config, progress: Progress, places: Places | None = None) ->
     store = prepare_store(config.data, Path(config.storage), progress=progress, places=places)
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
-    splits = make_splits(store, config.data, config.seed)
+    splits = make_splits(store, config.data)
     statistics = Statistics(store, splits)
     jobs = {
         branch.arch: make_job(config, branch, store, splits, statistics)

@@ -35,6 +35,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     data = {
         "fingerprint": store.fingerprint,
         "image_shape": store.image_shape,
+        "depth": store.depth,
         "class_names": store.class_names,
         "train": len(splits.train),
         "val": len(splits.val),
@@ -51,7 +52,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     workflow.set_tags(
         {
             "data.fingerprint": store.fingerprint,
-            "data.splits": splits.digest,
+            "data.splits": splits.digest(store),
             "data.quarantined": store.quarantined,
             "code.version": code_version(),
         }
@@ -163,7 +164,7 @@ def register_classifier(
     tags = {
         "imgrec.arch": arch,
         "data.fingerprint": store.fingerprint,
-        "data.splits": prepared.splits.digest,
+        "data.splits": prepared.splits.digest(store),
         "data.quarantined": store.quarantined,
         "code.version": code_version(),
         "precision": fitted.precision,

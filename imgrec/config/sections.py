@@ -33,6 +33,10 @@ class DataConfig(Section):
     pictures share, or their median shorter side, at most 128."""
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (RGB). Default: 1 where every picture is grey, otherwise 3."""
+    depth: Literal["auto", "unit"] | Annotated[int, Field(ge=8, le=32)] = "auto"
+    """Of greys with more than 8 bits in their files: how many of the bits are used, such as 12 of a
+    camera's, or `unit` for floats from 0 to 1. Brighter values become white. `auto` takes the fewest of
+    8, 10, 12, 14 and 16 bits that hold the brightest values of all pictures together."""
     resize: Literal["fill", "fit", "stretch"] = "fill"
     """How a picture of another size is brought to image_size: `fill` crops what stands out in the
     middle, `fit` pads with black, `stretch` changes its proportions."""
@@ -40,10 +44,16 @@ class DataConfig(Section):
     """Share of all pictures that chooses the best epoch, where the source has no split val."""
     test_fraction: Fraction = 0.2
     """Share of all pictures held out for the final score, where the source has no split test."""
+    test_from: Literal["train", "val"] = "train"
+    """Where the source has val but no test: cut as many pictures as val has from `train`, or take `val`
+    itself, and cut another val from train."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides, with the contents of the pictures, which of them are cut off for val and test. Models of
+    the same are scored on the same pictures, whatever their `seed`."""
     keep: Literal["auto", "pixels", "jpeg"] = "auto"
     """How the store keeps pictures: as `pixels`, which are read the fastest; or each as a `jpeg` of
     them (quality 95), a quarter of the room for photos of 128 pixels, decoded whenever it is read.
-    `auto` takes pixels up to 64 GB, and half of what is free on the storage's disk."""
+    `auto` takes pixels up to 64 GB."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
     """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
     itself refuses."""
@@ -302,7 +312,7 @@ class General(Section):
     """Name of the run and first part of the names of its models: letters, digits, `-`, `_`, `.`.
     Default: the name of the source, so that models of other pictures are other models."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of splits, initial weights, order and augmentation."""
+    """Seed of initial weights, order and augmentation; of splits see data.split_seed."""
     archs: Annotated[tuple[Arch, ...], Field(min_length=1, strict=False)] = ARCHS
     """The architectures to train, in this order."""
     storage: str = "mlruns"

@@ -6,7 +6,7 @@ It returns numpy rather than torch, so that the processes that decode need not i
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from imgrec.errors import DecodeError
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
-GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+GREY_MODES = DEEP_MODES | {"1", "L", "LA"}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of an EXIF orientation upright."""
 # What people keep pictures in. Not EPS: that is a program, which Pillow has Ghostscript run. Not
 # ICO, ICNS and BLP: what they hold may be larger than they say, and the limit could not hold.
 FORMATS = (
@@ -44,6 +55,15 @@ FORMATS = (
     "XBM",
 )
 ANIMATED = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
+# Progressive JPEG files come in passes over the whole picture: usually ten, and a hostile file has thousands.
+MOST_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+# Greys of more than 8 bits: what cameras and scanners make.
+DEPTHS = (8, 10, 12, 14, 16)
+# Of a picture's values, and of a set's pictures, what may lie above the white that is chosen from them.
+HOT_PIXELS, HOT_PICTURES = 1000, 100
+# Of a forward pass: what the cnn takes for so many pixels is about 300 MB.
+MOST_AT_ONCE, PIXELS_AT_ONCE = 512, 1 << 20
 # Large JPEG files are decoded at a fraction of their size, with at least this shorter side.
 REDUCED_SIDE = 256
 Resize = Literal["fill", "fit", "stretch"]
@@ -52,6 +72,9 @@ Pixels = npt.NDArray[np.uint8]
 Content = bytes | Pixels
 ImageShape = tuple[int, int, int]
 """Height, width, channels (1 or 3)."""
+Depth = int | Literal["unit"]
+"""Of greys with more than 8 bits: how many of their bits are used, or `unit` for floats from 0 to 1."""
+FULL_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +99,13 @@ class Picture:
         pixels: (H, W) if it is grey, else (H, W, 3).
         header: Its own size, which may be larger than that of the pixels.
         animated: There are more frames or pages than this first one.
+        peak: Of a grey with more than 8 bits its brightest value but for a few; else 0.
     """
 
     pixels: Pixels
     header: Header
     animated: bool = False
+    peak: float = 0.0
 
 
 def read_header(content: Content, *, max_pixels: int) -> Header:
@@ -92,20 +117,26 @@ def read_header(content: Content, *, max_pixels: int) -> Header:
     if isinstance(content, np.ndarray):
         return _read_array(content, max_pixels).header
     with _opened(content, max_pixels) as image:
-        return _header(image)
+        # What stands behind the pixels of a PNG would have to be decoded for: the pass over all will see it.
+        known = image.format != "PNG" or "exif" in image.info
+        return _header(image, image.size, _orientation(image) if known else 1)
 
 
-def read_picture(content: Content, *, max_pixels: int, side: int = 0) -> Picture:
+def read_picture(
+    content: Content, *, max_pixels: int, side: int = 0, depth: Depth = FULL_DEPTH
+) -> Picture:
     """A picture as it is, upright.
 
     Grey, palette, RGB, RGBA, CMYK and 16-bit pictures are understood; what is transparent becomes
-    white; of an animation the first frame is taken; 16 bits keep their upper 8.
+    white; of an animation the first frame is taken; of greys with more bits the upper 8 that are used are
+    kept.
 
     Args:
         content: The bytes of a file in any of FORMATS, or decoded pixels.
         max_pixels: Larger pictures are refused before any memory is spent on them.
         side: A JPEG file may be decoded at a fraction of its size, as long as it keeps twice this
             many pixels along its shorter side, and REDUCED_SIDE.
+        depth: Of greys with more than 8 bits, and the same for all of a set.
 
     Raises:
         DecodeError: the reason why it cannot be read, in a few words.
@@ -113,7 +144,10 @@ def read_picture(content: Content, *, max_pixels: int, side: int = 0) -> Picture
     if isinstance(content, np.ndarray):
         return _read_array(content, max_pixels)
     enough = max(REDUCED_SIDE, 2 * side)
-    return _read_plain_jpeg(content, max_pixels, enough) or _read_any(content, max_pixels, enough)
+    _refuse_many_scans(content)
+    return _read_plain_jpeg(content, max_pixels, enough) or _read_any(
+        content, max_pixels, enough, depth
+    )
 
 
 def fitted(pixels: Pixels, image_shape: ImageShape, resize: Resize) -> Pixels:
@@ -129,13 +163,21 @@ def fitted(pixels: Pixels, image_shape: ImageShape, resize: Resize) -> Pixels:
     return pixels.reshape(image_shape)
 
 
-def decode(content: Content, image_shape: ImageShape, *, resize: Resize, max_pixels: int) -> Pixels:
+def decode(
+    content: Content,
+    image_shape: ImageShape,
+    *,
+    resize: Resize,
+    max_pixels: int,
+    depth: Depth = FULL_DEPTH,
+) -> Pixels:
     """A picture as (H, W, C) uint8, upright, of exactly image_shape; see read_picture and fitted.
 
     Raises:
         DecodeError: the reason why it cannot be read, in a few words.
     """
-    picture = read_picture(content, max_pixels=max_pixels, side=max(image_shape[:2]))
+    side = max(image_shape[:2])
+    picture = read_picture(content, max_pixels=max_pixels, side=side, depth=depth)
     return fitted(picture.pixels, image_shape, resize)
 
 
@@ -144,6 +186,13 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def pictures_at_once(image_shape: ImageShape) -> int:
+    """How many pictures go through a model at once where none is trained: as many as a memory of any size has
+    room for, of large ones fewer."""
+    height, width, _ = image_shape
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (height * width)))
 
 
 def _read_array(pixels: Pixels, max_pixels: int) -> Picture:
@@ -174,28 +223,51 @@ def _read_plain_jpeg(content: bytes, max_pixels: int, enough: int) -> Picture | 
     return Picture(pixels, Header(height, width, "L" if grey else "RGB"))
 
 
-def _read_any(content: bytes, max_pixels: int, enough: int) -> Picture:
+def _refuse_many_scans(content: bytes) -> None:
+    """Before any is decoded; inside a scan the two bytes cannot stand, elsewhere they hardly ever do."""
+    if content[:2] == b"\xff\xd8" and content.count(START_OF_SCAN) > MOST_SCANS:
+        msg = f"more than {MOST_SCANS} scans"
+        raise DecodeError(msg)
+
+
+def _read_any(content: bytes, max_pixels: int, enough: int, depth: Depth) -> Picture:
     with _opened(content, max_pixels) as image:
         try:
-            header, animated = _header(image), _is_animated(image)
+            animated, size, mode = _is_animated(image), image.size, image.mode
             if image.format in {"JPEG", "MPO"} and min(image.size) >= 2 * enough:
                 image.draft(image.mode, (enough, enough))
-            upright = _to_mode(image, "L" if header.grey else "RGB")
-            if _orientation(image) > 1:
-                upright = ImageOps.exif_transpose(upright)
-            return Picture(np.asarray(upright, dtype=np.uint8), header, animated)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Before anything else is asked of it: for its EXIF Pillow would load a PNG too, and say
+                # nothing where it cannot.
+                image.load()
+            orientation = _orientation(image)
+            header = _header(image, size, orientation, mode)
+            wanted: Literal["L", "RGB"] = "L" if header.grey else "RGB"
+            peak = 0.0
+            if image.mode in DEEP_MODES:
+                values = np.asarray(image)
+                peak = _peak(values)
+                upright = Image.fromarray(_to_eight_bits(values, depth)).convert(wanted)
+            else:
+                upright = _to_mode(image, wanted)
+            if orientation > 1:
+                upright = upright.transpose(TURNS[orientation])
+            return Picture(np.asarray(upright, dtype=np.uint8), header, animated, peak)
         except MemoryError:
             raise
         except Exception as error:  # a parser of foreign bytes may raise anything
             raise DecodeError(_reason(error)) from error
 
 
-def _header(image: Image.Image) -> Header:
-    width, height = image.size
+def _header(
+    image: Image.Image, size: tuple[int, int], orientation: int, mode: str = ""
+) -> Header:
+    width, height = size
     # Pillow gives the size of a TIFF as it will be turned, that of others as it is stored.
-    if _orientation(image) >= 5 and image.format != "TIFF":
+    if orientation >= 5 and image.format != "TIFF":
         width, height = height, width
-    return Header(height, width, image.mode)
+    return Header(height, width, mode or image.mode)
 
 
 def _is_animated(image: Image.Image) -> bool:
@@ -252,9 +324,10 @@ def _refuse_large(height: int, width: int, max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; broken metadata counts as upright."""
-    if image.format is None:
-        return 1
+    """The EXIF orientation, 1 to 8; metadata that cannot be read count as upright.
+
+    Ask only when the pixels are loaded, or need not be for it: an error of theirs must not end here.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -265,36 +338,52 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image.load()
-    if image.mode in GREY_MODES - {"1", "L", "LA"}:
-        return _from_deep_grey(image, mode)
     if image.has_transparency_data:
-        opaque = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(opaque)
-        white.info = image.info
+        white.alpha_composite(image.convert("RGBA"))
         image = white
-    converted = image if image.mode == mode else image.convert(mode)
-    converted.info = image.info
-    return converted
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _from_deep_grey(image: Image.Image, mode: str) -> Image.Image:
-    """16-bit, 32-bit or float grey as 8 bits; Pillow's own convert would clip at 255."""
-    values = np.asarray(image)
+def _to_eight_bits(values: npt.NDArray[Any], depth: Depth) -> Pixels:
+    """Greys of 16 bits, 32 bits or floats as 8 bits; Pillow's own convert would cut them off at 255."""
+    white = 1.0 if depth == "unit" else float((1 << depth) - 1)
     if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        values = values * (255.0 if values.max(initial=0) <= 1.0 else 1.0)
-        grey = np.round(values)
-    elif image.mode == "I" and values.max(initial=0) <= 255:
-        grey = values  # 32-bit files are also written for 8-bit values
-    else:
-        grey = values >> 8
-    converted = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert(mode)
-    converted.info = image.info  # with the orientation in it
-    return converted
+        values = np.nan_to_num(values, nan=0.0, posinf=white, neginf=0.0)
+        return np.round(np.clip(values, 0, white) * (255 / white)).astype(np.uint8)
+    return (np.clip(values, 0, white).astype(np.int64) * 256 // int(white + 1)).astype(np.uint8)
+
+
+def _peak(values: npt.NDArray[Any]) -> float:
+    """The brightest value but for one in HOT_PIXELS, and at least one: a dead pixel says nothing."""
+    flat = values.ravel()
+    if flat.dtype.kind == "f":
+        flat = np.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
+    left_out = min(len(flat) - 1, max(1, len(flat) // HOT_PIXELS))
+    return float(np.partition(flat, len(flat) - 1 - left_out)[-1 - left_out])
+
+
+def choose_depth(peaks: npt.NDArray[np.floating[Any]], modes: npt.NDArray[np.str_]) -> Depth:
+    """The depth of a set of pictures, from what they are like.
+
+    The rule: `unit` where all that are deep are floats and reach 1 at most; else the fewest of DEPTHS, or
+    of 32 bits, that hold the brightest values. One picture in a hundred may be brighter.
+
+    Args:
+        peaks: Of the pictures, (N,); 0 of those that are not deep.
+        modes: As Pillow calls them, (N,).
+    """
+    deep = np.isin(modes, sorted(DEEP_MODES))
+    if not deep.any():
+        return FULL_DEPTH
+    ordered = np.sort(peaks[deep])
+    brightest = float(ordered[len(ordered) - 1 - len(ordered) // HOT_PICTURES])
+    if brightest <= 1 and (modes[deep] == "F").all():
+        return "unit"
+    return next(
+        (depth for depth in DEPTHS if brightest <= (1 << depth) - 1),
+        min(32, int(brightest).bit_length()),
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ import simplejpeg
 
 from imgrec.data.decode import ImageShape, Pixels
 from imgrec.errors import StorageError, reason_of
+from imgrec.machine import available_cores
 
 QUALITY = 95
 COLUMN = "jpeg"
@@ -93,7 +94,7 @@ class EncodedImages:
     def __init__(self, files: Sequence[Path], image_shape: ImageShape) -> None:
         self._files = files
         self._image_shape = image_shape
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = available_cores()
 
     def __len__(self) -> int:
         return int(self._starts[-1])

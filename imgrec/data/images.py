@@ -20,6 +20,7 @@ from numpy.lib.format import open_memmap
 from imgrec.data.decode import ImageShape
 from imgrec.data.encoded import EncodedImages
 from imgrec.errors import StorageError, reason_of
+from imgrec.machine import take_room
 
 FOLDER_VARIABLE = "IMGREC_CACHE"
 """Names the folder; machines have disks of their own, so it is no setting of a run."""
@@ -41,11 +42,14 @@ def new_images(path: Path, shape: Sequence[int]) -> Images:
     try:
         images: Images = open_memmap(path, mode="w+", dtype=np.uint8, shape=tuple(shape))
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            take_room(file.fileno(), path.stat().st_size)
     except OSError as error:
         path.unlink(missing_ok=True)
         size = math.prod(shape) / 1e9
-        msg = f"{path.parent}: {error.strerror}; {size:.1f} GB of pictures are to be written there"
+        msg = (
+            f"{path.parent}: {error.strerror}; {size:.1f} GB of pictures are to be written there; make room, "
+            f"or set data.keep to jpeg"
+        )
         raise StorageError(msg) from error
     return images
 

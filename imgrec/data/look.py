@@ -3,6 +3,7 @@
 It runs in processes of its own, which import no torch.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ from PIL import Image
 
 from imgrec.config import DataConfig
 from imgrec.data.decode import (
+    DEEP_MODES,
     REDUCED_SIDE,
+    Depth,
+    Header,
     ImageShape,
     Picture,
     Pixels,
     decode,
     fitted,
+    read_header,
     read_picture,
 )
 from imgrec.data.encoded import encode_jpeg
+from imgrec.data.parallel import within_limits
 from imgrec.data.sources.sample import Content, Missing, read_all
 from imgrec.errors import DecodeError
 
@@ -38,6 +44,7 @@ LOOK = np.dtype(
         ("animated", "?"),
         ("mean", "<f4"),  # brightness, 0 to 255
         ("std", "<f4"),  # of the brightness within the picture
+        ("peak", "<f8"),  # of greys with more than 8 bits: the brightest value but for a few
     ]
 )
 """What is known of a picture beside its pixels."""
@@ -102,14 +109,14 @@ def look_at(
         contents: Where the pictures are.
         images_file: Of the store; of pixels (.npy), or encoded.
         image_shape: Height, width, channels of the images.
-        config: How they are brought to that shape.
+        config: How they are brought to that shape; its depth decided.
     """
     images = _Images(images_file)
     kept = np.ones(len(contents), dtype=bool)
     thumbnails = np.empty((len(contents), THUMBNAIL, THUMBNAIL), dtype=np.float32)
     small: dict[int, Pixels] = {}
     digests: list[bytes] = []
-    headers: list[tuple[int, int, str, bool, bool]] = []
+    headers: list[tuple[int, int, str, bool, bool, float]] = []
     reasons: list[str] = []
     unread = 0
     for place, content in enumerate(read_all(contents)):
@@ -117,8 +124,11 @@ def look_at(
             if isinstance(content, DecodeError):
                 unread += not isinstance(contents[place], Missing)
                 raise content
-            picture = read_picture(content, max_pixels=config.max_pixels)
-            images.put(start + place, _shaped(content, picture, image_shape, config))
+            with within_limits():
+                picture = read_picture(
+                    content, max_pixels=config.max_pixels, depth=_depth_of(config)
+                )
+                images.put(start + place, _shaped(content, picture, image_shape, config))
         except DecodeError as error:
             kept[place] = False
             reasons.append(str(error))
@@ -130,13 +140,41 @@ def look_at(
         else:
             thumbnails[place] = _thumbnail(pixels)
         digests.append(_digest(pixels))
-        headers.append((header.height, header.width, header.mode, header.grey, picture.animated))
+        headers.append(
+            (
+                header.height,
+                header.width,
+                header.mode,
+                header.grey,
+                picture.animated,
+                picture.peak,
+            )
+        )
     if small:
         colors = np.stack(list(small.values())).astype(np.float32)
         # Whole numbers below 2**24 all the way, so exact, and twice as fast as in integers.
         thumbnails[list(small)] = np.floor((colors @ LUMA + 0x8000) / 0x10000)
     looks = _looks(digests, headers, thumbnails[kept])
     return Looked(kept, looks, reasons, unread, images.encoded)
+
+
+def peek(
+    _start: int, contents: Sequence[Content], config: DataConfig
+) -> list[tuple[Header, float]]:
+    """What those that can be read say of themselves, and the peaks of deep greys.
+
+    These are decoded for that, where the settings leave the depth open.
+    """
+    found = []
+    for content in read_all(contents):
+        with contextlib.suppress(DecodeError), within_limits():  # the pass over all will say so
+            if isinstance(content, DecodeError):
+                continue
+            header, peak = read_header(content, max_pixels=config.max_pixels), 0.0
+            if config.depth == "auto" and header.mode in DEEP_MODES:
+                peak = read_picture(content, max_pixels=config.max_pixels).peak
+            found.append((header, peak))
+    return found
 
 
 def only_write(
@@ -152,8 +190,8 @@ def only_write(
         if isinstance(content, DecodeError):
             msg = f"{contents[place]}: could be read a moment ago, and now {content}"
             raise DecodeError(msg)
-        pixels = decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
-        images.put(start + place, pixels)
+        with within_limits():
+            images.put(start + place, _decoded(content, image_shape, config))
     return len(contents), images.encoded
 
 
@@ -164,19 +202,34 @@ def _shaped(
     reduced = picture.pixels.shape[0] < picture.header.height
     if reduced and 2 * max(image_shape[:2]) > REDUCED_SIDE:
         # It was decoded smaller than this store wants it.
-        return decode(content, image_shape, resize=config.resize, max_pixels=config.max_pixels)
+        return _decoded(content, image_shape, config)
     return fitted(picture.pixels, image_shape, config.resize)
+
+
+def _decoded(content: bytes | Pixels, image_shape: ImageShape, config: DataConfig) -> Pixels:
+    return decode(
+        content,
+        image_shape,
+        resize=config.resize,
+        max_pixels=config.max_pixels,
+        depth=_depth_of(config),
+    )
+
+
+def _depth_of(config: DataConfig) -> Depth:
+    assert config.depth != "auto", "the scan decides"
+    return config.depth
 
 
 def _looks(
     digests: Sequence[bytes],
-    headers: Sequence[tuple[int, int, str, bool, bool]],
+    headers: Sequence[tuple[int, int, str, bool, bool, float]],
     thumbnails: npt.NDArray[np.float32],
 ) -> Looks:
     looks = np.empty(len(digests), dtype=LOOK)
     looks["digest"] = np.frombuffer(b"".join(digests), dtype="V16")
     if headers:
-        fields = ("height", "width", "mode", "grey", "animated")
+        fields = ("height", "width", "mode", "grey", "animated", "peak")
         for name, column in zip(fields, zip(*headers, strict=True), strict=True):
             looks[name] = column
     looks["hash"] = perceptual_hashes(thumbnails)

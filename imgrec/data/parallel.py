@@ -1,21 +1,44 @@
-"""Work on many contents over all cores."""
+"""Decoding over all cores, in processes of its own, which may take so much time and memory for a picture.
 
-import multiprocessing
+What a parser of foreign bytes does cannot be known, nor can it be broken off inside. So it runs in a process
+that the system ends: a picture that takes too long, or crashes its decoder, has that as its reason, and
+the others go on. The processes end with whoever started them, by a pipe that closes. They are plain
+subprocesses that import neither torch nor the caller's script.
+"""
+
+import atexit
+import contextlib
 import os
+import resource
+import select
 import signal
+import subprocess
+import sys
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
-from imgrec.data.sources.sample import Content, Pixels
+from imgrec.data.sources.sample import Content, Missing, Pixels
+from imgrec.errors import DataError, DecodeError, ImgrecError
+from imgrec.machine import available_cores
 
 Result = TypeVar("Result")
-CHUNK = 256
-# Below this many the start of the processes costs more than it saves.
-WORTH_A_POOL = 4 * CHUNK
+MOST_CHUNK, LEAST_CHUNK = 256, 16
+CHUNKS_A_PROCESS = 4
 # Chunks on their way at a time, for each process: enough to keep it busy, few enough for memory.
 AHEAD = 3
+MOST_SECONDS = 60
+"""Of processor time, for one picture: whatever else the machine does."""
+MOST_MEMORY = 4 << 30
+"""Bytes that a decoding process may hold."""
+CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
+)
+ENTRY = "import sys; from imgrec.data.parallel import serve; serve(*map(int, sys.argv[1:]))"
 
 
 def map_in_chunks(
@@ -24,37 +47,226 @@ def map_in_chunks(
     *args: Any,
     workers: int,
 ) -> Iterator[Result]:
-    """`function(start, contents[start : start + CHUNK], *args)` for all of them, in order.
+    """`function(start, contents[start : end], *args)` for all of them, in order.
 
     Args:
-        function: Defined at the top of a module, so that other processes can import it.
+        function: Defined at the top of a module, so that other processes can import it. It works on each
+            content inside `within_limits`, and takes a `Missing` in place of one that broke them.
         contents: What to work on.
         args: Passed on to each call.
         workers: Processes to use; 0 means one a core.
+
+    Raises:
+        DataError: the system has ended a process, for want of memory.
     """
-    starts = range(0, len(contents), CHUNK)
-    workers = min(workers or os.cpu_count() or 1, len(starts))
-    if workers <= 1 or len(contents) < WORTH_A_POOL or isinstance(contents[0], Pixels):
-        for start in starts:
-            yield function(start, contents[start : start + CHUNK], *args)
+    workers = workers or available_cores()
+    size = max(LEAST_CHUNK, min(MOST_CHUNK, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
+    chunks = deque((start, contents[start : start + size]) for start in range(0, len(contents), size))
+    if not contents or isinstance(contents[0], Pixels):
+        for start, some in chunks:
+            yield function(start, some, *args)
         return
-    # forkserver: neither torch's threads nor Ray's connections are there to be forked.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["imgrec.data.look"])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts) as pool:
-        waiting: deque[Future[Result]] = deque()
+    with _decoders(min(workers, len(chunks))) as decoders:
+        yield from _in_order(decoders, chunks, function, args, AHEAD * workers * size)
+
+
+def _in_order(
+    decoders: "list[_Decoder]",
+    chunks: deque[tuple[int, Sequence[Content]]],
+    function: Callable[..., Result],
+    args: tuple[Any, ...],
+    most_ahead: int,
+) -> Iterator[Result]:
+    position = 0
+    came: dict[int, tuple[int, Result]] = {}
+    while chunks or came or any(decoder.chunk for decoder in decoders):
+        for decoder in decoders:
+            if not decoder.chunk and chunks and chunks[0][0] - position < most_ahead:
+                decoder.give(function, chunks.popleft(), args)
+        busy = {decoder.pipe: decoder for decoder in decoders if decoder.chunk}
+        for pipe in wait(list(busy)):
+            decoder = busy[pipe]  # type: ignore[index]
+            start, some = decoder.take_chunk()
+            try:
+                came[start] = len(some), decoder.answer()
+            except EOFError:
+                reason = decoder.replace(some)
+                if len(some) > 1:  # one by one, to see which it was
+                    chunks.extendleft((start + n, [one]) for n, one in reversed([*enumerate(some)]))
+                else:
+                    chunks.appendleft((start, [Missing(reason)]))
+        while position in came:
+            count, result = came.pop(position)
+            position += count
+            yield result
+
+
+class _Decoder:
+    """A decoding process, and the chunk that it works on."""
+
+    def __init__(self) -> None:
+        self.chunk: tuple[int, Sequence[Content]] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self.pipe, theirs = Pipe()
+        paths = [path for path in sys.path if path]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                [sys.executable, "-P", "-c", ENTRY, str(theirs.fileno()), str(MOST_SECONDS)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+                # Ctrl-C reaches every process of a terminal's group; only the one that waits answers it.
+                start_new_session=True,
+            )
+
+    def give(
+        self,
+        function: Callable[..., Any],
+        chunk: tuple[int, Sequence[Content]],
+        args: tuple[Any, ...],
+    ) -> None:
+        """Let it begin with a chunk."""
+        self.chunk = chunk
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `answer` will say so
+            self.pipe.send((function, *chunk, args))
+
+    def take_chunk(self) -> tuple[int, Sequence[Content]]:
+        """What it worked on until now."""
+        assert self.chunk is not None
+        chunk, self.chunk = self.chunk, None
+        return chunk
+
+    def answer(self) -> Any:
+        """What came of the chunk.
+
+        Raises:
+            EOFError: the process has ended.
+        """
         try:
-            for start in starts:
-                some = contents[start : start + CHUNK]
-                waiting.append(pool.submit(function, start, some, *args))
-                if len(waiting) > AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            found, error = self.pipe.recv()
+        except ConnectionResetError as gone:
+            raise EOFError from gone
+        if error is not None:
+            raise error
+        return found
+
+    def replace(self, contents: Sequence[Content]) -> str:
+        """Another process in place of one that has ended; what that says of the contents.
+
+        Raises:
+            DataError: it says nothing of them.
+        """
+        self.pipe.close()
+        status = self._process.wait()
+        if -status == signal.SIGPROF:
+            fault = f"takes more than {MOST_SECONDS} s to decode"
+        elif -status in CRASHES:
+            fault = "crashes its decoder"
+        elif -status == signal.SIGKILL:
+            msg = (
+                f"the system ended the process that decoded {contents[0]}: it is out of memory; set "
+                f"data.decode_workers to fewer processes"
+            )
+            raise DataError(msg)
+        else:
+            msg = f"a decoding process ended with status {status}"
+            raise RuntimeError(msg)
+        self._start()
+        return fault
+
+    def end(self) -> None:
+        """Now, whatever it is at."""
+        self.pipe.close()
+        self._process.kill()
+        self._process.wait()
 
 
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; only the one that waits for us answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_IDLE: list[_Decoder] = []
+"""Those that wait for the next set; to start one takes half a second."""
+_LOCK = threading.Lock()
+_SERVING: list[int] = []
+"""In a process that `serve` runs in: the seconds that a picture may take."""
+
+
+@contextmanager
+def _decoders(count: int) -> Iterator[list[_Decoder]]:
+    """So many for the length of the block; those that are idle at its end stay for the next."""
+    with _LOCK:
+        taken = [_IDLE.pop() for _ in range(min(count, len(_IDLE)))]
+    try:
+        taken += [_Decoder() for _ in range(count - len(taken))]
+        yield taken
+    finally:
+        idle = [decoder for decoder in taken if decoder.chunk is None]
+        for decoder in taken:
+            if decoder.chunk is not None:
+                decoder.end()
+        with _LOCK:
+            _IDLE.extend(idle)
+
+
+@atexit.register
+def end_decoders() -> None:
+    """End the processes that wait, and give their memory back."""
+    with _LOCK:
+        while _IDLE:
+            _IDLE.pop().end()
+
+
+def serve(file: int, most_seconds: int) -> None:
+    """What a decoding process does: chunk after chunk, until nobody is there to ask.
+
+    Args:
+        file: Its end of a pipe.
+        most_seconds: Of processor time, for one picture.
+    """
+    _SERVING.append(most_seconds)
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, resource.RLIM_INFINITY))
+    threading.Thread(target=_end_with, args=(file,), daemon=True).start()
+    with Connection(file) as pipe:
+        while True:
+            try:
+                function, start, contents, args = pipe.recv()
+            except EOFError:
+                return
+            try:
+                answer = function(start, contents, *args), None
+            except ImgrecError as error:
+                answer = None, error
+            except Exception:
+                answer = None, RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
+            try:
+                pipe.send(answer)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+
+def _end_with(file: int) -> None:
+    """End this process with the one at the other end of its pipe, also in the middle of a picture."""
+    poll = select.poll()
+    poll.register(file, 0)  # nothing but that it was hung up
+    poll.poll()
+    os._exit(1)
+
+
+@contextmanager
+def within_limits() -> Iterator[None]:
+    """One picture is decoded inside, in a process that `map_in_chunks` started or in another.
+
+    Raises:
+        DecodeError: it wants more memory than a picture may have.
+    """
+    if not _SERVING:
+        yield
+        return
+    # What SIGPROF does where nobody handles it: it ends the process.
+    signal.setitimer(signal.ITIMER_PROF, _SERVING[0])
+    try:
+        yield
+    except MemoryError as error:
+        msg = f"takes more than {MOST_MEMORY >> 30} GiB of memory to decode"
+        raise DecodeError(msg) from error
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)

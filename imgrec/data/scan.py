@@ -6,7 +6,6 @@ all its cores; a cluster on many side by side.
 
 import hashlib
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig
-from imgrec.data.decode import Header, ImageShape, read_header
+from imgrec.data.decode import Depth, ImageShape, choose_depth
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
-from imgrec.data.look import Looked, Looks, look_at, only_write
+from imgrec.data.look import Looked, Looks, look_at, only_write, peek
 from imgrec.data.parallel import map_in_chunks
-from imgrec.data.sources.sample import Content, Missing, Sample, read_all
-from imgrec.errors import DataError, DecodeError
+from imgrec.data.sources.sample import Content, Missing, Sample
+from imgrec.errors import DataError
 
 LARGEST_DEFAULT_SIDE = 128
 PEEKED = 64
@@ -36,7 +35,6 @@ Advance = Callable[[int], None]
 """Called with how many more are done."""
 Result = TypeVar("Result")
 MOST_PIXEL_BYTES = 64 << 30
-MOST_OF_THE_DISK = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +118,7 @@ class Scan:
         samples: The readable ones, in the source's order.
         looks: What is known of each, (N,) of LOOK.
         image_shape: Height, width and channels of the images that were written.
+        depth: Of greys with more than 8 bits.
         encoded: Whether they were written as JPEG and not as pixels.
         fingerprint: SHA-256 (hex) over decoded contents, classes and splits, independent of file
             names, formats, their order and where the source lies.
@@ -129,6 +128,7 @@ class Scan:
     samples: tuple[Sample, ...]
     looks: Looks
     image_shape: ImageShape
+    depth: Depth
     encoded: bool
     fingerprint: str
     rejected: tuple[Rejected, ...]
@@ -144,23 +144,33 @@ def scan(
 ) -> Scan:
     """Decode everything once, in parallel, and write the images to files `images-00000` and on.
 
-    Which shape they are to have is known only when all have been seen. It is guessed from a few
-    first; where the guess was wrong, they are decoded again.
+    Which shape they are to have, and which depth greys of more than 8 bits have, is known only when all
+    have been seen. Both are guessed from a few first; where the guess was wrong, they are decoded again.
 
     Raises:
         DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
-    shape = guess_shape(samples, config)
+    shape, decided = guess(samples, config)
     contents = [sample.content for sample in samples]
-    encoded = is_to_be_encoded(config, len(samples) * math.prod(shape), folder)
+    encoded = is_to_be_encoded(config, len(samples) * math.prod(shape))
     name = "images-{:05}.arrow" if encoded else "images-{:05}.npy"
     pieces = [
         Piece(contents[cut], folder / name.format(number))
         for number, cut in enumerate(places.cut(contents, math.prod(shape), encoded=encoded))
     ]
-    advance = _Count(progress, places.label(), len(samples))
-    reading = partial(read_piece, shape=shape, config=config)
-    found = list(places.work(reading, pieces, advance))
+
+    def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[Looked]:
+        advance = _Count(progress, places.label() + again, len(samples))
+        return list(
+            places.work(partial(read_piece, shape=shape, config=config), pieces, advance)
+        )
+
+    found = look(shape, decided)
+    true_depth = _depth_of(np.concatenate([one.looks for one in found]), config)
+    if true_depth != decided.depth:
+        # The digests and hashes are of decoded greys too, so all is looked at again.
+        decided = _with_depth(config, true_depth)
+        found = look(shape, decided, " again")
     kept = np.concatenate([one.kept for one in found])
     looks = np.concatenate([one.looks for one in found])
     reasons = [reason for one in found for reason in one.reasons]
@@ -178,13 +188,14 @@ def scan(
             for piece, one in zip(pieces, found, strict=True)
         ]
         advance = _Count(progress, f"{places.label()} again", len(readable))
-        writing = partial(write_piece, shape=true_shape, config=config)
+        writing = partial(write_piece, shape=true_shape, config=decided)
         for _ in places.work(writing, smaller, advance):
             pass
     return Scan(
         samples=readable,
         looks=looks,
         image_shape=true_shape,
+        depth=true_depth,
         encoded=encoded,
         fingerprint=_fingerprint(readable, looks),
         rejected=tuple(sorted(rejected, key=lambda reject: reject.id)),
@@ -203,12 +214,12 @@ class _Count:
         self._progress(self._what, self._done, self._total)
 
 
-def is_to_be_encoded(config: DataConfig, pixel_bytes: int, folder: Path) -> bool:
-    """Whether pictures are kept as JPEG: asked for, or because all their pixels take too much room."""
-    if config.keep != "auto":
-        return config.keep == "jpeg"
-    room = MOST_OF_THE_DISK * shutil.disk_usage(folder).free
-    return pixel_bytes > min(MOST_PIXEL_BYTES, room)
+def is_to_be_encoded(config: DataConfig, pixel_bytes: int) -> bool:
+    """Whether pictures are kept as JPEG: asked for, or because all their pixels take too much room.
+
+    Never by what a disk has free: the same pictures would be other pixels on another day.
+    """
+    return config.keep == "jpeg" or (config.keep == "auto" and pixel_bytes > MOST_PIXEL_BYTES)
 
 
 def read_piece(
@@ -258,18 +269,25 @@ def _new_file(piece: Piece, shape: ImageShape) -> Iterator[Callable[[Sequence[by
         yield add
 
 
-def guess_shape(samples: Sequence[Sample], config: DataConfig) -> ImageShape:
-    """The shape of the store, from the headers of a few samples."""
-    chosen = samples[:: max(1, len(samples) // PEEKED)]
-    headers: list[Header] = []
-    for content in read_all([sample.content for sample in chosen]):
-        try:
-            if not isinstance(content, DecodeError):
-                headers.append(read_header(content, max_pixels=config.max_pixels))
-        except DecodeError:
-            continue  # the pass over all will say so
+def guess(samples: Sequence[Sample], config: DataConfig) -> tuple[ImageShape, DataConfig]:
+    """The shape of the store, and the settings with a depth, from a look at a few samples."""
+    chosen = [sample.content for sample in samples[:: max(1, len(samples) // PEEKED)]]
+    peeked = list(map_in_chunks(peek, chosen, config, workers=config.decode_workers))
+    headers = [header for some in peeked for header, _ in some]
     sides = np.array([(header.height, header.width) for header in headers]).reshape(-1, 2)
-    return _choose_shape(sides, all(header.grey for header in headers), config)
+    shape = _choose_shape(sides, all(header.grey for header in headers), config)
+    peaks = np.array([peak for some in peeked for _, peak in some])
+    modes = np.array([header.mode for header in headers], dtype="U8")
+    depth = choose_depth(peaks, modes) if config.depth == "auto" else config.depth
+    return shape, _with_depth(config, depth)
+
+
+def _with_depth(config: DataConfig, depth: Depth) -> DataConfig:
+    return config.model_copy(update={"depth": depth})
+
+
+def _depth_of(looks: Looks, config: DataConfig) -> Depth:
+    return choose_depth(looks["peak"], looks["mode"]) if config.depth == "auto" else config.depth
 
 
 def _shape_of(looks: Looks, config: DataConfig) -> ImageShape:

@@ -19,7 +19,8 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,16 +30,19 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig
-from imgrec.data.decode import DECODER_VERSION, ImageShape
+from imgrec.data.decode import DECODER_VERSION, DEEP_MODES, Depth, ImageShape
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import OneMachine, Places, Progress, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
+from imgrec.machine import locked
 
 NO_SPLIT = -1
-STORE_VERSION = 4
+# Settings that decide what is done with a store, and not what it holds.
+NOT_OF_THE_STORE = ("val_fraction", "test_fraction", "test_from", "split_seed", "allow_leakage", "decode_workers")
+STORE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Store:
     Attributes:
         folder: Where it lies.
         image_shape: Height, width and channels.
+        depth: Of greys with more than 8 bits.
         labels: (N,) int64 in [0, K).
         given_splits: (N,) int8: index into SPLITS where the source says, else NO_SPLIT.
         groups: (N,) int64: the first picture that each is an exact or near duplicate of.
@@ -59,6 +64,7 @@ class Store:
 
     folder: Path
     image_shape: ImageShape
+    depth: Depth
     labels: npt.NDArray[np.int64]
     given_splits: npt.NDArray[np.int8]
     groups: Numbers
@@ -88,6 +94,11 @@ class Store:
     def ids(self) -> list[str]:
         """What the source calls each picture, N names."""
         return [row["id"] for row in _read_csv(self.folder / "samples.csv")]
+
+    @property
+    def has_deep_greys(self) -> bool:
+        """Whether the depth had a part in it."""
+        return bool(np.isin(self.looks()["mode"], sorted(DEEP_MODES)).any())
 
     def looks(self) -> Looks:
         """What is known of each picture beside its pixels, (N,) of LOOK."""
@@ -122,15 +133,12 @@ def prepare_store(
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix="building.", dir=home))
-    try:
+    with _building_site(home) as building:
         found = scan(samples, config, building, places=places, progress=progress)
         folder = home / _key(found, config)
         if not folder.exists():
             _write(building, folder.name, found, config)
             _rename(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     note.parent.mkdir(exist_ok=True)
     part = note.with_suffix(f".{uuid.uuid4().hex}")
     part.write_text(folder.name, encoding="utf-8")
@@ -156,6 +164,7 @@ def open_store(folder: Path) -> Store:
     return Store(
         folder=folder,
         image_shape=tuple(meta["image_shape"]),
+        depth=meta["depth"],
         labels=np.load(folder / "labels.npy"),
         given_splits=np.load(folder / "splits.npy"),
         groups=np.load(folder / "groups.npy"),
@@ -167,7 +176,7 @@ def open_store(folder: Path) -> Store:
 
 
 def _note(source: Source, config: DataConfig, storage: Path) -> Path:
-    how = config.model_dump(mode="json", exclude={"val_fraction", "test_fraction", "allow_leakage"})
+    how = config.model_dump(mode="json", exclude=set(NOT_OF_THE_STORE))
     parts = [source.state(), how, DECODER_VERSION, STORE_VERSION]
     return storage / "store" / "seen" / _hash(parts)
 
@@ -187,6 +196,7 @@ def _key(found: Scan, config: DataConfig) -> str:
             [[sample.id, sample.label, sample.split] for sample in found.samples],
             [[reject.id, reject.label, reject.reason] for reject in found.rejected],
             found.image_shape,
+            found.depth,
             found.encoded,
             config.resize,
             config.near_duplicates,
@@ -222,11 +232,36 @@ def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     meta = {
         "class_names": class_names,
         "image_shape": found.image_shape,
+        "depth": found.depth,
         "fingerprint": found.fingerprint,
         "quarantined": len(rows),
         "near_cut_off": cut_off,
     }
     (folder / "store.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def _building_site(home: Path) -> Iterator[Path]:
+    """A folder to build a store in, gone at the end; those that killed processes left go first."""
+    with ExitStack() as stack:
+        with locked(home / "lock"):
+            for left in home.glob("building.*/"):
+                with locked(_lock_of(left), wait=False) as abandoned:
+                    if abandoned:
+                        _remove_site(left)
+            building = Path(tempfile.mkdtemp(prefix="building.", dir=home))
+            stack.callback(_remove_site, building)
+            stack.enter_context(locked(_lock_of(building)))
+        yield building
+
+
+def _lock_of(building: Path) -> Path:
+    return building.with_name(f"{building.name}.lock")
+
+
+def _remove_site(building: Path) -> None:
+    shutil.rmtree(building, ignore_errors=True)
+    _lock_of(building).unlink(missing_ok=True)
 
 
 def _rename(building: Path, folder: Path) -> None:

@@ -13,7 +13,6 @@ import ray
 
 from imgrec.data.images import cache_folder, refuse_without_room
 from imgrec.data.look import Looked
-from imgrec.data.parallel import WORTH_A_POOL
 from imgrec.data.scan import Advance, OneMachine, Piece, Progress, Work
 from imgrec.data.sources.sample import Content, Pixels
 from imgrec.data.store import open_store
@@ -21,6 +20,8 @@ from imgrec.distributed.nodes import Machine, at, machines
 from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
 
 Result = TypeVar("Result")
+# Fewer pictures than this are one machine's work, and no piece has fewer.
+LEAST_PIECE = 1024
 PIECES_PER_CORE = 4  # so that all end at about the same time
 MOST_PIECE_BYTES = 256 << 20
 # Tasks on their way at a time, for each core: enough for one to wait while another runs.
@@ -50,7 +51,7 @@ class AllNodes:
         Raises:
             StorageError: the driver's machine has no room for its copy.
         """
-        if len(contents) <= WORTH_A_POOL or isinstance(contents[0], Pixels):
+        if len(contents) <= LEAST_PIECE or isinstance(contents[0], Pixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if blind := self._blind(contents):
@@ -59,7 +60,7 @@ class AllNodes:
         if not encoded:
             refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
         rows = math.ceil(len(contents) / (PIECES_PER_CORE * self._places))
-        rows = max(WORTH_A_POOL, min(rows, MOST_PIECE_BYTES // row_bytes))
+        rows = max(LEAST_PIECE, min(rows, MOST_PIECE_BYTES // row_bytes))
         return [slice(start, start + rows) for start in range(0, len(contents), rows)]
 
     def work(

@@ -9,7 +9,7 @@ from torch import Tensor
 LEAST, MOST = 0.05, 20.0
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, log_priors: Tensor | None = None) -> float:
     """The temperature with the lowest log loss.
 
     A split without a single error would ask for a temperature of zero, and so for certainty about
@@ -19,6 +19,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: Of the validation split, (N, K).
         labels: (N,).
+        log_priors: Added after the temperature, (K,), where training has set them aside.
 
     Returns:
         A number in [0.05, 20] to divide logits by. Which class is chosen does not change.
@@ -33,6 +34,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     def log_loss(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)
+        if log_priors is not None:
+            scaled = scaled + log_priors
         return float(F.cross_entropy(scaled, labels, label_smoothing=doubt))
 
     bounds = (math.log(LEAST), math.log(MOST))

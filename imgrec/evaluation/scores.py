@@ -7,12 +7,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from imgrec.classifier import Classifier
+from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import Pictures, Shard, evaluation_batches
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.training.metrics import Scores, confusion_scores
 
-BATCH = 512
 MANY, FEW = 100, 20
 
 
@@ -76,7 +76,7 @@ class Evaluation:
 def evaluate_classifier(
     classifier: Classifier, store: Store, rows: Indices, trained: tuple[int, ...]
 ) -> Evaluation:
-    """Score a classifier exactly as it will be served: in fp32, with its temperature.
+    """Score a classifier exactly as it will be served: in fp32, with its temperature and priors.
 
     Args:
         classifier: Whatever is to be scored.
@@ -88,7 +88,7 @@ def evaluate_classifier(
     num_classes = len(classifier.card.class_names)
     cells = labels * num_classes + logits.argmax(dim=1)
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-    loss = F.cross_entropy(logits / classifier.card.temperature, labels, reduction="sum")
+    loss = F.cross_entropy(classifier.calibrated(logits), labels, reduction="sum")
     return Evaluation(
         scores=confusion_scores(confusion, float(loss)),
         confusion=confusion,
@@ -100,6 +100,6 @@ def evaluate_classifier(
 def split_logits(classifier: Classifier, store: Store, rows: Indices) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and labels (N,) of a split."""
     pictures = Pictures(store, torch.device("cpu"))
-    batches = evaluation_batches(pictures, rows, batch_size=BATCH, shard=Shard())
+    batches = evaluation_batches(pictures, rows, batch_size=pictures_at_once(store.image_shape), shard=Shard())
     parts = [(classifier.logits(images), labels) for images, labels in batches]
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import statistics
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,12 +30,19 @@ from imgrec.training.clock import Clock
 from imgrec.training.ema import MovingAverage
 from imgrec.training.growth import share_of_side
 from imgrec.training.loss import Loss
-from imgrec.training.metrics import Scores
+from imgrec.training.metrics import Rank, Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
-from imgrec.training.precision import Precision, choose_precision, lay_out
+from imgrec.training.precision import (
+    Arithmetic,
+    Precision,
+    choose_arithmetic,
+    device_kind,
+    lay_out,
+)
 from imgrec.training.throughput import card_bytes, card_name, forget_card_bytes
 from imgrec.version import code_version
 
+SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 MOST_TO_WHITEN = 2048
 PIXELS_TO_WHITEN = 1 << 21
 
@@ -46,7 +54,7 @@ class FitJob:
     Attributes:
         store: Folder of the store.
         data: For the splits.
-        seed: Of splits, weights, order and augmentation.
+        seed: Of weights, order and augmentation.
         image_shape: Height, width, channels.
         class_counts: Training pictures of each class.
         model: The architecture.
@@ -56,6 +64,8 @@ class FitJob:
         augmentation: Of training pictures.
         accumulate: Parts of a batch whose gradients are added up before a step; for models whose
             batch does not fit into memory at once. BatchNorm sees the parts.
+        arithmetic: What `train.precision` was taken as, for the machines that train; empty where whoever
+            builds the learner is to look at this one.
     """
 
     store: Path
@@ -69,6 +79,7 @@ class FitJob:
     statistics: ChannelStatistics
     augmentation: Augmentation
     accumulate: int = 1
+    arithmetic: Arithmetic | Literal[""] = ""
 
     @property
     def num_classes(self) -> int:
@@ -85,6 +96,14 @@ class FitJob:
         """Full batches in the training split."""
         return self.num_train // self.train.batch_size
 
+    def parts(self, world_size: int) -> int:
+        """In how many parts each of so many workers computes its share of a batch: the same number on all.
+
+        Each has two pictures at least, for a batch normalization has nothing to say of one.
+        """
+        smallest_share = self.train.batch_size // world_size
+        return max(1, min(self.accumulate, smallest_share // 2))
+
     def share_of_side(self, step: int) -> float:
         """What share of their side pictures have in a step, counted from 0 over all epochs."""
         progress = step / (self.train.epochs * self.steps_per_epoch)
@@ -93,6 +112,10 @@ class FitJob:
     def share_after(self, epoch: int) -> float:
         """The same in the last step of an epoch, counted from 1: that of the pictures that judge it."""
         return self.share_of_side(epoch * self.steps_per_epoch - 1)
+
+    def side_after(self, epoch: int) -> float:
+        """The shorter side of the pictures that judge an epoch, counted from 1, in pixels."""
+        return min(self.image_shape[:2]) * self.share_after(epoch)
 
     def mean_side(self, epoch: int) -> float:
         """The mean of it over the steps of an epoch, counted from 0, in pixels."""
@@ -110,17 +133,18 @@ class FitJob:
     def key(self) -> str:
         """A hash, the same for all jobs that come to the same model with the same code.
 
-        Where the store lies is not in it, nor how much of a batch fits into memory.
+        Where the store lies is not in it, nor how much of a batch fits into memory, nor what `auto` was taken
+        as: that stands in the record.
         """
         content = asdict(self) | {
             "code": code_version(),
             "store": self.store.name,
-            "data": self.data.model_dump(mode="json", include={"val_fraction", "test_fraction"}),
+            "data": self.data.model_dump(mode="json", include=set(SPLITTING)),
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "filters": [one.model_dump(mode="json") for one in self.filters],
         }
-        del content["accumulate"]
+        del content["accumulate"], content["arithmetic"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -159,6 +183,12 @@ class Learner:
         """The model whose scores count: the moving average if there is one."""
         return self.average.model if self.average else self.model
 
+    def without_reducing(self) -> AbstractContextManager[None]:
+        """What is computed inside adds to this worker's gradients alone."""
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return nullcontext()
+
     def share_buffers(self) -> None:
         """Give all workers the mean of their BatchNorm statistics; each saw other pictures."""
         if not dist.is_initialized():
@@ -172,14 +202,13 @@ class Learner:
                             buffer.div_(self.shard.world_size)
 
     def keep_if_best(self, val: Scores) -> bool:
-        """Remember the evaluated weights if no epoch before had a better macro-F1.
+        """Remember the evaluated weights if no epoch before was as good.
 
-        An epoch that was judged by larger pictures is better whatever it came to, for in the end they are
-        whole. Of two epochs alike the one with the lower loss is better: small splits tie often.
+        What is better says `Rank`.
         """
 
-        def rank(epoch: int, scores: Scores) -> tuple[float, float, float]:
-            return self.job.share_after(epoch), scores.macro_f1, -scores.loss
+        def rank(epoch: int, scores: Scores) -> Rank:
+            return Rank(self.job.side_after(epoch), scores.macro_f1, -scores.loss)
 
         better = self.best is None or (
             rank(self.epochs_done, val) > rank(self.best.epoch, self.best.val)
@@ -236,6 +265,8 @@ class Learner:
         if self.average:
             self.average.model.load_state_dict(state["average"])
             self.average.steps = state["average_steps"]
+        # What was begun in one arithmetic goes on in it, also on a machine that would choose another.
+        self.precision = Precision(self.device, state["precision"])
         self.epochs_done = state["epochs_done"]
         self.history = state["history"]
         self.best = best_of(state)
@@ -278,7 +309,10 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
         job=job,
         shard=shard,
         device=device,
-        precision=choose_precision(job.train.precision, arch, device, job.store.parent),
+        precision=Precision(
+            device,
+            job.arithmetic or choose_arithmetic(job.train.precision, arch, [device_kind(device)]),
+        ),
         model=model,
         parallel=parallel,
         recipe=recipe,
@@ -293,7 +327,7 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
 def _some_pictures(job: FitJob, device: torch.device) -> Tensor:
     """Of the training split, drawn by the seed: (N, C, H, W) uint8, of large ones fewer."""
     store = open_store(job.store)
-    rows = make_splits(store, job.data, job.seed).train
+    rows = make_splits(store, job.data).train
     height, width, _ = job.image_shape
     count = max(64, min(MOST_TO_WHITEN, PIXELS_TO_WHITEN // (height * width)))
     chosen = np.random.default_rng(job.seed).permutation(rows)[:count]

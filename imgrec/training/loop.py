@@ -6,13 +6,15 @@ No file, Ray or MLflow in it, and no `.item()` in a step: each would wait for th
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import (
     Pictures,
     Shard,
@@ -22,18 +24,18 @@ from imgrec.data.loader import (
 )
 from imgrec.data.splits import Indices, make_splits
 from imgrec.data.store import open_store
-from imgrec.errors import DivergedError
+from imgrec.errors import DivergedError, TrainingError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
 from imgrec.training.learner import FitJob, Learner
+from imgrec.training.memory import is_out_of_memory
 from imgrec.training.metrics import Meter, Scores
-
-EVALUATION_BATCH = 512
-
 
 SPENT = "seconds/"
 """Before the kind of work, in the metrics of an epoch."""
+JUDGED_BY = "val/image_side"
+"""The metric that says how large the pictures were that an epoch was judged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class EpochReport:
         epoch: From 1.
         epochs: How many there will be.
         metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `image_side` (the shorter one, in
-            pixels, of training pictures; those of `val` are as large as the last of them),
+            pixels, of training pictures), `val/image_side` (of those that judge: as the last of them),
             `images_per_second` (of training alone) and `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
@@ -79,7 +81,7 @@ def fit(
     """
     job = learner.job
     store = open_store(job.store)
-    splits = make_splits(store, job.data, job.seed)
+    splits = make_splits(store, job.data)
     pictures = pictures or Pictures(store, learner.device)
     learner.clock.take()
     for epoch in range(learner.epochs_done, job.train.epochs):
@@ -106,6 +108,7 @@ def fit(
         metrics = train.as_metrics("train") | val.as_metrics("val")
         metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
         metrics["image_side"] = job.mean_side(epoch)
+        metrics[JUDGED_BY] = job.side_after(epoch + 1)
         metrics["images_per_second"] = images / (trained - started)
         metrics["epoch_seconds"] = time.perf_counter() - started
         metrics |= {f"{SPENT}{kind}": spent for kind, spent in learner.clock.take().items()}
@@ -125,23 +128,26 @@ def train_epoch(
     share_of_one = learner.shard.world_size / learner.job.train.batch_size
     clock = learner.clock
     steps_before = learner.epochs_done * learner.job.steps_per_epoch
+    parts = learner.job.parts(learner.shard.world_size)
     for step, batch in enumerate(clock.each(DATA, batches), start=1):
-        parts = learner.job.accumulate
         share = learner.job.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
-            for images, labels, turns in zip(*(part.chunk(parts) for part in batch), strict=True):
-                with learner.precision.autocast():
-                    inputs, targets = mixed(
-                        resized(learner.recipe(images, turns), share),
-                        labels,
-                        learner.job.num_classes,
-                        learner.job.augmentation,
-                    )
-                    logits = learner.parallel(inputs)  # (B / parts, K)
-                loss = learner.loss_fn(logits.float(), targets)
-                # DDP takes the mean over workers, whose shares differ when they do not divide the
-                # batch.
-                (loss * (len(labels) * share_of_one)).backward()
+            divided = zip(*(one.tensor_split(parts) for one in batch), strict=True)
+            for part, (images, labels, turns) in enumerate(divided, start=1):
+                # Workers add their gradients up with the last part; before it each has its own.
+                with learner.without_reducing() if part < parts else nullcontext():
+                    with learner.precision.autocast():
+                        inputs, targets = mixed(
+                            resized(learner.recipe(images, turns), share),
+                            labels,
+                            learner.job.num_classes,
+                            learner.job.augmentation,
+                        )
+                        logits = learner.parallel(inputs)  # (B / parts, K)
+                    loss = learner.loss_fn(_at_least_fp32(logits), targets)
+                    # DDP takes the mean over workers, whose shares differ when they do not divide the
+                    # batch.
+                    (loss * (len(labels) * share_of_one)).backward()
                 meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
             if max_norm:
@@ -165,13 +171,32 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
     """
     model, recipe = learner.evaluated.eval(), learner.recipe.eval()
     meter = Meter(learner.job.num_classes, learner.device)
-    batches = evaluation_batches(pictures, rows, batch_size=EVALUATION_BATCH, shard=learner.shard)
-    for images, labels in batches:
-        with learner.precision.autocast():
-            logits = model(resized(recipe(images), share))
-        meter.update(logits, labels)
+    at_once = pictures_at_once(learner.job.image_shape)
+    batches = evaluation_batches(pictures, rows, batch_size=at_once, shard=learner.shard)
+    try:
+        for images, labels in batches:
+            with learner.precision.autocast():
+                logits = model(resized(recipe(images), share))
+            meter.update(logits, labels)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise _too_large(learner.job, at_once) from error
+        raise
     meter.reduce()
     return meter.scores()
+
+
+def _at_least_fp32(logits: Tensor) -> Tensor:
+    """The loss is not computed in bf16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _too_large(job: FitJob, at_once: int) -> TrainingError:
+    height, width, _ = job.image_shape
+    return TrainingError(
+        f"out of memory while {at_once} pictures of {height} x {width} were evaluated at once: lower "
+        f"data.image_size, or take a smaller {job.model.arch}"
+    )
 
 
 def _seed_epoch(seed: int, epoch: int, shard: Shard) -> None:

@@ -100,6 +100,25 @@ def log_priors(class_counts: Tensor) -> Tensor:
     return (counts / counts.sum()).log().float()
 
 
+def set_aside(imbalance: Imbalance, class_counts: Sequence[int]) -> Tensor | None:
+    """What training has set aside of the classes' frequencies: (K,) to be added to logits for the data's.
+
+    A perfect model of the loss says of a picture x, up to a constant of x: under `logit_adjustment` and the
+    `sampler` log p(x | class), in a world of equal classes; under `weights` log p(class | x) and the
+    logarithm of the class's weight. None where its logits are those of the data already; `focal` makes
+    probabilities flatter, which the temperature mends.
+    """
+    counts = torch.tensor(class_counts)
+    match imbalance:
+        case "logit_adjustment" | "sampler":
+            return log_priors(counts)
+        case "weights":
+            # A class without pictures has weight 0, and is never expected.
+            return -class_weights(counts.clamp(min=1)).log()
+        case _:
+            return None
+
+
 def _expected(values: Tensor, targets: Tensor) -> Tensor:
     """Of values (B, K): the one at each label (B,), or the mean under each target (B, K)."""
     if targets.ndim == 1:

@@ -7,12 +7,28 @@ import torch
 from imgrec.errors import TrainingError
 from imgrec.training.learner import FitJob
 
-PARTS = 4
+FACTOR = 4
+"""Of the number of parts, from one try to the next."""
 
 
-def in_parts(job: FitJob) -> FitJob:
-    """The same job with its batches computed in parts, whose gradients are added up."""
-    return replace(job, accumulate=PARTS)
+def in_more_parts(job: FitJob, world_size: int, tries: int = 1) -> FitJob | None:
+    """The same job with its batches computed in more parts, whose gradients are added up.
+
+    Args:
+        job: What did not fit.
+        world_size: Workers that share a batch.
+        tries: How often memory ran out.
+
+    Returns:
+        None where a batch was in as many parts before as it can be.
+    """
+    parts = job.parts(world_size)
+    for _ in range(tries):
+        more = replace(job, accumulate=parts * FACTOR)
+        if more.parts(world_size) == parts:
+            return None
+        job, parts = more, more.parts(world_size)
+    return job
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,10 +37,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def out_of_memory(job: FitJob, error: BaseException) -> TrainingError:
-    """The error for people, after `in_parts` did not help."""
-    reason = str(error).strip().splitlines()[0][:200]
+def out_of_memory(job: FitJob, reason: str) -> TrainingError:
+    """The error for people, where not even the smallest parts fit.
+
+    Args:
+        job: What was trained.
+        reason: What torch, or the system, said.
+    """
+    reason = next(iter(reason.strip().splitlines()), "")[:200]
     return TrainingError(
-        f"out of memory, even with a batch of {job.train.batch_size} in {PARTS} parts: lower "
-        f"{job.model.arch}.train.batch_size or take a smaller model ({reason})"
+        f"out of memory, even with a batch of {job.train.batch_size} in the smallest parts: lower "
+        f"data.image_size, take a smaller {job.model.arch} or a machine with more memory ({reason})"
     )

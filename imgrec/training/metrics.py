@@ -6,6 +6,7 @@ counts up, so every picture counts exactly once.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,24 @@ class Scores:
         return {f"{split}/{name}": value for name, value in asdict(self).items()}
 
 
+class Rank(NamedTuple):
+    """How good an epoch of a fit is beside others: the larger, the better.
+
+    The one definition of the score of a fit: what is kept, what a trial is told and shown by, what a search
+    chooses. An epoch that was judged by larger pictures is better whatever it came to, for in the end
+    they are whole. Of two alike the one with the lower loss is better: small splits tie often.
+
+    Attributes:
+        side: Shorter side of the pictures that judged it, in pixels.
+        macro_f1: On the validation split.
+        negative_loss: On the validation split.
+    """
+
+    side: float
+    macro_f1: float
+    negative_loss: float = 0.0
+
+
 def scores_from(metrics: Mapping[str, float], split: str) -> Scores:
     """What `Scores.as_metrics` wrote."""
     return Scores(**{field.name: metrics[f"{split}/{field.name}"] for field in fields(Scores)})
@@ -48,7 +67,9 @@ class Meter:
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
         self._confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        # A Mac's GPU has no float64.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._loss = torch.zeros((), dtype=wide, device=device)
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:

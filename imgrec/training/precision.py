@@ -1,12 +1,8 @@
 """Which arithmetic a training step uses, and how tensors are laid out for it."""
 
 import contextlib
-import hashlib
-import math
-import os
 import platform
-import time
-import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +12,16 @@ from torch import nn
 
 from imgrec.config import Arch
 
-WORTH_BF16 = 1.3
+Arithmetic = Literal["bf16", "fp32"]
+GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
+"""Kinds of device that compute a step in bf16 clearly faster than in fp32. Measured (docs/log.md): on an AMD
+Zen 5 and on an Intel Xeon with matrix units (AMX) two to three times as fast; on Intel Xeons without them,
+which have the same vector instructions as the AMD, it was slower. A card of NVIDIA has units for it since
+Ampere."""
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+"""For bf16; of those that a processor has the first counts."""
+FOR_BF16: frozenset[Arch] = frozenset({"cnn", "transformer"})
+"""On a CPU: the ann and an rnn of rows lost there, and an rnn of convolutions was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,42 +29,59 @@ class Precision:
     """bf16 autocast or plain fp32, for one device."""
 
     device: torch.device
-    bf16: bool
+    arithmetic: Arithmetic
 
     def autocast(self) -> torch.autocast:
         """The context that forward passes run in."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        enabled = self.arithmetic == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def __str__(self) -> str:
         """As written in the settings."""
-        return "bf16" if self.bf16 else "fp32"
+        return self.arithmetic
 
 
-def choose_precision(
-    setting: Literal["auto", "bf16", "fp32"], arch: Arch, device: torch.device, memory: Path
-) -> Precision:
-    """The setting, with `auto` decided by what this device computes faster.
+def choose_arithmetic(
+    setting: Literal["auto", "bf16", "fp32"], arch: Arch, kinds: Iterable[str]
+) -> Arithmetic:
+    """The setting, with `auto` decided by a rule from the devices that will train, and never by a clock.
 
-    A GPU with bf16 in hardware gains for every architecture. On a CPU the flag says little: AVX-512
-    BF16 made a cnn step 2 to 6 times faster on a Zen 5, and slower on a Xeon that has it too
-    (docs/log.md). So a CPU is measured, for the cnn and the transformer; the ann and an rnn of
-    rows lost there, and stay in fp32, as does every rnn until one of convolutions was measured.
+    The rule: bf16 where every one of them gains by it, and the architecture does; else fp32. So all workers
+    compute alike, and the same settings on the same machines come to the same model on any day.
 
     Args:
         setting: `train.precision`.
         arch: What is trained.
-        device: Where.
-        memory: Folder in which the verdict on this kind of CPU is kept. All workers, and all later
-            runs, go by the first one: otherwise a busy moment could change what a seed comes to.
+        kinds: Of all devices that will train, as `device_kind` has them.
     """
-    match setting, device.type:
-        case "auto", "cuda":
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        case "auto", "cpu":
-            bf16 = arch in {"cnn", "transformer"} and _remembered_verdict(memory)
-        case _:
-            bf16 = setting == "bf16"
-    return Precision(device, bf16)
+    if setting != "auto":
+        return setting
+    found = set(kinds)
+    on_cards = all(kind.startswith("cuda") for kind in found)
+    gains = bool(found) and found <= GAINS and (on_cards or arch in FOR_BF16)
+    return "bf16" if gains else "fp32"
+
+
+def device_kind(device: torch.device) -> str:
+    """What `choose_arithmetic` goes by: the same on all machines whose arithmetic is as fast."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "cuda bf16" if has_bf16 else "cuda"
+    return processor_kind() if device.type == "cpu" else device.type
+
+
+def processor_kind() -> str:
+    """The maker of this machine's processor, and its instructions for bf16 if it has any."""
+    maker, flags = platform.machine(), list[str]()
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            name, _, value = (part.strip() for part in line.partition(":"))
+            if name == "vendor_id":
+                maker = value
+            if name == "flags":
+                flags = value.split()
+                break
+    return " ".join([maker, *[one for one in INSTRUCTIONS if one in flags][:1]])
 
 
 def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
@@ -71,44 +93,3 @@ def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
     if arch == "ann":
         return module
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _remembered_verdict(memory: Path) -> bool:
-    digest = hashlib.sha256(_cpu_name().encode()).hexdigest()[:12]
-    verdict = memory / f"bf16-{digest}.txt"
-    if not verdict.exists():
-        draft = memory / f"{verdict.name}.{uuid.uuid4().hex}"
-        draft.write_text("yes" if _cpu_gains_from_bf16() else "no", encoding="utf-8")
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, verdict)  # whole or not at all, and the first worker's stays
-        draft.unlink()
-    return verdict.read_text(encoding="utf-8") == "yes"
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _cpu_gains_from_bf16() -> bool:
-    """Whether a convolution's forward and backward pass are clearly faster in bf16, on this CPU.
-
-    Takes about 0.1 s. The margin keeps a busy moment from tipping the choice: what gains at all
-    gains a factor of two.
-    """
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):  # noqa: SLF001 - torch has no public name for it
-        return False
-    with torch.random.fork_rng(devices=[]):
-        layer = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = torch.rand(16, 64, 32, 32).contiguous(memory_format=torch.channels_last)
-    seconds = {True: math.inf, False: math.inf}
-    for bf16 in (True, False) * 4:
-        started = time.perf_counter()
-        with Precision(images.device, bf16).autocast():
-            loss = layer(images).sum()
-        loss.backward()
-        seconds[bf16] = min(seconds[bf16], time.perf_counter() - started)
-    return seconds[True] * WORTH_BF16 < seconds[False]

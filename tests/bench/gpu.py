@@ -46,7 +46,7 @@ def measure(job: FitJob, device: torch.device) -> dict[str, Any]:
     assert learner.best is not None
     learner.evaluated.load_state_dict(learner.best.weights)
     store = open_store(job.store)
-    rows = make_splits(store, job.data, job.seed).test
+    rows = make_splits(store, job.data).test
     test = evaluate(learner, Pictures(store, device), rows)
     images = job.train.epochs * job.steps_per_epoch * job.train.batch_size
     cost = statistics.fmean(job.cost(epoch) for epoch in range(job.train.epochs))

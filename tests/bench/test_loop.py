@@ -42,7 +42,7 @@ torch.set_num_threads({threads})
 made = build_learner(job, torch.device("cpu"), Shard())
 model, recipe, loss_fn = made.model.train(), made.recipe.train(), made.loss_fn
 store = open_store(job.store)
-rows = make_splits(store, job.data, job.seed).train
+rows = make_splits(store, job.data).train
 images = torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2)
 labels = torch.from_numpy(store.labels[rows])
 speeds, done = [], 0

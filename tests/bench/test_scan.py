@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision.io import decode_image, read_file
 
 from imgrec.config import DataConfig
+from imgrec.machine import available_cores
 from imgrec.data.store import find_store, prepare_store
 from tests.conftest import no_progress
 
@@ -41,7 +42,7 @@ def with_torchvision(path: str) -> object:
 def test_scan_and_decode_are_as_fast_as_bare_loops_on_all_cores(tmp_path: Path) -> None:
     """With everything that a scan does: hashes, duplicates, statistics, the store itself."""
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     source = os.environ["CIFAR"]
     files = sorted(map(str, Path(source, "train").rglob("*.jpg")))[::8][:LOOPED]
     config = DataConfig(source=source)

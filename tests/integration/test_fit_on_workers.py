@@ -119,7 +119,7 @@ def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> 
     assert isinstance(alone, Fitted)
     assert isinstance(shared, Fitted)
     job = jobs[name]
-    val = len(make_splits(open_store(job.store), job.data, job.seed).val)
+    val = len(make_splits(open_store(job.store), job.data).val)
     for first, second in zip(alone.history, shared.history, strict=True):
         assert second["train/loss"] == pytest.approx(first["train/loss"], rel=1e-3)
         # Every picture counts once: the accuracy is a whole number of those of the split.
@@ -135,7 +135,7 @@ def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path:
     learner = build_learner(jobs[name], torch.device("cpu"), Shard())
     learner.evaluated.load_state_dict(outcome.best.weights)
     store = open_store(jobs[name].store)
-    rows = make_splits(store, jobs[name].data, jobs[name].seed).val
+    rows = make_splits(store, jobs[name].data).val
     alone = evaluate(learner, Pictures(store, learner.device), rows)
 
     assert outcome.best.val.accuracy > 0.9

@@ -42,7 +42,7 @@ def nodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AllNodes:
     """Those of the cluster, with small pieces."""
-    monkeypatch.setattr(spread, "WORTH_A_POOL", PIECE)
+    monkeypatch.setattr(spread, "LEAST_PIECE", PIECE)
     shutil.rmtree(cache_folder())
     return AllNodes(machines(), OneMachine())
 

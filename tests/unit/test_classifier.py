@@ -158,3 +158,32 @@ def test_the_weights_on_disk_are_plain_tensors(fitted: Fitted, tmp_path: Path) -
     fitted[0].save(tmp_path)
 
     assert load_file(tmp_path / "model.safetensors").keys() == fitted[0].model.state_dict().keys()
+
+
+def test_the_label_is_what_the_picture_speaks_for_and_the_probability_that_of_the_data(
+    fitted: Fitted,
+) -> None:
+    """A rare class is found though it is rare, and nobody is told that it is more sure than it is."""
+    classifier, prepared, _ = fitted
+    shares = torch.tensor([0.91] + [0.01] * 9)
+    card = classifier.card.model_copy(update={"log_priors": tuple(shares.log().tolist())})
+    other = Classifier(card, classifier.model.state_dict())
+    content = [encode_png(image) for image in prepared.store.images[:50]]
+
+    for plain, shifted in zip(classifier.predict(content), other.predict(content), strict=True):
+        expected = torch.tensor(list(plain.probabilities.values())) * shares
+        assert shifted.label == plain.label
+        assert list(shifted.probabilities.values()) == pytest.approx(
+            (expected / expected.sum()).tolist(), abs=1e-5
+        )
+        assert shifted.probability == shifted.probabilities[shifted.label]
+
+
+def test_what_cannot_be_read_costs_the_others_nothing(fitted: Fitted) -> None:
+    """One damaged file among a thousand."""
+    classifier, prepared, _ = fitted
+    good = [encode_png(image) for image in prepared.store.images[:3]]
+    found = list(classifier.predict_each([good[0], b"hello", *good[1:]]))
+
+    assert isinstance(found[1], DecodeError)
+    assert [found[0], *found[2:]] == classifier.predict(good)

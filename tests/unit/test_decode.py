@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from imgrec.data.decode import FORMATS, decode, encode_png, read_header, read_picture
+from imgrec.data.decode import (
+    FORMATS,
+    FULL_DEPTH,
+    MOST_SCANS,
+    Depth,
+    choose_depth,
+    decode,
+    encode_png,
+    read_header,
+    read_picture,
+)
 from imgrec.errors import DecodeError
 
 MAX_PIXELS = 100_000
@@ -210,7 +221,9 @@ def test_every_mode_of_every_format_comes_out_in_the_same_shape_and_range(kind: 
         modes += 1
         if not _is_read_by_pillow(content):  # not always what it writes
             continue
-        pixels = decode(content, (8, 8, 3), resize="stretch", max_pixels=2_000_000)
+        looked = read_picture(content, max_pixels=2_000_000)
+        depth = choose_depth(np.array([looked.peak]), np.array([looked.header.mode]))
+        pixels = decode(content, (8, 8, 3), resize="stretch", max_pixels=2_000_000, depth=depth)
 
         assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8), mode
         if mode in {"I", "I;16", "F"} and kind not in {"PNG", "TIFF"}:
@@ -379,3 +392,94 @@ def test_png_and_back_changes_nothing(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, channels), dtype=np.uint8)
 
     np.testing.assert_array_equal(decoded(encode_png(pixels), (8, 8, channels)), pixels)
+
+
+def many_scans(scans: int) -> bytes:
+    """A progressive JPEG of one grey block whose last scan comes again and again."""
+    content = encoded(Image.new("L", (8, 8), 128), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : content.rindex(b"\xff\xd9")]
+    return content[: content.rindex(b"\xff\xd9")] + last * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
+    """Each is a pass over the whole picture: some hundred kilobytes would keep a core busy for minutes."""
+    photo = Image.effect_noise((64, 64), 50).convert("RGB")
+
+    assert read_picture(encoded(photo, "JPEG", progressive=True), max_pixels=MAX_PIXELS)
+    with pytest.raises(DecodeError, match=f"more than {MOST_SCANS} scans"):
+        read_picture(many_scans(MOST_SCANS), max_pixels=MAX_PIXELS)
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, _ in SEEDS}))
+def test_whatever_damage_pillow_notices_is_noticed(kind: str) -> None:
+    """A first load's error that is passed over would leave half a picture, which a second load calls whole.
+
+    Every byte of a small picture of each format is flipped. What Pillow says in a whole load is what we say.
+    """
+    good = next(content for other, content in SEEDS if other == kind)
+    passed_over = []
+    for place in range(len(good)):
+        damaged = bytearray(good)
+        damaged[place] ^= 0x10
+        content = bytes(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                    if image.width * image.height > MAX_PIXELS:
+                        continue
+                    image.load()
+        except Exception:
+            try:
+                read_picture(content, max_pixels=MAX_PIXELS)
+                passed_over.append(place)
+            except DecodeError:
+                pass
+
+    assert not passed_over
+
+
+@pytest.mark.parametrize(
+    ("values", "depth"),
+    [
+        (np.arange(4096, dtype=np.uint16).reshape(64, 64), 12),
+        (np.arange(65_536, dtype=np.uint16).reshape(256, 256), 16),
+        (np.arange(256, dtype=np.int32).reshape(16, 16), 8),
+        (np.linspace(0, 1, 4096, dtype=np.float32).reshape(64, 64), "unit"),
+        (np.linspace(0, 255, 4096, dtype=np.float32).reshape(64, 64), 8),
+    ],
+)
+def test_deep_greys_keep_all_levels_that_eight_bits_have(values: np.ndarray, depth: Depth) -> None:
+    """Twelve bits in a file for sixteen would be sixteen levels of black."""
+    content = encoded(Image.fromarray(values), "TIFF")
+    looked = read_picture(content, max_pixels=MAX_PIXELS)
+    chosen = choose_depth(np.array([looked.peak]), np.array([looked.header.mode]))
+    pixels = read_picture(content, max_pixels=MAX_PIXELS, depth=chosen).pixels
+
+    assert chosen == depth
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert len(np.unique(pixels)) == 256
+
+
+@pytest.mark.parametrize(("dtype", "usual", "hot"), [(np.int32, 200, 300), (np.float32, 0.8, 1.01)])
+def test_a_hot_pixel_changes_no_other(dtype: Any, usual: float, hot: float) -> None:
+    """The range is that of the set, not of each picture."""
+    values = np.full((8, 8), usual, dtype)
+    spoilt = values.copy()
+    spoilt[0, 0] = hot
+    contents = [encoded(Image.fromarray(one), "TIFF") for one in (values, spoilt)]
+    looked = [read_picture(content, max_pixels=MAX_PIXELS) for content in contents]
+    depth = choose_depth(
+        np.array([one.peak for one in looked]), np.array([one.header.mode for one in looked])
+    )
+    plain, other = (
+        read_picture(content, max_pixels=MAX_PIXELS, depth=depth).pixels for content in contents
+    )
+
+    assert plain[4, 4] == other[4, 4] == round(255 * usual if usual < 1 else usual)
+    assert other[0, 0] == 255
+
+
+def test_a_set_without_deep_greys_takes_later_ones_by_their_full_depth() -> None:
+    """There is nothing to go by."""
+    assert choose_depth(np.zeros(3), np.array(["L", "RGB", "L"])) == FULL_DEPTH

@@ -65,7 +65,7 @@ def test_batches_come_in_the_same_order_either_way(photos: Path, tmp_path: Path)
     batches = {}
     for keep in ("pixels", "jpeg"):
         store = store_of(photos, tmp_path, keep)
-        rows = make_splits(store, DataConfig(source=str(photos)), 0).train
+        rows = make_splits(store, DataConfig(source=str(photos))).train
         pictures, shard = Pictures(store, CPU), Shard(1, 2)
         training = training_batches(pictures, rows, batch_size=16, seed=3, epoch=1, shard=shard)
         scored = evaluation_batches(pictures, rows, batch_size=50, shard=shard)
@@ -124,19 +124,11 @@ def test_a_model_learns_from_pictures_that_are_kept_as_jpeg(
     [("auto", 1000, False), ("auto", 999, True), ("pixels", 999, False), ("jpeg", 1000, True)],
 )
 def test_pictures_are_encoded_where_their_pixels_take_too_much_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, most: int, encoded: bool
+    monkeypatch: pytest.MonkeyPatch, keep: str, most: int, encoded: bool
 ) -> None:
-    """Unless the settings say how to keep them."""
+    """Unless the settings say how to keep them; never by what a disk has free just now."""
     monkeypatch.setattr(scan, "MOST_PIXEL_BYTES", most)
-    assert scan.is_to_be_encoded(DataConfig(keep=keep), 1000, tmp_path) is encoded
-
-
-def test_the_room_that_is_free_decides_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of it."""
-    usage = scan.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(scan.shutil, "disk_usage", lambda _: usage._replace(free=1998))
-    assert scan.is_to_be_encoded(DataConfig(), 1000, tmp_path)
-    assert not scan.is_to_be_encoded(DataConfig(), 999, tmp_path)
+    assert scan.is_to_be_encoded(DataConfig(keep=keep), 1000) is encoded
 
 
 def test_a_shape_that_was_guessed_wrong_is_encoded_again(

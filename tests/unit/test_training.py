@@ -1,6 +1,7 @@
 """The loop: it learns, repeats itself bit for bit, resumes as if nothing had happened."""
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -13,21 +14,38 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, log_loss, recall_score
 from torch import nn
 
-from imgrec.config import Arch, load_config
-from imgrec.data.loader import Shard
-from imgrec.errors import DivergedError
+from imgrec.config import Arch, CnnConfig, DataConfig, TrainConfig, load_config
+from imgrec.data.decode import pictures_at_once
+from imgrec.data.loader import Pictures, Shard, training_batches
+from imgrec.data.splits import make_splits
+from imgrec.data.store import open_store
+from imgrec.errors import DivergedError, TrainingError
+from imgrec.preprocess.augment import NO_AUGMENTATION
+from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
 from imgrec.training.learner import FitJob, Learner, best_of, build_learner
-from imgrec.training.loop import EpochReport, fit
-from imgrec.training.memory import in_parts, is_out_of_memory
+from imgrec.training.loop import EpochReport, fit, train_epoch
+from imgrec.training.memory import in_more_parts, is_out_of_memory
 from imgrec.training.metrics import Meter
 from imgrec.training.optim import build_optimizers, build_schedules
-from imgrec.training.precision import choose_precision
+from imgrec.training.precision import choose_arithmetic, device_kind
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
 CPU = torch.device("cpu")
+BARE_JOB = FitJob(
+    store=Path("store"),
+    data=DataConfig(),
+    seed=0,
+    image_shape=(64, 64, 3),
+    class_counts=(320, 320),
+    model=CnnConfig(),
+    train=TrainConfig(epochs=10, batch_size=64, imbalance="none", start_size=0.5),
+    filters=(),
+    statistics=ChannelStatistics((0.5,) * 3, (0.2,) * 3),
+    augmentation=NO_AUGMENTATION,
+)
 SMALL = [
     "ann.model.hidden=[32, 32]",
     "cnn.model.widths=[8, 16]",
@@ -273,7 +291,7 @@ def gradients_of_a_step(job: FitJob) -> torch.Tensor:
         )
     )
     store = open_store(job.store)
-    rows = make_splits(store, job.data, job.seed).train[: job.train.batch_size]
+    rows = make_splits(store, job.data).train[: job.train.batch_size]
     batches = training_batches(
         Pictures(store, CPU),
         rows,
@@ -284,6 +302,54 @@ def gradients_of_a_step(job: FitJob) -> torch.Tensor:
     )
     train_epoch(learner, batches, lambda _: None)
     return found[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 500))
+def test_all_workers_compute_a_batch_in_as_many_parts_of_two_pictures_at_least(
+    accumulate: int, world_size: int, batch_size: int
+) -> None:
+    """Else reductions of different steps would pair up; and of one picture there is no variance."""
+    batch_size = max(batch_size, 2 * world_size)
+    job = replace(BARE_JOB, accumulate=accumulate)
+    job = replace(job, train=job.train.model_copy(update={"batch_size": batch_size}))
+    parts = job.parts(world_size)
+    shares = [len(range(rank, batch_size, world_size)) for rank in range(world_size)]
+
+    for share in shares:
+        sizes = [len(part) for part in torch.arange(share).tensor_split(parts)]
+        assert len(sizes) == parts
+        assert min(sizes) >= (2 if parts > 1 else 1)
+
+
+def test_the_number_of_parts_grows_until_it_cannot() -> None:
+    """A batch of 66 on two workers: 33 each, in 4 and then 16 parts; more there cannot be."""
+    job = replace(BARE_JOB, train=BARE_JOB.train.model_copy(update={"batch_size": 66}))
+    grown = [in_more_parts(job, 2, tries) for tries in (1, 2, 3)]
+
+    assert [one and one.parts(2) for one in grown] == [4, 16, None]
+
+
+def test_memory_that_runs_out_in_an_evaluation_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a batch would not."""
+    learner = build_learner(job_for("ann", tmp_path), CPU, Shard())
+
+    def run_out(*_: object) -> None:
+        msg = "DefaultCPUAllocator: can't allocate memory"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(learner.evaluated, "forward", run_out)
+
+    with pytest.raises(TrainingError, match=r"evaluated at once: lower data\.image_size"):
+        fit(learner, on_epoch=lambda _: None)
+
+
+@pytest.mark.parametrize(("side", "most"), [(8, 512), (128, 64), (512, 4), (1024, 1)])
+def test_fewer_large_pictures_are_evaluated_at_once(side: int, most: int) -> None:
+    """512 of 512 pixels took 34 GB."""
+    assert pictures_at_once((side, side, 3)) == most
 
 
 def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
@@ -369,19 +435,64 @@ def test_a_result_holds_the_best_weights_and_the_whole_history(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("setting", ["bf16", "fp32"])
-def test_a_precision_that_is_set_is_obeyed(setting: Any, tmp_path: Path) -> None:
+def test_a_precision_that_is_set_is_obeyed(setting: Any) -> None:
     """`auto` may choose; the user may know better."""
-    assert str(choose_precision(setting, "ann", CPU, tmp_path)) == setting
+    assert choose_arithmetic(setting, "ann", ["anything"]) == setting
 
 
-def test_the_first_verdict_on_a_cpu_stays(tmp_path: Path) -> None:
-    """Measured again in a busy moment it could differ, and with it the weights of a seed."""
-    first = choose_precision("auto", "cnn", CPU, tmp_path)
-    for verdict in tmp_path.glob("bf16-*.txt"):
-        verdict.write_text("no" if first.bf16 else "yes")
+ZEN, AMX, XEON = "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16", "GenuineIntel avx512_bf16"
 
-    assert choose_precision("auto", "cnn", CPU, tmp_path).bf16 is not first.bf16
-    assert len(list(tmp_path.iterdir())) == 1
+
+@pytest.mark.parametrize(
+    ("arch", "kinds", "taken"),
+    [
+        ("cnn", [ZEN], "bf16"),
+        ("cnn", [AMX], "bf16"),
+        ("cnn", [ZEN, AMX], "bf16"),
+        ("cnn", [XEON], "fp32"),
+        ("cnn", [ZEN, XEON], "fp32"),
+        ("cnn", ["arm64"], "fp32"),
+        ("ann", [ZEN], "fp32"),
+        ("rnn", [AMX], "fp32"),
+        ("ann", ["cuda bf16", "cuda bf16"], "bf16"),
+        ("ann", ["cuda bf16", "cuda"], "fp32"),
+        ("cnn", [], "fp32"),
+    ],
+)
+def test_auto_precision_is_a_rule_of_the_kinds_of_device(
+    arch: Arch, kinds: list[str], taken: str
+) -> None:
+    """The same for all workers, and on any day: nothing is timed. Where kinds differ, fp32."""
+    assert choose_arithmetic("auto", arch, kinds) == taken
+
+
+def test_no_clock_has_a_part_in_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy moment decided it, once a storage: two clones on one machine came to other scores."""
+
+    def refuse() -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(time, "perf_counter", refuse)
+
+    kind = device_kind(CPU)
+    assert choose_arithmetic("auto", "cnn", [kind]) == choose_arithmetic("auto", "cnn", [kind])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", ["bf16", "fp32"])
+def test_what_was_begun_in_one_arithmetic_goes_on_in_it(begun: Any, tmp_path: Path) -> None:
+    """Also on a machine whose kind would choose the other one."""
+    job = job_for("cnn", tmp_path)
+    other = "fp32" if begun == "bf16" else "bf16"
+    first = build_learner(replace(job, arithmetic=begun), CPU, Shard())
+    first.save(tmp_path / "state")
+    second = build_learner(replace(job, arithmetic=other), CPU, Shard())
+    second.restore(tmp_path / "state")
+
+    assert replace(job, arithmetic=begun).key == replace(job, arithmetic=other).key == job.key
+    assert str(second.precision) == begun
 
 
 def test_training_in_bf16_learns_too(tmp_path: Path) -> None:

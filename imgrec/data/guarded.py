@@ -1,0 +1,59 @@
+"""Pictures from outside, decoded for a classifier in processes that may take so much for each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from imgrec.data.decode import Depth, ImageShape, Pixels, Resize, decode
+from imgrec.data.parallel import map_in_chunks, within_limits
+from imgrec.data.sources.sample import Content
+from imgrec.errors import DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How encoded pictures become pixels of one shape: the arguments of `decode`."""
+
+    image_shape: ImageShape
+    resize: Resize
+    max_pixels: int
+    depth: Depth
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A picture's bytes that are in memory already."""
+
+    content: bytes
+
+    def read(self) -> bytes:
+        """The bytes."""
+        return self.content
+
+
+def decode_all(contents: Sequence[bytes], how: Decoding) -> Iterator[Pixels | DecodeError]:
+    """The pixels (H, W, C) of each, or why it cannot be read, in order."""
+    encoded: list[Content] = [Encoded(content) for content in contents]
+    for some in map_in_chunks(_decode_some, encoded, how, workers=0):
+        yield from some
+
+
+def _decode_some(
+    _start: int, contents: Sequence[Content], how: Decoding
+) -> list[Pixels | DecodeError]:
+    found: list[Pixels | DecodeError] = []
+    for content in contents:
+        try:
+            encoded = content.read()
+            with within_limits():
+                found.append(
+                    decode(
+                        encoded,
+                        how.image_shape,
+                        resize=how.resize,
+                        max_pixels=how.max_pixels,
+                        depth=how.depth,
+                    )
+                )
+        except DecodeError as error:
+            found.append(error)
+    return found

@@ -1,0 +1,95 @@
+"""What differs between operating systems, in one place: cores, room on a disk, locks, births of processes.
+
+Linux has all of it, macOS most; where a call is missing, what is said here does without.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows, where WSL is the way
+    fcntl = None  # type: ignore[assignment]
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+LOCK_POLL_SECONDS = 0.05
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def take_room(file: int, size: int) -> None:
+    """Take the room for a file of so many bytes on its disk, as far as the system can.
+
+    Args:
+        file: A descriptor of an open file.
+        size: In bytes.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that a file stands for; the system frees it when its process ends.
+
+    Args:
+        path: Made if need be.
+        wait: Until whoever holds it lets go; else say False inside, where somebody does.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        taken = _take(file.fileno(), wait=wait)
+        try:
+            yield taken
+        finally:
+            if taken and fcntl:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _take(file: int, *, wait: bool) -> bool:
+    """By trying again and again, so that Ctrl-C and SIGTERM are answered at once."""
+    while fcntl:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if not wait:
+            return False
+        time.sleep(LOCK_POLL_SECONDS)
+    return True
+
+
+def birth_of(pid: int) -> str:
+    """What tells a process from all others that have had, or will have, its number; empty if it is gone.
+
+    On Linux the boot's id and the ticks from boot to the process's birth: neither moves when the clock is
+    set. Elsewhere the time of its birth.
+    """
+    try:
+        # The name of the program, in brackets, may hold anything; 19 fields behind it is field 22.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return f"{BOOT_ID.read_text(encoding='utf-8').strip()}:{fields[19]}"
+    except (FileNotFoundError, ProcessLookupError):
+        if BOOT_ID.exists():
+            return ""
+    try:
+        return f"{psutil.Process(pid).create_time():.0f}"
+    except psutil.NoSuchProcess:
+        return ""
