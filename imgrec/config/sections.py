@@ -149,7 +149,8 @@ class TrainConfig(Section):
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 1e-3
     """Peak learning rate, reached after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    """Decoupled weight decay (coupled with `sgd`), on matrices only: never on biases or norms."""
+    """Decoupled weight decay (coupled with `sgd`), on the matrices of layers only: never on biases, norms,
+    positions or layer scales."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Momentum of `sgd` (default 0.9) or `muon` (default 0.95, where the
     architecture has none of its own)."""

@@ -26,16 +26,18 @@ def optimization_history(trials: Sequence[Trial], epochs: int, title: str) -> Fi
     figure = Figure(figsize=(9, 5), layout="constrained", facecolor="white")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     counted = [trial for trial in trials if trial.counts]
-    best = np.maximum.accumulate([trial.score for trial in counted])
-    numbers = [trial.number for trial in counted]
+    # A trial that was stopped early is not the best, whatever it had come to.
+    chosen = [trial for trial in counted if trial.state == "finished"] or counted
+    best = np.maximum.accumulate([trial.score for trial in chosen])
+    numbers = [trial.number for trial in chosen]
     upper.step(numbers, best, where="post", color=ACCENT, lw=1.5, label="best so far", zorder=1)
     for state, (marker, color) in STATES.items():
-        chosen = [trial for trial in trials if trial.state == state]
-        scores = [t.score if t.counts else min(t.score for t in counted) for t in chosen]
-        if chosen:
+        alike = [trial for trial in trials if trial.state == state]
+        scores = [t.score if t.counts else min(t.score for t in counted) for t in alike]
+        if alike:
             label = {"finished": "trained to the end", "stopped": "stopped early"}.get(state, state)
             upper.scatter(
-                [t.number for t in chosen],
+                [t.number for t in alike],
                 scores,
                 marker=marker,
                 color=color,
@@ -77,7 +79,7 @@ def optimization_history(trials: Sequence[Trial], epochs: int, title: str) -> Fi
     lower.set_ylabel("epochs")
     lower.set_xlabel("trial (0 is the defaults)")
     lower.xaxis.get_major_locator().set_params(integer=True)
-    upper.set_ylabel("val macro-F1 of the best epoch")
+    upper.set_ylabel("val macro-F1 of the kept epoch")
     gain = f"{winner.score:.4f}" + (f", defaults {default.score:.4f}" if default else "")
     upper.set_title(
         f"{title}: {len(trials)} trials, best {gain}", loc="left", color=INK, fontsize=12
@@ -122,6 +124,7 @@ def parallel_coordinates(
     trials: Sequence[Trial], space: Sequence[Dimension], defaults: Mapping[str, Any], title: str
 ) -> Figure:
     """One line a trial through the values of its settings, coloured by its score."""
+    winner = best_of(trials)
     counted = sorted((t for t in trials if t.counts), key=lambda trial: trial.score)
     figure = Figure(
         figsize=(max(8, 1.6 * (len(space) + 1)), 5), layout="constrained", facecolor="white"
@@ -134,8 +137,8 @@ def parallel_coordinates(
     for trial in counted:
         settings = trial.settings or defaults
         heights = [_height(d, settings[d.key]) if d.key in settings else math.nan for d in space]
-        best = trial is counted[-1]
-        _curve(axes, heights, color=colors.to_rgba(np.array(trial.score)), best=best)
+        color = colors.to_rgba(np.array(trial.score))
+        _curve(axes, heights, color=color, best=trial is winner)
     for place, dimension in enumerate(space):
         axes.axvline(place, color="#d5dce1", lw=1, zorder=0)
         for height, label in _ticks(dimension):

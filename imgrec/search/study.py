@@ -3,7 +3,6 @@
 TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
 """
 
-import contextlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from imgrec.config import Branch, Dimension, is_active
 from imgrec.errors import ConfigError
 from imgrec.training.learner import FitJob
+from imgrec.training.metrics import Rank
 from imgrec.training.optim import MOMENTUM
 
 State = Literal["finished", "stopped", "failed"]
@@ -51,6 +51,8 @@ class Trial:
         state: `finished` (all epochs), `stopped` (others were better) or `failed`.
         seconds: From its start to its end.
         reason: Why it failed.
+        sides: Of the pictures that judged each epoch, in pixels; left out where all are alike.
+        used: Seconds of the search's time that were this trial's; its own where it ran alone.
     """
 
     number: int
@@ -59,15 +61,19 @@ class Trial:
     state: State
     seconds: float = 0.0
     reason: str = ""
+    sides: dict[int, float] = field(default_factory=dict)
+    used: float = 0.0
+
+    @property
+    def rank(self) -> Rank:
+        """Of its best epoch, the one whose weights are kept (`Learner.keep_if_best`)."""
+        epochs = (Rank(self.sides.get(epoch, 0.0), score) for epoch, score in self.scores.items())
+        return max(epochs, default=Rank(-1.0, -1.0))
 
     @property
     def score(self) -> float:
-        """The highest of its epochs; -1 before the first.
-
-        What is kept is the best of the epochs with the largest pictures (`Learner.keep_if_best`), so where an
-        epoch of smaller ones scored higher this is not the score of the weights.
-        """
-        return max(self.scores.values(), default=-1.0)
+        """The macro-F1 of the weights that are kept; -1 before the first epoch."""
+        return self.rank.macro_f1
 
     @property
     def counts(self) -> bool:
@@ -115,7 +121,10 @@ class Study:
         ended = sorted(ended, key=lambda trial: trial.number)
         # Another seed after every restart, or the same random draws would come again.
         sampler = optuna.samplers.TPESampler(
-            n_startup_trials=RANDOM_TRIALS, seed=seed + 1000 * len(ended)
+            n_startup_trials=RANDOM_TRIALS,
+            seed=seed + 1000 * len(ended),
+            # Trials that run side by side must not all try the same.
+            constant_liar=True,
         )
         study._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in ended:
@@ -176,7 +185,7 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best epoch; of two alike the earlier one, so the defaults first."""
+        """See `best_of`."""
         return best_of(self.trials.values())
 
     def importances(self) -> dict[str, float]:
@@ -193,10 +202,9 @@ class Study:
             if trial.counts:
                 complete.add_trial(self._frozen(replace(trial, state="finished")))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        with warnings.catch_warnings(), contextlib.suppress(RuntimeError, ValueError):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where all scores are alike, so are the importances
             return dict(optuna.importance.get_param_importances(complete, evaluator=evaluator))
-        return {}
 
     def _draw(self, number: int) -> dict[str, Any]:
         """Let Optuna choose; what has no part beside what was chosen before is left out."""
@@ -233,9 +241,14 @@ class Study:
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the best epoch; of two alike the earlier one."""
-    candidates = [trial for trial in trials if trial.counts]
-    return max(candidates, key=lambda trial: (trial.score, -trial.number), default=None)
+    """The trial with the best score; of two alike the earlier one, so the defaults first.
+
+    Of those that were trained to their end, if there are any: what was stopped early has no weights that
+    could stand beside theirs.
+    """
+    counted = [trial for trial in trials if trial.counts]
+    candidates = [trial for trial in counted if trial.state == "finished"] or counted
+    return max(candidates, key=lambda trial: (trial.rank, -trial.number), default=None)
 
 
 def default_settings(branch: Branch, job: FitJob) -> dict[str, Any]:

@@ -21,15 +21,17 @@ MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """One optimizer, or for `muon` two: Muon for the matrices inside, AdamW for the rest.
 
-    Weight decay acts on matrices only; on biases and norms it would only pull towards zero what
-    has no reason to be small.
+    Weight decay acts on the matrices that inputs are multiplied by; on biases, norms, positions, layer scales
+    and whatever else is a matrix by its shape only, it would pull towards zero what has no reason to be
+    small.
 
     Raises:
         ConfigError: `muon` for a network that has nothing for it.
     """
+    multiplied = _multiplied(model)
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
+    matrices = [p for p in trained if id(p) in multiplied]
+    vectors = [p for p in trained if id(p) not in multiplied]
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adamw":
@@ -67,6 +69,18 @@ def _adamw(matrices: Parameters, vectors: Parameters, config: TrainConfig) -> Ad
         {"params": vectors, "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def _multiplied(model: nn.Module) -> set[int]:
+    """The ids of the weights that a layer multiplies its inputs by, by what the layer is and not by shapes."""
+    kinds = nn.Linear | nn.modules.conv._ConvNd | nn.RNNBase | nn.MultiheadAttention  # noqa: SLF001 - the class of all convolutions
+    return {
+        id(p)
+        for layer in model.modules()
+        if isinstance(layer, kinds)
+        for name, p in layer.named_parameters(recurse=False)
+        if "weight" in name and p.ndim >= 2
+    }
 
 
 def _inner_matrices(model: nn.Module) -> Parameters:

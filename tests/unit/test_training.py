@@ -20,6 +20,7 @@ from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.errors import DivergedError, TrainingError
+from imgrec.models import build_model
 from imgrec.preprocess.augment import NO_AUGMENTATION
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.checkpoint import latest_state, load_state, save_state
@@ -225,6 +226,32 @@ def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> Non
 
     for group in built.param_groups:
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "undecayed"),
+    [
+        ("vit_b_32", ("class_token", "pos_embedding")),
+        ("convnext_tiny", ("layer_scale",)),
+        ("swin_t", ("relative_position_bias_table",)),
+    ],
+)
+def test_what_is_a_matrix_by_its_shape_only_is_not_decayed(
+    backbone: str, undecayed: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Positions and layer scales multiply no input: pulled towards zero they only get lost."""
+    model = build_model(CnnConfig(backbone=backbone), (64, 64, 3), 2)
+    config = TrainConfig(optimizer="adamw", weight_decay=0.1)
+    (built,) = build_optimizers(model, config)
+    decayed = {
+        id(p) for group in built.param_groups if group["weight_decay"] for p in group["params"]
+    }
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    matrices = {name for name, p in model.named_parameters() if p.ndim >= 2}
+
+    assert not [name for name in names if name.endswith(undecayed)]
+    assert [name for name in matrices if name.endswith(undecayed)]
+    assert all(name.endswith(undecayed) for name in matrices - names)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
