@@ -121,7 +121,7 @@ class Classifier:
         decoded = decode_all(contents, self._how_to_decode)
         while some := list(itertools.islice(decoded, pictures_at_once(self.card.image_shape))):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
-            predictions = iter(())
+            predictions: Iterator[Prediction] = iter(())
             if readable:
                 images = torch.from_numpy(np.stack(readable)).permute(0, 3, 1, 2)  # (B, C, H, W)
                 predictions = self._predictions(self.logits(images))

@@ -1,10 +1,13 @@
-"""What differs between operating systems, in one place: cores, room on a disk, locks, births of processes.
+"""What differs between operating systems, in one place: cores, processors and cards, room on a
+disk, locks, births of processes.
 
 Linux has all of it, macOS most; where a call is missing, what is said here does without.
 """
 
 import contextlib
 import os
+import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +21,18 @@ except ImportError:  # pragma: no cover - Windows, where WSL is the way
     fcntl = None  # type: ignore[assignment]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+KILL_COUNTERS = tuple(
+    Path(name)
+    for name in (
+        "/sys/fs/cgroup/memory.events",
+        "/sys/fs/cgroup/memory/memory.oom_control",
+        "/proc/vmstat",
+    )
+)
 LOCK_POLL_SECONDS = 0.05
+AMPERE = 8.0
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+"""For bf16; of those that a processor has the first counts."""
 
 
 def available_cores() -> int:
@@ -76,6 +90,26 @@ def _take(file: int, *, wait: bool) -> bool:
     return True
 
 
+def memory_kills() -> int:
+    """How often the system has killed a process for want of memory: of this container's, and of all.
+
+    Counters that only grow; 0 where there are none.
+    """
+    return sum(
+        int(value)
+        for file in KILL_COUNTERS
+        for line in _lines(file)
+        for name, _, value in [line.partition(" ")]
+        if name == "oom_kill"
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="utf-8").splitlines()
+    return []
+
+
 def birth_of(pid: int) -> str:
     """What tells a process from all others that have had, or will have, its number; empty if it is gone.
 
@@ -93,3 +127,28 @@ def birth_of(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.NoSuchProcess:
         return ""
+
+
+def card_kind() -> str:
+    """The kind of this machine's cards, asked of the driver: a process without a card sees none by torch."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - fixed words
+    except (OSError, subprocess.SubprocessError):
+        return "cuda"  # of another maker, which were not measured
+    capabilities = [float(line) for line in answer.stdout.split()]
+    return "cuda bf16" if capabilities and min(capabilities) >= AMPERE else "cuda"
+
+
+def processor_kind() -> str:
+    """The maker of this machine's processor, and its instructions for bf16 if it has any."""
+    maker, flags = platform.machine(), list[str]()
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            name, _, value = (part.strip() for part in line.partition(":"))
+            if name == "vendor_id":
+                maker = value
+            if name == "flags":
+                flags = value.split()
+                break
+    return " ".join([maker, *[one for one in INSTRUCTIONS if one in flags][:1]])

@@ -210,10 +210,11 @@ class Display:
             case TrialEpoch(number=number, epoch=epoch, metrics=metrics):
                 row.running[number] = epoch
                 row.metrics = metrics
-                row.best = max(row.best, metrics["val/macro_f1"])
-            case TrialEnded(trial=trial):
+            case TrialEnded(trial=trial, best=best):
                 row.running.pop(trial.number, None)
                 row.trials += 1
+                if best:
+                    row.best = trial.score
                 if trial.state == "failed":
                     reason = trial.reason.strip().splitlines()[-1]
                     self._line(f"{arch}: trial {trial.number} failed: {reason}")
@@ -298,7 +299,8 @@ class Display:
             case EpochReport():
                 row.epoch, row.step = event.epoch, 0
                 row.metrics, row.epoch_seconds = event.metrics, event.metrics["epoch_seconds"]
-                row.best = max(row.best, event.metrics["val/macro_f1"])
+                if event.best:
+                    row.best = event.metrics["val/macro_f1"]
         self._print_progress(arch, row)
 
     def evaluating(self, arch: Arch) -> None:

@@ -22,6 +22,7 @@ from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_a
 from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
 from imgrec.training.learner import FitJob
+from imgrec.training.loop import JUDGED_BY
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
 
@@ -150,6 +151,8 @@ class Ledger:
                     number=int(record.tags[NUMBER]),
                     settings=_settings(record.tags[SETTINGS]),
                     scores=metric_history(self.tracking, record.id, MONITOR),
+                    sides=metric_history(self.tracking, record.id, JUDGED_BY),
+                    used=record.metrics.get("search_seconds", 0.0),
                     state=record.tags.get(STATE, "stopped"),  # type: ignore[arg-type]
                     seconds=record.metrics.get("seconds", 0.0),
                     reason=record.tags.get("failure", ""),

@@ -12,9 +12,10 @@ from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.liveness import close_dead_runs
 from imgrec.tracking.runs import RunRecord, find_runs
 from pipelines.cli import print_json
-from pipelines.ledger import ARCH, COMMAND, DONE, KIND
+from pipelines.ledger import ARCH, COMMAND, DONE, KIND, STATE
 
 STATES = {"FINISHED": "finished", "RUNNING": "running", "FAILED": "failed", "KILLED": "interrupted"}
+BEST = "best_val_macro_f1"
 COLORS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 
 
@@ -76,5 +77,8 @@ def _row(tracking: Tracking, record: RunRecord) -> dict[str, Any]:
 
 def _search_row(tracking: Tracking, search: RunRecord) -> dict[str, Any]:
     trials = find_runs(tracking, {KIND: "trial"}, parent=search.id)
-    scores = [t.metrics["best_val_macro_f1"] for t in trials if "best_val_macro_f1" in t.metrics]
-    return {"arch": search.tags[ARCH], "trials": len(trials), "best": max(scores, default=None)}
+    scored = [trial for trial in trials if BEST in trial.metrics]
+    # As in `best_of`: what was stopped early is not the best beside what was trained to its end.
+    scored = [trial for trial in scored if trial.tags.get(STATE) == "finished"] or scored
+    best = max((trial.metrics[BEST] for trial in scored), default=None)
+    return {"arch": search.tags[ARCH], "trials": len(trials), "best": best}

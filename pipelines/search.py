@@ -26,6 +26,8 @@ from imgrec.evaluation.search_pictures import (
 from imgrec.search.study import Study, Trial
 from imgrec.tracking.runs import Run, RunRecord
 from imgrec.training.learner import FitJob
+from imgrec.training.precision import Arithmetic
+from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.estimate import largest_checkpoint
@@ -50,11 +52,12 @@ def search(
         archs: Which.
     """
     config = ledger.config
+    taken = decide_arithmetic(ledger, workflow, session)
     recorders = {arch: _Recorder(ledger, workflow, display, arch) for arch in archs}
     searches = {
         arch: Search(
             study=recorder.study,
-            make_job=partial(job_with, config, ledger.prepared, arch),
+            make_job=partial(_job_of_trial, ledger, arch, taken),
             folder=work / f"search-{arch}",
         )
         for arch, recorder in recorders.items()
@@ -92,6 +95,12 @@ def job_with(config: Config, prepared: Prepared, arch: Arch, settings: Mapping[s
     """What an architecture is trained with, with some settings replaced."""
     branch = config.branch(arch).with_settings(settings)
     return make_job(config, branch, prepared.store, prepared.splits, prepared.statistics)
+
+
+def _job_of_trial(
+    ledger: Ledger, arch: Arch, taken: dict[Arch, Arithmetic], settings: Mapping[str, Any]
+) -> FitJob:
+    return in_arithmetic(job_with(ledger.config, ledger.prepared, arch, settings), taken)
 
 
 class _Recorder:
@@ -199,7 +208,11 @@ class _Recorder:
     def _end(self, trial: Trial) -> None:
         run = self._runs[trial.number]
         self._curves[trial.number].flush()
-        metrics: dict[str, float] = {"seconds": trial.seconds, "epochs": len(trial.scores)}
+        metrics: dict[str, float] = {
+            "seconds": trial.seconds,
+            "search_seconds": trial.used,
+            "epochs": len(trial.scores),
+        }
         if trial.scores:
             metrics["best_val_macro_f1"] = trial.score
         run.log_history({len(trial.scores): metrics})

@@ -12,6 +12,7 @@ from imgrec.tracking.runs import Run, metric_history
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.learner import FitJob
 from imgrec.training.loop import EpochReport
+from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.evaluate import build_classifier, evaluate
@@ -62,10 +63,11 @@ def train(
     if not arch_of:
         return outcomes
     running = session()
+    taken = decide_arithmetic(ledger, workflow, running)
     display.stage("train")
     fits = fit_on_workers(
         running,
-        {name: jobs[arch] for name, arch in arch_of.items()},
+        {name: in_arithmetic(jobs[arch], taken) for name, arch in arch_of.items()},
         ledger.config.cluster,
         storage=work,
         on_event=lambda name, event: models[arch_of[name]].progress(event),
@@ -130,7 +132,7 @@ class _Model:
         version = register_classifier(
             self._run, self._ledger.config, prepared, fitted, classifier, evaluation
         )
-        self._run.end("FINISHED", {DONE: "register"})
+        self._run.end("FINISHED", {DONE: "register", "precision": fitted.precision})
         model = TrainedModel.of(self._arch, version, metrics, taken=False)
         self._display.registered(model)
         return model

@@ -190,7 +190,8 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 def pictures_at_once(image_shape: ImageShape) -> int:
     """How many pictures go through a model at once where none is trained: as many as a memory of any size has
-    room for, of large ones fewer."""
+    room for, of large ones fewer.
+    """
     height, width, _ = image_shape
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (height * width)))
 
@@ -260,9 +261,7 @@ def _read_any(content: bytes, max_pixels: int, enough: int, depth: Depth) -> Pic
             raise DecodeError(_reason(error)) from error
 
 
-def _header(
-    image: Image.Image, size: tuple[int, int], orientation: int, mode: str = ""
-) -> Header:
+def _header(image: Image.Image, size: tuple[int, int], orientation: int, mode: str = "") -> Header:
     width, height = size
     # Pillow gives the size of a TIFF as it will be turned, that of others as it is stored.
     if orientation >= 5 and image.format != "TIFF":

@@ -226,7 +226,9 @@ class Findings:
         small = different < LEAST_PICTURES
         if small.any() and not splits_given:
             text = f"too few different pictures for train, val and test: {_some(names, small)}"
-            yield Problem("warning", f"{text}; such a class is not in val, not in test, or in neither")
+            yield Problem(
+                "warning", f"{text}; such a class is not in val, not in test, or in neither"
+            )
             counts = np.where(small, FEW_PICTURES, counts)
         few = counts < FEW_PICTURES
         if few.any():

@@ -35,9 +35,7 @@ MOST_SECONDS = 60
 """Of processor time, for one picture: whatever else the machine does."""
 MOST_MEMORY = 4 << 30
 """Bytes that a decoding process may hold."""
-CRASHES = frozenset(
-    {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
-)
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 ENTRY = "import sys; from imgrec.data.parallel import serve; serve(*map(int, sys.argv[1:]))"
 
 
@@ -61,7 +59,9 @@ def map_in_chunks(
     """
     workers = workers or available_cores()
     size = max(LEAST_CHUNK, min(MOST_CHUNK, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
-    chunks = deque((start, contents[start : start + size]) for start in range(0, len(contents), size))
+    chunks = deque(
+        (start, contents[start : start + size]) for start in range(0, len(contents), size)
+    )
     if not contents or isinstance(contents[0], Pixels):
         for start, some in chunks:
             yield function(start, some, *args)
@@ -231,6 +231,7 @@ def serve(file: int, most_seconds: int) -> None:
                 function, start, contents, args = pipe.recv()
             except EOFError:
                 return
+            answer: tuple[Any, Exception | None]
             try:
                 answer = function(start, contents, *args), None
             except ImgrecError as error:

@@ -161,9 +161,7 @@ def scan(
 
     def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[Looked]:
         advance = _Count(progress, places.label() + again, len(samples))
-        return list(
-            places.work(partial(read_piece, shape=shape, config=config), pieces, advance)
-        )
+        return list(places.work(partial(read_piece, shape=shape, config=config), pieces, advance))
 
     found = look(shape, decided)
     true_depth = _depth_of(np.concatenate([one.looks for one in found]), config)

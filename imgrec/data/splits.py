@@ -158,7 +158,8 @@ def _class_counts(
     store: Store, groups: _Groups, wanted: dict[Split, float], seed: int
 ) -> dict[Split, Indices]:
     """Pictures of each class for each split, K numbers; their sums are right to one picture where the classes
-    are large enough (largest remainder)."""
+    are large enough (largest remainder).
+    """
     classes = len(store.class_names)
     pictures = np.bincount(groups.labels, groups.sizes, classes)
     different = np.bincount(groups.labels, minlength=classes)

@@ -41,7 +41,14 @@ from imgrec.machine import locked
 
 NO_SPLIT = -1
 # Settings that decide what is done with a store, and not what it holds.
-NOT_OF_THE_STORE = ("val_fraction", "test_fraction", "test_from", "split_seed", "allow_leakage", "decode_workers")
+NOT_OF_THE_STORE = (
+    "val_fraction",
+    "test_fraction",
+    "test_from",
+    "split_seed",
+    "allow_leakage",
+    "decode_workers",
+)
 STORE_VERSION = 5
 
 

@@ -4,6 +4,8 @@ Messages are bytes to it, because to know what they are made of it would have to
 of a core at every start.
 """
 
+from collections import Counter
+
 
 class Box:
     """Messages from many workers to one driver, by lane. Runs in a process of its own."""
@@ -11,6 +13,11 @@ class Box:
     def __init__(self) -> None:
         self._messages: dict[str, list[bytes]] = {}
         self._condemned: set[str] = set()
+        self._starts: Counter[str] = Counter()
+        self._excused: dict[str, set[int]] = {}
+        self._ran_out: dict[str, set[int]] = {}
+        self._kills: dict[tuple[str, str], int] = {}
+        self._current: dict[str, str] = {}
 
     def put(self, lane: str, message: bytes) -> None:
         """Add a message."""
@@ -23,6 +30,39 @@ class Box:
     def condemn(self, lane: str) -> None:
         """Remember that to try this lane again would only fail again."""
         self._condemned.add(lane)
+
+    def begin(self, lane: str) -> int:
+        """Workers of a lane start, for the first time or again; how many of them have died until now.
+
+        A start after one that was excused is no death.
+        """
+        self._starts[lane] += 1
+        return self._starts[lane] - 1 - len(self._excused.get(lane, ()))
+
+    def excuse(self, lane: str) -> None:
+        """The workers of a lane are going to end, and not because one of them died."""
+        self._excused.setdefault(lane, set()).add(self._starts[lane])
+
+    def ran_out(self, lane: str, name: str) -> None:
+        """Memory ran out while a model was trained. Said by several workers, it counts once."""
+        self.excuse(lane)
+        self._ran_out.setdefault(f"{lane}/{name}", set()).add(self._starts[lane])
+
+    def note_kills(self, lane: str, node: str, kills: int) -> None:
+        """Where the system's count of processes that it killed for want of memory stands on a node.
+
+        Said by every worker before the lane begins: where it has grown since the last start, memory is what
+        the workers of that start died of.
+        """
+        if self._kills.setdefault((lane, node), kills) < kills:
+            self._kills[lane, node] = kills
+            if lane in self._current:
+                self.ran_out(lane, self._current[lane])
+
+    def times_ran_out(self, lane: str, name: str) -> int:
+        """How often memory ran out for a model, asked by the workers that are going to train it now."""
+        self._current[lane] = name
+        return len(self._ran_out.get(f"{lane}/{name}", ()))
 
     def is_condemned(self, lane: str) -> bool:
         """Whether `condemn` was called."""

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.distributed.box import Box
+from imgrec.machine import memory_kills
 from imgrec.training.loop import EpochReport
 
 # The keys of an epoch's report to Ray, which goes by the score. Tune flattens the names of metrics,
@@ -86,6 +87,27 @@ class Mailbox:
     def condemn(self, lane: str) -> None:
         """Keep Ray from trying a lane again that can only fail."""
         ray.get(self.box.condemn.remote(lane))
+
+    def begin(self, lane: str) -> int:
+        """Workers of a lane start; how many have died until now."""
+        return cast("int", ray.get(self.box.begin.remote(lane)))
+
+    def excuse(self, lane: str) -> None:
+        """That the workers end now is no death of one."""
+        ray.get(self.box.excuse.remote(lane))
+
+    def ran_out(self, lane: str, name: str) -> None:
+        """Memory ran out while a model was trained."""
+        ray.get(self.box.ran_out.remote(lane, name))
+
+    def note_kills(self, lane: str) -> None:
+        """Say how often the system has killed a process of this node for want of memory."""
+        node = ray.get_runtime_context().get_node_id()
+        ray.get(self.box.note_kills.remote(lane, node, memory_kills()))
+
+    def times_ran_out(self, lane: str, name: str) -> int:
+        """How often memory ran out while a model was trained."""
+        return cast("int", ray.get(self.box.times_ran_out.remote(lane, name)))
 
     def is_condemned(self, lane: str) -> bool:
         """Whether the lane was condemned."""

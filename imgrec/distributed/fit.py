@@ -24,7 +24,7 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, plan_demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
-from imgrec.distributed.worker import PROFILE, Errand, work
+from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, Errand, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, FitJob, best_of
@@ -147,6 +147,7 @@ def fit_on_workers(
             mailbox=session.mailbox,
             resume={name: resume[name] for name in chosen if name in resume},
             profile=profile,
+            max_failures=cluster.max_failures,
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
@@ -194,7 +195,10 @@ def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Pa
         run_config=RunConfig(
             name=errand.lane,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            # What is no death of a worker does not use them up; the workers themselves count those that are.
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures + MOST_EXCUSED * len(errand.jobs)
+            ),
             # One checkpoint is enough: each holds the best weights beside the last.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
@@ -212,7 +216,6 @@ class _Lane:
         on_event: Callable[[str, Progress], None],
     ) -> None:
         self.errand = errand
-        self._max_failures = trainer.run_config.failure_config.max_failures
         self.waiting = list(errand.jobs)  # the names that have not ended yet
         self._mailbox: Mailbox = errand.mailbox
         self._on_event = on_event
@@ -248,17 +251,17 @@ class _Lane:
 
     def end(self) -> Iterator[Outcome]:
         """After the last event: the model that the lane broke off at has failed."""
-        if isinstance(self._outcome, ray.train.TrainingFailedError):
-            if not self.waiting:
-                return  # a worker died after the last model was delivered: nothing is lost
-            name = self.waiting.pop(0)
-            what = f"died more often than cluster.max_failures = {self._max_failures} allows"
-            if isinstance(self._outcome, ray.train.ControllerError):
-                what = "could not be started; where nodes cannot connect, imgrec doctor says so"
-            message = f"workers {what}; the log file says more ({reason_of(self._outcome)})"
-            yield name, TrainingError(message)
-        elif self._outcome is not None:
+        died = isinstance(self._outcome, ray.train.TrainingFailedError)
+        if self._outcome is not None and not died:
             raise self._outcome
+        if not self.waiting:
+            return  # a worker died after the last model was delivered: nothing is lost
+        most = self.errand.max_failures
+        what = f"died more often than cluster.max_failures = {most} allows"
+        if isinstance(self._outcome, ray.train.ControllerError):
+            what = "could not be started; where nodes cannot connect, imgrec doctor says so"
+        why = f" ({reason_of(self._outcome)})" if died else ""
+        yield self.waiting.pop(0), TrainingError(f"workers {what}; the log file says more{why}")
 
     def _result(self, name: str, event: Finished | Failed) -> Fitted | TrainingError:
         if isinstance(event, Failed):

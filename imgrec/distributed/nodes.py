@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.data.images import cache_folder
 from imgrec.errors import ClusterError, StorageError, reason_of
+from imgrec.machine import card_kind, processor_kind
 from imgrec.version import code_version
 
 T = TypeVar("T")
@@ -119,6 +120,25 @@ def refuse_unshared(storage: Path) -> None:
                 raise ClusterError(msg)
 
 
+def device_kinds(*, use_gpu: bool) -> list[str]:
+    """The kinds of processors or cards of the nodes that will train, as `choose_arithmetic` takes them.
+
+    Raises:
+        ClusterError: a node does not answer.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    training = [node for node in machines() if (node.gpus if use_gpu else node.cpus)]
+    others = [node for node in training if node.node != here]
+    kinds = {kind for _, kind in _on_each(others, _kind_of_device, "cards" if use_gpu else "")}
+    if len(others) < len(training):
+        kinds.add(_kind_of_device("cards" if use_gpu else "", here))
+    return sorted(kinds)
+
+
+def _kind_of_device(cards: str, _node: str) -> str:
+    return card_kind() if cards else processor_kind()
+
+
 def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
     """Pairs of addresses that cannot connect, and why: workers talk to each other on any port."""
     doors = [ray.remote(_Door).options(**at(machine)).remote() for machine in nodes]
@@ -140,10 +160,11 @@ def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
 
 
 def _on_each(
-    nodes: Sequence[Machine], work: Callable[..., T], meeting: str
+    nodes: Sequence[Machine], work: Callable[..., T], asked: str
 ) -> list[tuple[Machine, T]]:
+    """On each node `work(asked, node)`."""
     task = ray.remote(work)
-    answers = [task.options(**at(machine)).remote(meeting, machine.node) for machine in nodes]
+    answers = [task.options(**at(machine)).remote(asked, machine.node) for machine in nodes]
     found = []
     for machine, answer in zip(nodes, answers, strict=True):
         try:

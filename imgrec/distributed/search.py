@@ -25,10 +25,18 @@ from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.demand import TrialDemand, plan_trials
 from imgrec.distributed.events import EPOCH, METRICS, SCORE
 from imgrec.distributed.session import Session
-from imgrec.distributed.trial import FAILURE, FULL, TrialErrand, run_trial, run_trial_on_workers
+from imgrec.distributed.trial import (
+    BUG,
+    FAILURE,
+    FULL,
+    TrialErrand,
+    run_trial,
+    run_trial_on_workers,
+)
 from imgrec.errors import StorageError
 from imgrec.search.study import DEFAULTS, Study, Trial
 from imgrec.training.learner import FitJob
+from imgrec.training.loop import JUDGED_BY
 
 POLL_SECONDS = 0.1
 # Held by a trial that starts workers of its own, and computes nothing itself: something that every
@@ -114,10 +122,10 @@ def search_on_workers(
     """
     demand = plan_trials(session.nodes, search, cluster)
     told: queue.SimpleQueue[tuple[str, SearchEvent]] = queue.SimpleQueue()
-    shares = _Shares(
-        (name, _Share(name, one, search, demand, among, cluster.max_failures, told.put))
-        for name, one in searches.items()
-    )
+    shares = _Shares()
+    clock = _Clock(shares)
+    for name, one in searches.items():
+        shares[name] = _Share(name, one, search, clock, among, cluster.max_failures, told.put)
     tuner = _tuner(shares, search, demand, cluster, session, storage)
     failed: list[BaseException] = []
 
@@ -134,7 +142,8 @@ def search_on_workers(
         except queue.Empty:
             continue
     if failed:
-        raise next((share.full for share in shares.values() if share.full), failed[0])
+        ends = (share.end_of_all for share in shares.values())
+        raise next((end for end in ends if end), failed[0])
 
 
 class _Share:
@@ -145,7 +154,7 @@ class _Share:
         name: str,
         search: Search,
         config: SearchConfig,
-        demand: TrialDemand,
+        clock: "_Clock",
         among: int,
         max_failures: int,
         tell: Callable[[tuple[str, SearchEvent]], None],
@@ -154,11 +163,11 @@ class _Share:
         self.search = search
         self.study = search.study
         self.trials: dict[str, _Running] = {}  # by Tune's trial id
-        self.full: StorageError | None = None
+        self.end_of_all: StorageError | RuntimeError | None = None
         self._tell = tell
         self._max_failures = max_failures
         self._given_back: Counter[int] = Counter()
-        self._room = demand.room
+        self._clock = clock
         self._most_trials = config.trials or math.inf
         self._most_seconds = config.budget / among if config.budget else math.inf
         self._exhausted = False
@@ -180,10 +189,10 @@ class _Share:
 
     @property
     def used(self) -> float:
-        """Seconds of the cluster: of one trial as if it filled all places."""
-        now = time.monotonic()
-        ended = sum(trial.seconds for trial in self.study.trials.values())
-        return (ended + sum(now - trial.started for trial in self.trials.values())) / self._room
+        """Seconds of the search's time; while trials run side by side, each has its part of a second."""
+        self._clock.advance()
+        ended = sum(trial.used for trial in self.study.trials.values())
+        return ended + sum(trial.used for trial in self.trials.values())
 
     @property
     def asked(self) -> int:
@@ -208,6 +217,7 @@ class _Share:
             return None
         number, settings = asked
         job = self.search.make_job(settings)
+        self._clock.advance()
         self.trials[trial_id] = _Running(number, settings, job)
         errand = TrialErrand(
             name=f"{self.name}-{number}",
@@ -227,12 +237,16 @@ class _Share:
         """An epoch is over, or the trial has failed."""
         trial = self.trials[trial_id]
         if FULL in result:
-            self.full = StorageError(result[FULL])
-            raise self.full  # Ray makes a TuneError with a traceback of it
+            self.end_of_all = StorageError(result[FULL])
+        elif BUG in result:
+            self.end_of_all = RuntimeError(f"trial {trial.number} of {self.name}:\n{result[BUG]}")
+        if self.end_of_all:
+            raise self.end_of_all  # Ray makes a TuneError with a traceback of it
         if FAILURE in result:
             trial.failure = result[FAILURE]
         elif (epoch := result.get(EPOCH)) and epoch not in trial.scores:
             trial.scores[epoch] = result[SCORE]
+            trial.sides[epoch] = result[METRICS][JUDGED_BY]
             self._tell((self.name, TrialEpoch(trial.number, epoch, result[METRICS])))
 
     def died(self, trial_id: str) -> None:
@@ -240,6 +254,7 @@ class _Share:
         trial = self.trials[trial_id]
         if not trial.began and self._given_back[trial.number] < self._max_failures:
             self._given_back[trial.number] += 1
+            self._clock.advance()
             del self.trials[trial_id]
             self.study.give_back(trial.number)
             return
@@ -249,6 +264,7 @@ class _Share:
 
     def end(self, trial_id: str, failure: str = "") -> None:
         """The trial is over, whether by itself or by our will."""
+        self._clock.advance()
         running = self.trials.pop(trial_id)
         failure = failure or running.failure
         finished = len(running.scores) == running.job.train.epochs
@@ -259,6 +275,8 @@ class _Share:
             state="failed" if failure else "finished" if finished else "stopped",
             seconds=time.monotonic() - running.started,
             reason=failure,
+            sides=running.sides,
+            used=running.used,
         )
         self.study.tell(trial)
         self._remove_losers()
@@ -281,6 +299,8 @@ class _Running:
     settings: dict[str, Any]
     job: FitJob
     scores: dict[int, float] = field(default_factory=dict)
+    sides: dict[int, float] = field(default_factory=dict)
+    used: float = 0.0
     began: bool = False
     failure: str = ""
     started: float = field(default_factory=time.monotonic)
@@ -291,6 +311,24 @@ class _Shares(dict[str, _Share]):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Shares, ()
+
+
+class _Clock:
+    """Divides the time that passes evenly among the trials that run, so that all of them together use a second
+    a second, on however many places.
+    """
+
+    def __init__(self, shares: _Shares) -> None:
+        self._shares = shares
+        self._last = time.monotonic()
+
+    def advance(self) -> None:
+        """Until now; to be called before a trial comes or goes."""
+        now = time.monotonic()
+        running = [trial for share in self._shares.values() for trial in share.trials.values()]
+        for trial in running:
+            trial.used += (now - self._last) / len(running)
+        self._last = now
 
 
 class _Fair(Searcher):  # type: ignore[misc]

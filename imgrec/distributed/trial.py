@@ -1,6 +1,9 @@
 """What the process of a trial runs: the training loop, or a trainer with workers of its own."""
 
+import contextlib
 import gc
+import json
+import platform
 import shutil
 import time
 import traceback
@@ -25,15 +28,18 @@ from imgrec.config import ClusterConfig
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
-from imgrec.distributed.worker import Errand, work
+from imgrec.distributed.worker import MOST_EXCUSED, Errand, work
 from imgrec.errors import ImgrecError, StorageError, full_disk, reason_of
+from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
+from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
 
 FAILURE = "failure"
 """The key of what a trial reports in place of an epoch, when it cannot go on."""
+BUG = "bug"
+"""The key of what it reports of an error of ours, with its traceback: it ends the run."""
 FULL = "full"
 """The key of what it reports when no trial can go on, for there is no room for checkpoints."""
 
@@ -66,25 +72,41 @@ def run_trial(
     errand: TrialErrand = config["errand"]
     torch.set_num_threads(threads)
     device = torch.device("cuda" if use_gpu else "cpu")
-    job = errand.job
+    job: FitJob | None = errand.job
     try:
-        if not _fits_into_memory(errand, job, device, checkpoint_seconds):
-            # Here, where no exception keeps alive what the first try had in memory.
+        if times := _times_killed(errand.folder):
+            job = in_more_parts(errand.job, 1, times)
+        while job and not _fits_into_memory(errand, job, device, checkpoint_seconds):
+            # Here, where no exception keeps alive what the last try had in memory.
             _release_memory()
-            _train(errand, in_parts(job), device, checkpoint_seconds)
+            job = in_more_parts(job, 1)
+        if job is None:
+            raise out_of_memory(errand.job, "memory ran out")
     except StorageError as error:
         tune.report({FULL: str(error)})
     except ImgrecError as error:
         tune.report({FAILURE: str(error)})
     except Exception as error:
-        if full := full_disk(error):
-            tune.report({FULL: str(full)})
-        elif is_out_of_memory(error):
-            tune.report({FAILURE: str(out_of_memory(job, error))})
-        else:
-            tune.report({FAILURE: traceback.format_exc()})
+        full = full_disk(error)
+        tune.report({FULL: str(full)} if full else {BUG: traceback.format_exc()})
     finally:
         _release_memory()
+
+
+def _times_killed(folder: Path) -> int:
+    """How often the process of this trial was killed for want of memory, noted beside its checkpoints."""
+    note = folder / "memory.json"
+    kills = memory_kills()
+    noted: dict[str, Any] = {"host": platform.node(), "kills": kills, "times": 0}
+    with contextlib.suppress(FileNotFoundError):
+        noted = json.loads(note.read_text(encoding="utf-8"))
+    if noted["host"] == platform.node() and noted["kills"] < kills:
+        noted["times"] += 1
+    folder.mkdir(parents=True, exist_ok=True)
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps(noted | {"host": platform.node(), "kills": kills}), encoding="utf-8")
+    part.replace(note)
+    return int(noted["times"])
 
 
 def _fits_into_memory(
@@ -147,6 +169,7 @@ def run_trial_on_workers(
         resume={errand.name: resumed} if resumed else {},
         milestones=errand.milestones,
         report_all=True,
+        max_failures=cluster.max_failures,
     )
     trainer = TorchTrainer(
         work,
@@ -159,7 +182,7 @@ def run_trial_on_workers(
         run_config=RunConfig(
             name=lane.lane,
             storage_path=str(errand.folder),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            failure_config=FailureConfig(max_failures=cluster.max_failures + MOST_EXCUSED),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],
         ),
@@ -174,6 +197,8 @@ def run_trial_on_workers(
         if isinstance(event, Failed):
             failure = str(event.error)
             kind = FULL if isinstance(event.error, StorageError) else FAILURE
+            if not isinstance(event.error, ImgrecError):
+                kind = BUG
     if failure:
         tune.report({kind: failure})
 

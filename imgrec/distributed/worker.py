@@ -29,11 +29,11 @@ from imgrec.distributed.events import (
     as_report,
 )
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
-from imgrec.errors import ImgrecError, StorageError, full_disk
+from imgrec.errors import DivergedError, ImgrecError, full_disk
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import FitJob, Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.memory import in_parts, is_out_of_memory, out_of_memory
+from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.profiling import StepProfile
 
 HEARTBEAT_SECONDS = 1.0
@@ -41,6 +41,8 @@ HEARTBEAT_SECONDS = 1.0
 GO_ON, LOOK_FOR_DRAINS, WRITE = 0, 1, 2
 NAME = "name.txt"
 PROFILE = "profile"
+MOST_EXCUSED = 8
+"""Times that the workers of a model are started again for want of memory, or for what one of them found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Errand:
         report_all: Report every epoch to Ray, for whoever may stop the lane.
         profile: Leave a trace of some steps beside the result.
         spare: Cores of the cluster that no worker holds, for each worker.
+        max_failures: How often workers may die.
     """
 
     lane: str
@@ -72,37 +75,79 @@ class Errand:
     report_all: bool = False
     profile: bool = False
     spare: int = 0
+    max_failures: int = 0
 
 
 def work(config: dict[str, Any]) -> None:
-    """Ray Train's entry: the errand is the one entry of config."""
+    """Ray Train's entry: the errand is the one entry of config.
+
+    Ray starts all workers again where one ends with an error. What one of them finds, all learn from the
+    mailbox: none waits for another in a reduction, and nothing is tried that would only fail again.
+    """
     errand: Errand = config["errand"]
-    if errand.mailbox.is_condemned(errand.lane):
+    mailbox, lane = errand.mailbox, errand.lane
+    if mailbox.is_condemned(lane):
         return
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     torch.set_num_threads(errand.threads)
+    mailbox.note_kills(lane)
+    if shard.world_size > 1:
+        dist.barrier()
+    if shard.rank == 0 and mailbox.begin(lane) > errand.max_failures:
+        mailbox.condemn(lane)  # the driver says what became of the models
+    if shard.world_size > 1:
+        dist.barrier()
+    if mailbox.is_condemned(lane):
+        return
     with _last_checkpoint() as resumed:
         names = list(errand.jobs)
         resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
         # Checkpoints come in the order of the jobs, so all before the last one's are finished.
         for name in names[names.index(resumed_name) :]:
+            if mailbox.is_condemned(f"{lane}/{name}"):
+                continue
             worker = _Worker(errand, name, shard)
             checkpoint = resumed if resumed and name == resumed_name else errand.resume.get(name)
             try:
                 worker.run(checkpoint)
-            except StorageError as error:
-                # Of this node's disk alone: the others would wait for it in their next collective.
-                ray.get(errand.mailbox.send(errand.lane, name, Failed(error)))
-                errand.mailbox.condemn(errand.lane)
-                raise
-            except ImgrecError as error:
-                # The same on every worker and at every try, so all of them go on to the next.
+            except DivergedError as error:
+                # The loss was reduced: all workers are here, and go on to the next together.
                 worker.tell(Failed(error))
                 worker.wait_until_told()
             except Exception as error:
-                _report_bug(errand, name, shard, error, in_parts_already=worker.in_parts)
-                raise
+                if _give_up(worker, error):
+                    raise
+
+
+def _give_up(worker: "_Worker", error: Exception) -> bool:
+    """Tell the driver, and all workers that start again, of an error; whether this worker has to end.
+
+    With several workers a RuntimeError may be the echo of another one's end, which Ray makes good by
+    starting all of them again. So it does where memory ran out, with smaller parts of a batch then.
+    """
+    errand, name, alone = worker.errand, worker.name, worker.shard.world_size == 1
+    mailbox, lane = errand.mailbox, errand.lane
+    failure: Exception
+    if full := full_disk(error):
+        # Of this node's disk alone; it ends the run, so that the same command goes on from there.
+        ray.get(mailbox.send(lane, name, Failed(full)))
+        mailbox.condemn(lane)
+        return True
+    if is_out_of_memory(error):
+        mailbox.ran_out(lane, name)
+        return True
+    if isinstance(error, ImgrecError):
+        failure = error
+        mailbox.condemn(f"{lane}/{name}")
+        mailbox.excuse(lane)
+    elif not alone and isinstance(error, RuntimeError | OSError):
+        return True
+    else:
+        failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
+        mailbox.condemn(lane)
+    ray.get(mailbox.send(lane, name, Failed(failure)))
+    return not (alone and isinstance(error, ImgrecError))
 
 
 @contextlib.contextmanager
@@ -115,32 +160,6 @@ def _last_checkpoint() -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def _report_bug(
-    errand: Errand, name: str, shard: Shard, error: Exception, *, in_parts_already: bool
-) -> None:
-    """Tell the driver of an error that another try would only repeat.
-
-    With several workers a RuntimeError may be the echo of another one's death, which Ray makes
-    good by starting all of them again. So it does where memory ran out, with smaller parts of a
-    batch then; where that was done already, the model is given up.
-    """
-    mailbox = errand.mailbox
-    failure: Exception
-    if full := full_disk(error):
-        failure = full
-    elif is_out_of_memory(error):
-        if not in_parts_already:
-            mailbox.condemn(f"{errand.lane}/{name}: memory")
-            return
-        failure = out_of_memory(errand.jobs[name], error)
-    elif shard.world_size > 1 and isinstance(error, RuntimeError | OSError):
-        return
-    else:
-        failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-    ray.get(mailbox.send(errand.lane, name, Failed(failure)))
-    mailbox.condemn(errand.lane)
-
-
 class _Worker:
     """One worker's view of one model; only rank 0 tells the driver and writes files."""
 
@@ -150,7 +169,6 @@ class _Worker:
         self.shard = shard
         self.learner: Learner | None = None
         self.last_sent: ray.ObjectRef | None = None
-        self.in_parts = False
         self.profile: StepProfile | None = None
         self.drained: frozenset[str] = frozenset()
         self.last_checkpoint = self.last_heartbeat = self.last_look = time.monotonic()
@@ -167,9 +185,7 @@ class _Worker:
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
-        job = self.errand.jobs[self.name]
-        if self.errand.mailbox.is_condemned(f"{self.errand.lane}/{self.name}: memory"):
-            job, self.in_parts = in_parts(job), True
+        job = self._in_parts(self.errand.jobs[self.name])
         learner = build_learner(job, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)
@@ -191,6 +207,21 @@ class _Worker:
             save_state(folder, learner.result())
             self.tell(Finished(str(folder)))
             self.wait_until_told()
+
+    def _in_parts(self, job: FitJob) -> FitJob:
+        """The job with a batch in as many parts as fit, by what is known; the same on all workers.
+
+        Raises:
+            TrainingError: not even the smallest parts fit; on all workers.
+        """
+        errand = self.errand
+        times = errand.mailbox.times_ran_out(errand.lane, self.name)
+        if not times:
+            return job
+        smaller = in_more_parts(job, self.shard.world_size, times)
+        if smaller is None:
+            raise out_of_memory(job, f"memory ran out {times} times")
+        return smaller
 
     def _pictures(self, folder: Path, device: torch.device) -> Pictures:
         store = open_store(folder)

@@ -1,16 +1,14 @@
 """Which arithmetic a training step uses, and how tensors are laid out for it."""
 
-import contextlib
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
 from imgrec.config import Arch
+from imgrec.machine import processor_kind
 
 Arithmetic = Literal["bf16", "fp32"]
 GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
@@ -18,8 +16,6 @@ GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
 Zen 5 and on an Intel Xeon with matrix units (AMX) two to three times as fast; on Intel Xeons without them,
 which have the same vector instructions as the AMD, it was slower. A card of NVIDIA has units for it since
 Ampere."""
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
-"""For bf16; of those that a processor has the first counts."""
 FOR_BF16: frozenset[Arch] = frozenset({"cnn", "transformer"})
 """On a CPU: the ann and an rnn of rows lost there, and an rnn of convolutions was not measured."""
 
@@ -68,20 +64,6 @@ def device_kind(device: torch.device) -> str:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "cuda bf16" if has_bf16 else "cuda"
     return processor_kind() if device.type == "cpu" else device.type
-
-
-def processor_kind() -> str:
-    """The maker of this machine's processor, and its instructions for bf16 if it has any."""
-    maker, flags = platform.machine(), list[str]()
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        for line in file:
-            name, _, value = (part.strip() for part in line.partition(":"))
-            if name == "vendor_id":
-                maker = value
-            if name == "flags":
-                flags = value.split()
-                break
-    return " ".join([maker, *[one for one in INSTRUCTIONS if one in flags][:1]])
 
 
 def lay_out(module: nn.Module, arch: Arch) -> nn.Module:

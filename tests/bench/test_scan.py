@@ -18,8 +18,8 @@ from PIL import Image
 from torchvision.io import decode_image, read_file
 
 from imgrec.config import DataConfig
-from imgrec.machine import available_cores
 from imgrec.data.store import find_store, prepare_store
+from imgrec.machine import available_cores
 from tests.conftest import no_progress
 
 LOOPED = 6000

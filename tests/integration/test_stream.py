@@ -114,7 +114,9 @@ def test_a_bug_in_a_task_is_not_taken_for_a_lost_stream(
 
 
 @pytest.mark.usefixtures("session")
-def test_a_file_that_cannot_be_read_there_costs_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_there_costs_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be decoded there may be decoded here."""
     store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
     monkeypatch.setattr(stream, "_decoded", fails_there)

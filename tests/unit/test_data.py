@@ -396,9 +396,7 @@ def test_a_class_of_two_bursts_is_tested_with_the_smaller_one() -> None:
     groups = [0] * 60 + [60] * 40 + list(range(100, 200))
     store = store_of([0] * 100 + [1] * 100, groups)
     splits = make_splits(store, DataConfig())
-    counts = [
-        np.bincount(store.labels[rows], minlength=2)[0] for rows in (splits.val, splits.test)
-    ]
+    counts = [np.bincount(store.labels[rows], minlength=2)[0] for rows in (splits.val, splits.test)]
 
     assert sorted(counts) == [0, 40]
 

@@ -249,9 +249,9 @@ def test_hashes_are_those_of_imagehash(tmp_path: Path) -> None:
     parts += [chelsea()[:32, left : left + 32] for left in range(0, 300, 30)]
     np.save(tmp_path / "images-00000.npy", np.zeros((len(parts), 32, 32, 3), dtype=np.uint8))
     contents = [Pixels(part) for part in parts]
-    ours = look_at(0, contents, tmp_path / "images-00000.npy", (32, 32, 3), DataConfig(depth=16)).looks[
-        "hash"
-    ]
+    ours = look_at(
+        0, contents, tmp_path / "images-00000.npy", (32, 32, 3), DataConfig(depth=16)
+    ).looks["hash"]
     theirs = [int(str(imagehash.phash(Image.fromarray(part))), 16) for part in parts]
 
     assert ours.tolist() == theirs

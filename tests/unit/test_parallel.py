@@ -100,7 +100,7 @@ def test_a_process_that_the_system_ends_is_no_fault_of_the_picture() -> None:
 def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture(
     tmp_path: Path,
 ) -> None:
-    """kill -9 or a closed terminal must leave none that computes for ever."""
+    """Kill -9 or a closed terminal must leave none that computes for ever."""
     code = (
         "import sys; from tests.unit.test_parallel import Bytes, decode; "
         "from imgrec.data.parallel import map_in_chunks; "
