@@ -1,7 +1,6 @@
-"""What differs between operating systems, in one place: cores, processors and cards, room on a
-disk, locks, births of processes.
+"""What differs between machines and their operating systems.
 
-Linux has all of it, macOS most; where a call is missing, what is said here does without.
+Cores, processors and cards, room on a disk, locks, births of processes, memory that ran out. Linux has all of it, macOS most; where a call is missing, what is said here does without.
 """
 
 import contextlib

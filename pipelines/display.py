@@ -312,7 +312,7 @@ class Display:
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""
         self._rows[model.arch].state = "registered"
-        kept = "" if model.champion else "; the champion was better on the same data and stays"
+        kept = f"; {model.why_not}" if model.why_not else ""
         self._line(
             f"{model.arch}: test accuracy {model.test.accuracy:.4f}, registered as "
             f"{model.registered_model} version {model.version}{kept}"

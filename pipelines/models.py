@@ -16,10 +16,10 @@ SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
 def show_models(config: Config, *, as_json: bool) -> None:
     """Print every version of every registered model, newest first."""
     tracking = connect(config.tracking, Path(config.storage), create=False)
-    versions = list_versions(tracking)
+    versions, others = list_versions(tracking)
     if as_json:
         rows = [_as_json(version) for version in versions]
-        print_json({"tracking_uri": tracking.uri, "models": rows})
+        print_json({"tracking_uri": tracking.uri, "models": rows, "not_ours": others})
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("model", "version", "", "test accuracy", "macro-F1", "data", "run"):
@@ -34,7 +34,10 @@ def show_models(config: Config, *, as_json: bool) -> None:
             version.tags["data.fingerprint"][:12],
             version.run_id[:12],
         )
-    Console(highlight=False).print(table if versions else "no model is registered yet: imgrec run")
+    console = Console(highlight=False)
+    console.print(table if versions else "no model is registered yet: imgrec run")
+    if others:
+        console.print(f"[dim]{others} more have imgrec's mark, but somebody else wrote them[/]")
 
 
 def _as_json(version: RegisteredVersion) -> dict[str, object]:

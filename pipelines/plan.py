@@ -212,7 +212,8 @@ def _with_starts(config: Config, stages: list[Stage]) -> list[Stage]:
 
 def _before_data(config: Config) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
-    source = open_source(config.data.source, Path(config.storage) / "downloads")
+    downloads = Path(config.storage) / "downloads"
+    source = open_source(config.data.source, downloads, config.data.allow_hosts)
     samples = list_samples(source, config.data)
     (height, width, channels), _ = guess(samples, config.data)
     count = len(samples)

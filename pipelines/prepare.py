@@ -9,6 +9,7 @@ from torch import nn
 
 from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
+from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import Places, Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
@@ -71,6 +72,7 @@ def prepare(config: Config, progress: Progress, places: Places | None = None) ->
             been trained.
     """
     store = prepare_store(config.data, Path(config.storage), progress=progress, places=places)
+    end_decoders()  # what they hold is wanted for training
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)

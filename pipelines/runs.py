@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from imgrec.config import Config
+from imgrec.config import ARCHS, Config
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.liveness import close_dead_runs
 from imgrec.tracking.runs import RunRecord, find_runs
@@ -25,9 +25,11 @@ def show_runs(config: Config, *, as_json: bool) -> None:
     close_dead_runs(tracking)
     records = [run for kind in ("workflow", "tune") for run in find_runs(tracking, {KIND: kind})]
     records.sort(key=lambda record: -record.started)
-    rows = [_row(tracking, record) for record in records]
+    ours = [record for record in records if record.status in STATES]
+    rows = [_row(tracking, record) for record in ours]
+    others = len(records) - len(ours) + sum(row.pop("not_ours") for row in rows)
     if as_json:
-        print_json({"tracking_uri": tracking.uri, "runs": rows})
+        print_json({"tracking_uri": tracking.uri, "runs": rows, "not_ours": others})
         return
     console = Console(highlight=False)
     for row in rows:
@@ -49,12 +51,16 @@ def show_runs(config: Config, *, as_json: bool) -> None:
             )
         if row["command"] and row["state"] in {"interrupted", "failed"}:
             console.print(f"    go on with: {escape(row['command'])}", soft_wrap=True)
+    if others:
+        console.print(f"[dim]{others} more have imgrec's marks, but somebody else wrote them[/]")
     if not rows:
         console.print("nothing has been run yet: imgrec run")
 
 
 def _row(tracking: Tracking, record: RunRecord) -> dict[str, Any]:
     children = find_runs(tracking, {}, parent=record.id)
+    marked = [child for child in children if child.tags.get(KIND) in {"model", "search"}]
+    children = [child for child in marked if child.tags.get(ARCH) in ARCHS]
     models = [child for child in children if child.tags.get(KIND) == "model"]
     searches = [child for child in children if child.tags.get(KIND) == "search"]
     return {
@@ -72,6 +78,7 @@ def _row(tracking: Tracking, record: RunRecord) -> dict[str, Any]:
             for model in models
         ],
         "searches": [_search_row(tracking, search) for search in searches],
+        "not_ours": len(marked) - len(children),
     }
 
 

@@ -21,6 +21,7 @@ class TrainedModel:
         share_of_peak: What it computed a second, of what the GPU could; 0 where that is not known.
         spent: Seconds of training by kind of work.
         taken: An earlier run had registered it.
+        why_not: Why it is not champion, where it was just registered.
     """
 
     arch: Arch
@@ -37,6 +38,7 @@ class TrainedModel:
     share_of_peak: float
     spent: dict[str, float]
     taken: bool
+    why_not: str
 
     @classmethod
     def of(
@@ -62,6 +64,7 @@ class TrainedModel:
                 if name.startswith("fit_seconds/")
             },
             taken=taken,
+            why_not=version.why_not,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -23,6 +23,9 @@ class DataConfig(Section):
     current folder."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
+    allow_hosts: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Hosts (`images.example.org`, with or without a port) or buckets that rows of a table from a URL may
+    lie on, beside the table's own, and that a web server may redirect to."""
     allow_leakage: bool = False
     """Go on though the same picture is in train and in test of the source."""
     near_duplicates: Annotated[int, Field(ge=0, le=8)] = 3

@@ -189,9 +189,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def pictures_at_once(image_shape: ImageShape) -> int:
-    """How many pictures go through a model at once where none is trained: as many as a memory of any size has
-    room for, of large ones fewer.
-    """
+    """How many pictures go through a model at once where none is trained; of large ones fewer."""
     height, width, _ = image_shape
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (height * width)))
 

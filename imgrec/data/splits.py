@@ -157,8 +157,9 @@ def _groups_of(store: Store, rows: Indices, seed: int) -> _Groups:
 def _class_counts(
     store: Store, groups: _Groups, wanted: dict[Split, float], seed: int
 ) -> dict[Split, Indices]:
-    """Pictures of each class for each split, K numbers; their sums are right to one picture where the classes
-    are large enough (largest remainder).
+    """Pictures of each class for each split, K numbers.
+
+    Their sums are right to one picture where the classes are large enough (largest remainder).
     """
     classes = len(store.class_names)
     pictures = np.bincount(groups.labels, groups.sizes, classes)

@@ -131,7 +131,7 @@ def prepare_store(
         DataError: the source is not there, has no classes, or a class without a readable picture.
         StorageError: there is no room for what is decoded.
     """
-    source = open_source(config.source, storage / "downloads")
+    source = open_source(config.source, storage / "downloads", config.allow_hosts)
     note = _note(source, config, storage)
     places = places or OneMachine(config.decode_workers)
     if known := _noted(note):
@@ -160,7 +160,7 @@ def find_store(config: DataConfig, storage: Path) -> Store | None:
     Raises:
         DataError: the source is not there.
     """
-    source = open_source(config.source, storage / "downloads")
+    source = open_source(config.source, storage / "downloads", config.allow_hosts)
     known = _noted(_note(source, config, storage))
     return open_store(known) if known else None
 

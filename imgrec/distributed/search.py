@@ -314,8 +314,9 @@ class _Shares(dict[str, _Share]):
 
 
 class _Clock:
-    """Divides the time that passes evenly among the trials that run, so that all of them together use a second
-    a second, on however many places.
+    """Divides the time that passes evenly among the trials that run.
+
+    So all of them together use a second in a second, on however many places.
     """
 
     def __init__(self, shares: _Shares) -> None:

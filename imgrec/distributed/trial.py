@@ -81,7 +81,7 @@ def run_trial(
             _release_memory()
             job = in_more_parts(job, 1)
         if job is None:
-            raise out_of_memory(errand.job, "memory ran out")
+            tune.report({FAILURE: str(out_of_memory(errand.job, "memory ran out"))})
     except StorageError as error:
         tune.report({FULL: str(error)})
     except ImgrecError as error:

@@ -91,14 +91,7 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     torch.set_num_threads(errand.threads)
-    mailbox.note_kills(lane)
-    if shard.world_size > 1:
-        dist.barrier()
-    if shard.rank == 0 and mailbox.begin(lane) > errand.max_failures:
-        mailbox.condemn(lane)  # the driver says what became of the models
-    if shard.world_size > 1:
-        dist.barrier()
-    if mailbox.is_condemned(lane):
+    if not _may_begin(errand, shard):
         return
     with _last_checkpoint() as resumed:
         names = list(errand.jobs)
@@ -118,6 +111,23 @@ def work(config: dict[str, Any]) -> None:
             except Exception as error:
                 if _give_up(worker, error):
                     raise
+
+
+def _may_begin(errand: Errand, shard: Shard) -> bool:
+    """Whether workers may start once more; the driver says what became of the models if not."""
+    mailbox, lane = errand.mailbox, errand.lane
+    mailbox.note_kills(lane)
+    _meet(shard)
+    if shard.rank == 0 and mailbox.begin(lane) > errand.max_failures:
+        mailbox.condemn(lane)
+    _meet(shard)
+    return not mailbox.is_condemned(lane)
+
+
+def _meet(shard: Shard) -> None:
+    """Wait for all workers."""
+    if shard.world_size > 1:
+        dist.barrier()
 
 
 def _give_up(worker: "_Worker", error: Exception) -> bool:

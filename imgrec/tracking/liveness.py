@@ -1,16 +1,17 @@
 """Whether the process that records a run still lives: one that was killed cannot say so itself."""
 
 import contextlib
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from imgrec.errors import TrackingError
+from imgrec.machine import birth_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.runs import Run, RunRecord, find_run, find_runs, set_status
 
@@ -45,7 +46,7 @@ def heartbeat(run: Run) -> Iterator[None]:
 
 def owner_tags() -> dict[str, str]:
     """Who records a run: this process, as of now."""
-    return {OWNER: _owner(psutil.Process()), HEARTBEAT: str(int(time.time()))}
+    return {OWNER: owner_of(os.getpid()), HEARTBEAT: str(int(time.time()))}
 
 
 def is_alive(record: RunRecord) -> bool:
@@ -55,14 +56,17 @@ def is_alive(record: RunRecord) -> bool:
     """
     if record.status != "RUNNING":
         return False
-    owner = record.tags.get(OWNER, "")
+    return owner_is_alive(record.tags.get(OWNER, ""), record.tags.get(HEARTBEAT, ""))
+
+
+def owner_is_alive(owner: str, heartbeat: str) -> bool:
+    """The same of what `owner_tags` wrote; what others wrote in their place is nobody's."""
     host, _, rest = owner.partition(" ")
+    pid, _, birth = rest.partition(" ")
     if host == socket.gethostname():
-        try:
-            return _owner(psutil.Process(int(rest.split()[0]))) == owner
-        except psutil.NoSuchProcess:
-            return False
-    return time.time() - float(record.tags.get(HEARTBEAT, 0)) < SILENCE_OF_THE_DEAD
+        is_number = pid.isdecimal() and len(pid) < 10
+        return is_number and bool(birth) and birth_of(int(pid)) == birth
+    return heartbeat.isdecimal() and time.time() - int(heartbeat) < SILENCE_OF_THE_DEAD
 
 
 def close_dead_runs(tracking: Tracking) -> None:
@@ -80,13 +84,13 @@ def is_at_work(tracking: Tracking, record: RunRecord) -> bool:
         record.status == "RUNNING"
         and parent is not None
         and is_alive(parent)
-        and parent.tags.get(OWNER) != _owner(psutil.Process())
+        and parent.tags.get(OWNER) != owner_of(os.getpid())
     )
 
 
 def refuse_alive(record: RunRecord) -> None:
     """Raise TrackingError if another process is at work on this run."""
-    if is_alive(record) and record.tags.get(OWNER) != _owner(psutil.Process()):
+    if is_alive(record) and record.tags.get(OWNER) != owner_of(os.getpid()):
         host, pid = record.tags[OWNER].split()[:2]
         msg = (
             f"the same run is going on already, as process {pid} on {host} (MLflow run "
@@ -101,6 +105,6 @@ def _close(tracking: Tracking, record: RunRecord) -> None:
     set_status(tracking, record, "KILLED")
 
 
-def _owner(process: psutil.Process) -> str:
-    # A process id is given out again; with the time of its birth it is unique.
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.0f}"
+def owner_of(pid: int) -> str:
+    """A process of this machine. Its number is given out again; with its birth it is unique."""
+    return f"{socket.gethostname()} {pid} {birth_of(pid)}"

@@ -1,8 +1,9 @@
 """Registered models: how they get there, which one is champion, and how to fetch one."""
 
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +23,15 @@ from imgrec.errors import TrackingError
 from imgrec.preprocess.filters import PACKAGES
 from imgrec.tracking import served_model
 from imgrec.tracking.connection import Tracking
+from imgrec.tracking.hashes import hash_tags, refuse_changed
 from imgrec.tracking.runs import Run
 
+ARCH_TAG = "imgrec.arch"
 CHAMPION = "champion"
+MODELS = "models:/"
+# What MLflow answers where there is no such model, version or alias, or no such name can be.
+ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+SHOWN_SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
 FOLDER = "classifier"
 SERVING_NEEDS = (
     "mlflow",
@@ -79,6 +86,7 @@ class RegisteredVersion:
         champion: Whether the alias `champion` points to it.
         run_id: The run that made it.
         tags: Data fingerprint, code version and scores, as text.
+        why_not: Where it was just registered and is not champion: why, in a line.
     """
 
     name: str
@@ -86,6 +94,7 @@ class RegisteredVersion:
     champion: bool
     run_id: str
     tags: dict[str, str]
+    why_not: str = ""
 
 
 def register(
@@ -95,10 +104,11 @@ def register(
     example: bytes,
     tags: Mapping[str, Any],
 ) -> RegisteredVersion:
-    """Log a classifier to its run, register it, and make it champion unless a better one is.
+    """Log a classifier to its run, register it, and make it champion if nothing speaks against it.
 
-    Better is decided by `val/macro_f1`, never by the test score, and only among models of the same
-    data: a champion that was chosen on other data is replaced.
+    It becomes champion where there is none, and over one that was scored on the same pictures of the same
+    data with a lower `val/macro_f1`; the test score chooses nothing. Over any other it is for a person to
+    decide.
 
     Args:
         run: The run that made it.
@@ -114,6 +124,7 @@ def register(
         made = next(iter(client.search_model_versions(f"run_id = '{run.id}'")), None)
     if made is None:
         uri, model_id = _log(run, classifier, example)
+        text |= hash_tags(_download(run.tracking, uri))
         with tracking.answering():
             try:
                 client.create_registered_model(name)
@@ -121,12 +132,12 @@ def register(
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
-    with tracking.answering():
-        champion = _champion(tracking, name)
-        wins = champion is None or champion.run_id == run.id or _is_better(text, champion.tags)
-        if wins:
+    champion = _champion(tracking, name)
+    why_not = "" if champion is None or champion.run_id == run.id else _why_not(text, champion)
+    if not why_not:
+        with tracking.answering():
             client.set_registered_model_alias(name, CHAMPION, made.version)
-    return RegisteredVersion(name, int(made.version), wins, run.id, text)
+    return RegisteredVersion(name, int(made.version), not why_not, run.id, text, why_not)
 
 
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
@@ -177,36 +188,62 @@ def _served_code(folder: Path) -> Path:
     return copy
 
 
-def list_versions(tracking: Tracking) -> list[RegisteredVersion]:
-    """Every version of every model that imgrec registered, newest first within a model."""
+def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
+    """Every version of every model that imgrec registered, newest first within a model.
+
+    And how many more have imgrec's mark but not its scores: somebody else wrote them.
+    """
+    client = tracking.client
     with tracking.answering():
-        models = tracking.client.search_registered_models(max_results=1000)
-        found = [
-            (version, model.aliases.get(CHAMPION))
-            for model in models
-            for version in tracking.client.search_model_versions(
-                f"name = '{model.name}'", max_results=1000
-            )
-        ]
+        champions = {
+            model.name: str(model.aliases.get(CHAMPION, ""))
+            for model in _pages(client.search_registered_models)
+        }
+        # All at once: in a filter a name with a quote in it could not be written.
+        found = [v for v in _pages(client.search_model_versions) if ARCH_TAG in v.tags]
     versions = [
-        RegisteredVersion(v.name, int(v.version), str(v.version) == str(champion), v.run_id, v.tags)
-        for v, champion in found
-        if "imgrec.arch" in v.tags
+        RegisteredVersion(
+            v.name, int(v.version), str(v.version) == champions.get(v.name), v.run_id, v.tags
+        )
+        for v in found
+        if _is_ours(v.tags)
     ]
-    return sorted(versions, key=lambda v: (v.name, -v.version))
+    return sorted(versions, key=lambda v: (v.name, -v.version)), len(found) - len(versions)
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _is_ours(tags: Mapping[str, str]) -> bool:
+    """Whether a version has everything that is shown of it."""
+    if not {"data.fingerprint", "code.version"} <= tags.keys():
+        return False
+    try:
+        return all(math.isfinite(float(tags[f"test/{name}"])) for name in SHOWN_SCORES)
+    except (KeyError, ValueError):
+        return False
 
 
 def fetch_classifier(tracking: Tracking, model: str) -> Path:
-    """The classifier of a registered model as a folder of this machine.
+    """The classifier of a registered model as a folder of this machine, its files as they were registered.
 
     Args:
         tracking: Where it is registered.
-        model: `digits-cnn` (its champion), `digits-cnn@alias` or `digits-cnn/3`.
+        model: `digits-cnn` (its champion), `digits-cnn@alias` or `digits-cnn/3`, or the same as a URI of
+            MLflow's: `models:/digits-cnn/3`.
 
     Raises:
         TrackingError: there is no such model, version or alias.
+        ClassifierError: a file is not as it was when the model was registered.
     """
-    name, at, alias = model.partition("@")
+    name, at, alias = model.removeprefix(MODELS).partition("@")
     name, slash, number = name.partition("/")
     try:
         if slash and not at:
@@ -214,14 +251,22 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         else:
             found = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
     except MlflowException as error:
-        known = sorted({v.name for v in list_versions(tracking)})
+        if error.error_code not in ABSENT:
+            with tracking.answering():
+                raise
+        known = sorted({v.name for v in list_versions(tracking)[0]})
         hint = f"there are {', '.join(known)}" if known else "none is registered yet"
         msg = f"{model}: no such model ({hint}); imgrec models lists them"
         raise TrackingError(msg) from error
+    folder = _download(tracking, f"{MODELS}{name}/{found.version}")
+    refuse_changed(folder, found.tags, f"{name}/{found.version}")
+    return folder / "artifacts" / FOLDER
+
+
+def _download(tracking: Tracking, uri: str) -> Path:
     tracking.use()
     with tracking.answering():
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}")
-    return Path(folder) / "artifacts" / FOLDER
+        return Path(mlflow.artifacts.download_artifacts(uri))
 
 
 def _requirements(classifier: Classifier) -> list[str]:
@@ -233,12 +278,29 @@ def _requirements(classifier: Classifier) -> list[str]:
 
 
 def _champion(tracking: Tracking, name: str) -> ModelVersion | None:
+    """The champion of a model; None where it has none, and an error where MLflow does not say."""
+    with tracking.answering():
+        try:
+            model = tracking.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        version = model.aliases.get(CHAMPION)
+        return tracking.client.get_model_version(name, version) if version else None
+
+
+def _why_not(new: Mapping[str, str], champion: ModelVersion) -> str:
+    """Why a version does not become champion over this one; empty if it does."""
+    old, way = champion.tags, "MLflow's UI or set_registered_model_alias makes it champion"
+    if any(new[key] != old.get(key) for key in ("data.fingerprint", "data.splits")):
+        return (
+            f"version {champion.version} stays champion, for it was scored on other pictures; {way}"
+        )
     try:
-        return tracking.client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
-
-
-def _is_better(new: Mapping[str, str], old: Mapping[str, str]) -> bool:
-    same_data = all(new[key] == old.get(key) for key in ("data.fingerprint", "data.splits"))
-    return not same_data or float(new["val/macro_f1"]) >= float(old.get("val/macro_f1", "-1"))
+        score = float(old["val/macro_f1"])
+    except (KeyError, ValueError):
+        return f"version {champion.version} stays champion, for it has no score; {way}"
+    if float(new["val/macro_f1"]) >= score:
+        return ""
+    return f"version {champion.version} stays champion: it was better on the same data"

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from imgrec.config import ClusterConfig, load_config
 from imgrec.data.loader import Pictures, Shard
@@ -16,7 +19,7 @@ from imgrec.data.store import open_store
 from imgrec.distributed.events import Progress, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
-from imgrec.errors import ClusterError, DivergedError, TrainingError
+from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
 from imgrec.training.learner import FitJob, build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from pipelines.prepare import prepare
@@ -198,6 +201,58 @@ def test_a_model_that_fails_does_not_stop_the_others(session: Session, tmp_path:
     assert "lower ann.train.learning_rate" in str(fitted[ann])
     assert isinstance(fitted[cnn], Fitted)
     assert len(watched.starts) == 2
+
+
+class Greedy(FitJob):
+    """A job whose step finds no memory on one worker, until a batch is in sixteen parts."""
+
+    def share_of_side(self, step: int) -> float:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        if self.accumulate < 16 and rank == dist.get_world_size() - 1:
+            msg = "[enforce fail] DefaultCPUAllocator: can't allocate memory"
+            raise RuntimeError(msg)
+        return FitJob.share_of_side(self, step)
+
+
+class Lost(FitJob):
+    """A job that one worker cannot build, as where weights cannot be had on one node."""
+
+    @property
+    def num_classes(self) -> int:
+        if dist.is_initialized() and dist.get_rank() == 1:
+            msg = "the weights cannot be had on this node"
+            raise ConfigError(msg)
+        return len(self.class_counts)
+
+
+def as_kind(kind: type[FitJob], job: FitJob) -> FitJob:
+    return kind(**{one.name: getattr(job, one.name) for one in fields(FitJob)})
+
+
+def test_memory_that_runs_out_uses_up_no_failure_and_ends_in_smaller_parts(
+    session: Session, tmp_path: Path
+) -> None:
+    """On one of two workers, twice: all of them go on with the same number of parts."""
+    jobs = jobs_for(tmp_path, "['ann']", "train.batch_size=65")
+    ((name, job),) = jobs.items()
+    fitted = run(
+        session, {name: as_kind(Greedy, job)}, tmp_path, Watched(), workers=2, max_failures=0
+    )[name]
+
+    assert isinstance(fitted, Fitted)
+    assert fitted.restarts == 2
+    assert len(fitted.history) == 3
+
+
+def test_what_one_worker_finds_all_learn(session: Session, tmp_path: Path) -> None:
+    """The others would wait for it in a reduction, until that times out half an hour later."""
+    jobs = jobs_for(tmp_path, "['ann']")
+    ((name, job),) = jobs.items()
+    began = time.monotonic()
+
+    with pytest.raises(ConfigError, match="cannot be had on this node"):
+        run(session, {name: as_kind(Lost, job)}, tmp_path, Watched(), workers=2)
+    assert time.monotonic() - began < 120
 
 
 def test_a_bug_is_raised_once_with_its_traceback(session: Session, tmp_path: Path) -> None:

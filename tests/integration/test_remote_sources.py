@@ -7,6 +7,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from imgrec.config import DataConfig
+from imgrec.data.parallel import end_decoders
 from imgrec.data.store import find_store, prepare_store
 from tests.conftest import no_progress
 from tests.unit.test_sources import (
@@ -42,10 +43,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         environment.setenv("AWS_ACCESS_KEY_ID", "key")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        end_decoders()  # they would not know the environment
         filesystem = s3fs.S3FileSystem()
         filesystem.mkdir("pictures")
         filesystem.put(str(folder) + "/", "pictures/", recursive=True)
         yield folder
+    end_decoders()
     server.stop()
 
 

@@ -88,6 +88,23 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_others_go_on(
     assert best.number == DEFAULTS
 
 
+def test_a_bug_in_a_trial_ends_the_search_with_its_traceback(
+    session: Session, tmp_path: Path
+) -> None:
+    """As a failed trial it would hide behind those that are well."""
+    watched = Watched(tmp_path, "archs=['ann']", "search.trials=3")
+    store = watched.prepared.store.folder
+
+    def damage(event: SearchEvent) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            (store / "labels.npy").write_bytes(b"no array")
+
+    watched._react = damage
+
+    with pytest.raises(RuntimeError, match=r"(?s)trial \d of ann.*Traceback.*Error"):
+        watched.run(session)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder with room for 40 KB."""

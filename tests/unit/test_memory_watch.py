@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+from imgrec.data.parallel import end_decoders
 from pipelines.memory import DECODERS, OWN, MemoryWatch, held_by_group, memory_in_words
 
 HOLD = "import time; block = bytearray(200_000_000); print('held', flush=True); time.sleep(30)"
@@ -11,6 +12,7 @@ HOLD = "import time; block = bytearray(200_000_000); print('held', flush=True); 
 
 def test_what_a_process_below_held_is_remembered_after_it_has_gone() -> None:
     """200 MB of it."""
+    end_decoders()  # those of other tests
     with MemoryWatch() as watch:
         with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE) as child:
             assert child.stdout

@@ -97,9 +97,7 @@ def test_a_process_that_the_system_ends_is_no_fault_of_the_picture() -> None:
         list(map_in_chunks(decode, [Bytes("killed")], workers=1))
 
 
-def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture(
-    tmp_path: Path,
-) -> None:
+def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture() -> None:
     """Kill -9 or a closed terminal must leave none that computes for ever."""
     code = (
         "import sys; from tests.unit.test_parallel import Bytes, decode; "

@@ -1,5 +1,6 @@
 """Every kind of source gives the same pictures with the same labels and splits, or says why not."""
 
+import contextlib
 import csv
 import functools
 import http.server
@@ -8,6 +9,7 @@ import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ import pytest
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
-from imgrec.data.sources import list_samples, open_source
-from imgrec.data.sources.sample import Sample
+from imgrec.data.sources import list_samples, open_source, sample
+from imgrec.data.sources import web as web_of
+from imgrec.data.sources.sample import Remote, Sample
 from imgrec.data.store import Store, prepare_store
-from imgrec.errors import DataError
+from imgrec.errors import DataError, DecodeError
 from tests.conftest import no_progress, picture
 
 CLASSES = ("left", "middle", "right")
@@ -218,15 +221,127 @@ def test_files_behind_a_url_are_the_same_data(
     refuse_other_data(stored(f"{address}/{here.name}/{name}", tmp_path), reference)
 
 
-def test_a_folder_in_a_bucket_is_the_same_data(reference: Store, tmp_path: Path) -> None:
-    """A bucket in memory, which is fsspec's own in memory; S3 differs in the protocol alone (integration tests)."""
-    import fsspec
+class _Asked(_Quiet):
+    """Notes what it is asked, and may send the asker on."""
 
-    memory = fsspec.filesystem("memory")
-    for split, label, number, content in each_picture():
-        memory.pipe(f"/bucket/photos/{split}/{CLASSES[label]}/{number:02d}.png", content)
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        if self.path.startswith("/away"):
+            self.send_response(302)
+            self.send_header("Location", self.server.away)  # type: ignore[attr-defined]
+            self.end_headers()
+            return
+        if self.path.startswith("/endless"):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x" * (1 << 20))
+        if self.path.startswith("/slow"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+        super().do_GET()
 
-    refuse_other_data(stored("memory://bucket/photos", tmp_path), reference)
+    def do_HEAD(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        super().do_HEAD()
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Iterator[tuple[list[str], str]]:
+    """A server inside the user's network: what it was asked, and its host."""
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (folder / "secret.png").write_bytes(png(0, 999))
+    with _Server(("127.0.0.1", 0), functools.partial(_Asked, directory=str(folder))) as server:
+        server.asked = asked = []  # type: ignore[attr-defined]
+        server.away = "file:///etc/passwd"  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield asked, f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def outside(inside: tuple[list[str], str], tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A server elsewhere, whose pages below /away lead inside."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    with _Server(("127.0.0.1", 0), functools.partial(_Asked, directory=str(folder))) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        server.away = f"http://{inside[1]}/secret.png"  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+ROWS = {
+    "local://{private}": "begins with local:// is not read",
+    "file://{private}": "begins with file:// is not read",
+    "http://{inside}/secret.png": "which data.allow_hosts does not name",
+    "memory://x/y.png": "begins with memory:// is not read",
+    "away.png": "which data.allow_hosts does not name",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_a_table_from_elsewhere_read_nothing_of_here(
+    row: str, inside: tuple[list[str], str], outside: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Else a file of this machine, or a page of its network, ends among the pictures."""
+    folder, address = outside
+    private = tmp_path / "private.png"
+    private.write_bytes(png(1, 999))
+    name = Path(as_csv(folder)).name
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write(row.format(private=private, inside=inside[1]) + ",left,train\n")
+    store = stored(f"{address}/{name}", tmp_path)
+    (rejected,) = store.rejected()
+
+    assert ROWS[row] in rejected.reason
+    assert len(store.labels) == 48
+    assert inside[0] == []
+
+
+def test_hosts_that_were_allowed_are_read(
+    inside: tuple[list[str], str], outside: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Named in full, or led to."""
+    folder, address = outside
+    name = Path(as_csv(folder)).name
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write(f"http://{inside[1]}/secret.png,left,train\naway.png,left,train\n")
+    store = stored(f"{address}/{name}", tmp_path, allow_hosts=[inside[1]], allow_leakage=True)
+
+    assert store.rejected() == []
+    assert len(store.labels) == 50
+
+
+def test_a_table_that_leads_inside_is_not_followed(
+    inside: tuple[list[str], str], outside: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The first address is the user's own choice; where it leads is not."""
+    _, address = outside
+    with pytest.raises(DataError, match="redirected to what lies on"):
+        stored(f"{address}/away.csv", tmp_path)
+    assert inside[0] == []
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    outside: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fill the memory, or keep a core for ever."""
+    monkeypatch.setattr(sample, "MOST_BYTES", 5 << 20)
+    monkeypatch.setattr(web_of, "MOST_SECONDS", 1)
+
+    with pytest.raises(DecodeError, match="more than 5 MiB"):
+        Remote(f"{outside[1]}/endless.png").read()
+    with pytest.raises(DataError, match="not read to its end in 1 s"):
+        Remote(f"{outside[1]}/slow.png").read()
 
 
 def test_a_file_that_cannot_be_fetched_goes_to_quarantine(
@@ -248,8 +363,8 @@ def test_a_file_that_cannot_be_fetched_goes_to_quarantine(
     ("source", "said"),
     [
         ("http://127.0.0.1:9/table.csv", "cannot be read"),
-        ("memory://nothing/here", "no class folder with pictures"),
-        ("nosuch://x/y.csv", "Protocol not known: nosuch"),
+        ("memory://nothing/here", "memory://: no kind of address that is read"),
+        ("nosuch://x/y.csv", "nosuch://: no kind of address that is read"),
         ("photos.tar.gz", "unpack it, or pack it again as plain .tar"),
         ("nowhere.csv", "no such file"),
         ("nowhere/*.tar", "no such file"),

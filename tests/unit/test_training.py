@@ -237,7 +237,7 @@ def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> Non
     ],
 )
 def test_what_is_a_matrix_by_its_shape_only_is_not_decayed(
-    backbone: str, undecayed: tuple[str, ...], tmp_path: Path
+    backbone: str, undecayed: tuple[str, ...]
 ) -> None:
     """Positions and layer scales multiply no input: pulled towards zero they only get lost."""
     model = build_model(CnnConfig(backbone=backbone), (64, 64, 3), 2)

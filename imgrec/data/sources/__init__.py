@@ -38,12 +38,13 @@ SHARD_PLACES = ("", "data", *SPLIT_NAMES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 
 
-def open_source(name: str, downloads: Path) -> Source:
+def open_source(name: str, downloads: Path, allow_hosts: Sequence[str] = ()) -> Source:
     """The source of a name, as `DataConfig.source` describes them.
 
     Args:
         name: What the settings say.
         downloads: Folder for what is fetched from elsewhere.
+        allow_hosts: `DataConfig.allow_hosts`.
 
     Raises:
         DataError: there is no such thing, or it is of no known kind.
@@ -55,22 +56,24 @@ def open_source(name: str, downloads: Path) -> Source:
     name = name.removeprefix("file://")
     _refuse_compressed(name)
     if "://" in name:
-        return _remote(name.rstrip("/"), downloads)
+        return _remote(name.rstrip("/"), downloads, tuple(allow_hosts))
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
         found = _shards(path)
-        return _of_files(name, found, base=str(path)) if found else Folder(path)
-    return _of_files(name, _local_files(path), base=str(path.parent))
+        return _of_files(name, found, str(path), tuple(allow_hosts)) if found else Folder(path)
+    return _of_files(name, _local_files(path), str(path.parent), tuple(allow_hosts))
 
 
-def _remote(url: str, downloads: Path) -> Source:
+def _remote(url: str, downloads: Path, allow_hosts: tuple[str, ...]) -> Source:
+    allowed = frozenset(allow_hosts)
     if url.endswith(FILES):
-        return _of_files(url, fetch([url], downloads), base=url.rpartition("/")[0])
+        files = fetch([url], downloads, allowed)
+        return _of_files(url, files, url.rpartition("/")[0], allow_hosts)
     for ending in SHARDS:
-        if urls := shards_in(url, SHARD_PLACES, ending):
-            return _of_files(url, fetch(urls, downloads), base=url)
-    return RemoteFolder(url)
+        if urls := shards_in(url, SHARD_PLACES, ending, allowed):
+            return _of_files(url, fetch(urls, downloads, allowed), url, allow_hosts)
+    return RemoteFolder(url, allowed)
 
 
 def refuse_missing(name: str) -> None:
@@ -150,7 +153,9 @@ def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
             raise DataError(msg)
 
 
-def _of_files(name: str, paths: tuple[Path, ...], base: str) -> Source:
+def _of_files(
+    name: str, paths: tuple[Path, ...], base: str, allow_hosts: tuple[str, ...]
+) -> Source:
     kinds = {path.suffix for path in paths}
     if kinds == {".tar"}:
         return Shards(paths)
@@ -159,7 +164,7 @@ def _of_files(name: str, paths: tuple[Path, ...], base: str) -> Source:
     if len(paths) > 1:
         msg = f"{name}: {len(paths)} tables of paths; give one"
         raise DataError(msg)
-    return Manifest(paths[0], base)
+    return Manifest(paths[0], base, allow_hosts)
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

@@ -17,6 +17,7 @@ from imgrec.data.sources.sample import (
     Sample,
     Split,
 )
+from imgrec.data.sources.web import host_of, why_not
 from imgrec.errors import DataError, reason_of
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
@@ -33,10 +34,12 @@ class Manifest:
     Attributes:
         path: The table.
         base: What relative paths count from: the folder or the URL that the table came from.
+        allow_hosts: Where rows of a table from a URL may lie, beside the table's own host or bucket.
     """
 
     path: Path
     base: str
+    allow_hosts: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Sample]:
         """In the table's order."""
@@ -52,7 +55,7 @@ class Manifest:
         """Of the table and of every file in it."""
         contents = [sample.content for sample in self]
         files = [file_state(Path(one.path), one.path) for one in contents if isinstance(one, File)]
-        remote = identity_of([one.url for one in contents if isinstance(one, Remote)])
+        remote = identity_of([one for one in contents if isinstance(one, Remote)])
         return [file_state(self.path, self.path.name), self.base, files, remote]
 
     def _content(self, path: str) -> Content:
@@ -60,13 +63,20 @@ class Manifest:
             return Missing("the manifest gives no path")
         if "\0" in path:
             return Missing("its path is not one")
-        if path.startswith("file:"):
+        if path.startswith("file:") and "://" not in self.base:
             return Missing("write paths of this machine without file:")
-        if "://" in path:
-            return Remote(path)
-        if "://" in self.base:
-            return Remote(f"{self.base}/{path}")
+        if "://" in path or "://" in self.base:
+            return self._remote(path)
         return File(str(Path(self.base, path)))
+
+    def _remote(self, path: str) -> Content:
+        """Whoever wrote the table must not choose what this machine asks inside its own network."""
+        allowed = frozenset(self.allow_hosts)
+        if "://" not in path:
+            return Remote(f"{self.base}/{path}", allowed)
+        own = host_of(self.base if "://" in self.base else path)
+        reason = why_not(path, allowed | {own})
+        return Missing(reason) if reason else Remote(path, allowed)
 
 
 def split_of(name: str, where: Path, row: int) -> Split | None:

@@ -13,7 +13,8 @@ from typing import Any
 from imgrec.data.sources.folder import CLUTTER, STRAY, looks_like_picture
 from imgrec.data.sources.layout import labels_and_splits
 from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
-from imgrec.errors import DataError, reason_of
+from imgrec.data.sources.web import reason_for_people
+from imgrec.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class RemoteFolder:
     """A folder of class folders; its files are fetched by the processes that decode them."""
 
     url: str
+    allowed: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder and pictures that lie beside one, sorted by path."""
@@ -28,7 +30,7 @@ class RemoteFolder:
         found = labels_and_splits(paths, self.url)
         for path, (label, split) in zip(paths, found, strict=True):
             if label:
-                yield Sample(str(path), Remote(f"{self.url}/{path}"), label, split)
+                yield Sample(str(path), Remote(f"{self.url}/{path}", self.allowed), label, split)
             elif looks_like_picture(path.name):
                 yield Sample(str(path), STRAY, "")
 
@@ -37,7 +39,7 @@ class RemoteFolder:
         return [[str(path), found] for path, found in self._files()]
 
     def _files(self) -> list[tuple[PurePosixPath, list[str]]]:
-        filesystem, root = filesystem_of(self.url)
+        filesystem, root = filesystem_of(self.url, self.allowed)
         with _answering(self.url):
             found = filesystem.find(root, detail=True)
         files = []
@@ -52,13 +54,13 @@ class RemoteFolder:
         return sorted(files)
 
 
-def shards_in(url: str, places: Sequence[str], ending: str) -> list[str]:
+def shards_in(url: str, places: Sequence[str], ending: str, allowed: frozenset[str]) -> list[str]:
     """URLs of the files with this ending that lie in places below a URL.
 
     Raises:
         DataError: it cannot be reached.
     """
-    filesystem, root = filesystem_of(url)
+    filesystem, root = filesystem_of(url, allowed)
     found = []
     with _answering(url):
         for place in places:
@@ -70,7 +72,7 @@ def shards_in(url: str, places: Sequence[str], ending: str) -> list[str]:
     return [filesystem.unstrip_protocol(name) for name in sorted(found)]
 
 
-def fetch(urls: Sequence[str], folder: Path) -> tuple[Path, ...]:
+def fetch(urls: Sequence[str], folder: Path, allowed: frozenset[str]) -> tuple[Path, ...]:
     """Local copies of the files that URLs name, which may have `*` in them.
 
     Copies are kept, each in a folder called as the original's, and fetched again only when the
@@ -81,7 +83,7 @@ def fetch(urls: Sequence[str], folder: Path) -> tuple[Path, ...]:
     """
     copies: list[Path] = []
     for url in urls:
-        filesystem, path = filesystem_of(url)
+        filesystem, path = filesystem_of(url, allowed)
         with _answering(url):
             names = sorted(filesystem.glob(path)) if "*" in path else [path]
             copies += [_copy(filesystem, name, folder) for name in names]
@@ -108,14 +110,15 @@ def _copy(filesystem: Any, name: str, folder: Path) -> Path:
     return target
 
 
-def identity_of(urls: Sequence[str]) -> list[list[str]]:
+def identity_of(files: Sequence[Remote]) -> list[list[str]]:
     """What their storages say of files, without fetching them; side by side."""
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        return list(pool.map(_identity_of_one, urls))
+        return list(pool.map(_identity_of_one, files))
 
 
-def _identity_of_one(url: str) -> list[str]:
-    filesystem, path = filesystem_of(url)
+def _identity_of_one(file: Remote) -> list[str]:
+    url = file.url
+    filesystem, path = filesystem_of(url, file.allowed)
     with _answering(url):
         try:
             return [url, *_identity(filesystem.info(path))]
@@ -136,5 +139,5 @@ def _answering(url: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # each storage has its own
-        msg = f"{url}: cannot be read ({reason_of(error)})"
+        msg = f"{url}: cannot be read ({reason_for_people(error)})"
         raise DataError(msg) from error

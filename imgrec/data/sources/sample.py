@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imgrec.data.sources.web import HTTP, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
 
 Split = Literal["train", "val", "test"]
@@ -157,9 +158,15 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file behind a URL."""
+    """A file behind a URL.
+
+    Attributes:
+        url: Of a host that may be asked.
+        allowed: Hosts, beside its own, that it may be redirected to.
+    """
 
     url: str
+    allowed: frozenset[str] = frozenset()
 
     def read(self) -> bytes:
         """The whole file, at the second or third try if need be.
@@ -168,13 +175,14 @@ class Remote:
             DecodeError: there is no such file.
             DataError: its storage does not answer; to leave the file out would be for good.
         """
-        filesystem, path = filesystem_of(self.url)
         for tries in range(1, TRIES + 1):
             try:
-                content: bytes = filesystem.cat_file(path)
+                content = self._content()
             except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                 msg = f"cannot be fetched: {type(error).__name__}"
                 raise DecodeError(msg) from error
+            except (DecodeError, DataError):
+                raise
             except Exception as error:  # each storage has its own
                 if tries == TRIES:
                     msg = f"{self.url}: cannot be fetched ({reason_of(error)}); try again"
@@ -184,6 +192,14 @@ class Remote:
                 _refuse_huge(len(content))
                 return content
         raise AssertionError
+
+    def _content(self) -> bytes:
+        if self.url.startswith(("http://", "https://")):
+            return read_http(self.url, self.allowed, MOST_BYTES)
+        filesystem, path = filesystem_of(self.url)
+        # One byte more than allowed, so that a larger one is seen and not taken into memory.
+        content: bytes = filesystem.cat_file(path, start=0, end=MOST_BYTES + 1)
+        return content
 
 
 Read = bytes | npt.NDArray[np.uint8] | DecodeError
@@ -208,23 +224,31 @@ def _read(content: Content) -> Read:
         return error
 
 
-def filesystem_of(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str, allowed: frozenset[str] = frozenset()) -> tuple[Any, str]:
     """The storage that a URL is in, and what it calls the file.
+
+    Args:
+        url: Of any of SCHEMES.
+        allowed: Hosts, beside its own, that it may be redirected to.
 
     Raises:
         DataError: its kind is not known, or needs a package that is not there.
     """
     protocol = url.partition("://")[0]
-    filesystem = _filesystem(protocol)
+    filesystem = _filesystem(protocol, allowed)
     return filesystem, filesystem._strip_protocol(url)  # noqa: SLF001 - fsspec has no other
 
 
 @cache
-def _filesystem(protocol: str) -> Any:
+def _filesystem(protocol: str, allowed: frozenset[str]) -> Any:
+    if protocol not in SCHEMES:
+        msg = f"{protocol}://: no kind of address that is read; there are {', '.join(sorted(SCHEMES))}"
+        raise DataError(msg)
     import fsspec  # noqa: PLC0415 - only for what is not on this machine
 
+    options = http_options(allowed) | {"skip_instance_cache": True} if protocol in HTTP else {}
     try:
-        return fsspec.filesystem(protocol)
+        return fsspec.filesystem(protocol, **options)
     except ImportError as error:
         package = re.search(r"[Ii]nstall (\w+)", str(error))
         cure = f"uv pip install {package[1]}" if package else str(error)
