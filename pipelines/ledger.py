@@ -11,14 +11,14 @@ A stage whose key stands on a run that got past it is not run again. The keys:
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from imgrec.config import Arch, Config
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
+from imgrec.tracking.liveness import heartbeat, is_at_work, one_at_a_time, owner_tags, refuse_alive
 from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
 from imgrec.training.learner import FitJob
@@ -88,17 +88,20 @@ class Ledger:
             TrackingError: the same run is going on in another process.
         """
         tags = {KIND: kind, KEY: self.workflow_key, COMMAND: command, **owner_tags()}
-        earlier = self.last_workflow(kind)
-        if earlier:
-            refuse_alive(earlier)
-            if earlier.status == "FINISHED":
-                earlier = None
-        with (
-            start_run(
-                self.tracking, self.experiment, self.config.name, tags, resume=earlier
-            ) as run,
-            heartbeat(run),
-        ):
+        with ExitStack() as stack:
+            # Of two processes that begin in the same moment one begins, and the other sees its run.
+            with one_at_a_time(self.tracking, self.experiment, key_of(kind, tags[KEY])):
+                earlier = self.last_workflow(kind)
+                if earlier:
+                    refuse_alive(earlier)
+                    if earlier.status == "FINISHED":
+                        earlier = None
+                run = stack.enter_context(
+                    start_run(
+                        self.tracking, self.experiment, self.config.name, tags, resume=earlier
+                    )
+                )
+            stack.enter_context(heartbeat(run))
             yield run
 
     def last_workflow(self, kind: str) -> RunRecord | None:

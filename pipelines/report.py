@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imgrec.tracking.connection import SQLITE
+from imgrec.tracking.place import SQLITE
 from pipelines.display import shown
 from pipelines.memory import memory_in_words
 from pipelines.summary import Summary, TrainedModel

@@ -154,6 +154,8 @@ def _open(
         places = AllNodes(machines(), OneMachine(config.data.decode_workers))
     display.stage("tracking")
     tracking = connect(config.tracking, Path(config.storage), create=True)
+    if tracking.note:
+        display.note(tracking.note)
     close_dead_runs(tracking)
     display.stage("data")
     prepared = prepare(config, display.progress, places)
@@ -176,13 +178,16 @@ def _working_folder(config: Config, workflow: Run) -> Path:
 def _remove_work(ledger: Ledger, finished: Run) -> None:
     """Remove the checkpoints that nobody will go on from, this workflow's among them.
 
-    Those of running workflows stay, and of interrupted ones with other settings or data.
+    Those of running workflows stay, and of interrupted ones with other settings or data; and all that this
+    record knows nothing of: it belongs to another record of the same storage, or to a person.
     """
     key = ledger.workflow_key
     for folder in (Path(ledger.config.storage) / "work").iterdir():
         record = find_run(ledger.tracking, folder.name)
-        other = record and record.status != "FINISHED" and record.tags.get(KEY) != key
-        if folder.name == finished.id or not (record and (other or is_alive(record))):
+        if record is None:
+            continue
+        over = record.status == "FINISHED" or record.tags.get(KEY) == key
+        if folder.name == finished.id or (over and not is_alive(record)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

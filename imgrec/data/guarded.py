@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from imgrec.data.content import Content, Encoded
 from imgrec.data.decode import Depth, ImageShape, Pixels, Resize, decode
 from imgrec.data.parallel import map_in_chunks, within_limits
-from imgrec.data.sources.sample import Content
 from imgrec.errors import DecodeError
 
 
@@ -17,17 +17,6 @@ class Decoding:
     resize: Resize
     max_pixels: int
     depth: Depth
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A picture's bytes that are in memory already."""
-
-    content: bytes
-
-    def read(self) -> bytes:
-        """The bytes."""
-        return self.content
 
 
 def decode_all(contents: Sequence[bytes], how: Decoding) -> Iterator[Pixels | DecodeError]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from imgrec.config import DataConfig
+from imgrec.data.content import Content, Missing
 from imgrec.data.decode import (
     DEEP_MODES,
     REDUCED_SIDE,
@@ -30,7 +31,7 @@ from imgrec.data.decode import (
 )
 from imgrec.data.encoded import encode_jpeg
 from imgrec.data.parallel import within_limits
-from imgrec.data.sources.sample import Content, Missing, read_all
+from imgrec.data.sources.sample import read_all
 from imgrec.errors import DecodeError
 
 LOOK = np.dtype(

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
-from imgrec.data.sources.sample import Content, Missing, Pixels
+from imgrec.data.content import Content, Missing, Pixels
 from imgrec.errors import DataError, DecodeError, ImgrecError
 from imgrec.machine import available_cores
 

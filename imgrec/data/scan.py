@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig
+from imgrec.data.content import Content, Missing
 from imgrec.data.decode import Depth, ImageShape, choose_depth
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looked, Looks, look_at, only_write, peek
 from imgrec.data.parallel import map_in_chunks
-from imgrec.data.sources.sample import Content, Missing, Sample
+from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError
 
 LARGEST_DEFAULT_SIDE = 128

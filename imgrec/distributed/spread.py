@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
+from imgrec.data.content import Content, Pixels
 from imgrec.data.images import cache_folder, refuse_without_room
 from imgrec.data.look import Looked
 from imgrec.data.scan import Advance, OneMachine, Piece, Progress, Work
-from imgrec.data.sources.sample import Content, Pixels
 from imgrec.data.store import open_store
 from imgrec.distributed.nodes import Machine, at, machines
 from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of

@@ -1,9 +1,9 @@
 """To MLflow: an SQLite file that needs no service, or a tracking server."""
 
-import fcntl
 import http.client
 import os
 import signal
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
@@ -20,8 +20,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from imgrec.config import TrackingConfig
 from imgrec.errors import TrackingError
+from imgrec.machine import locked
+from imgrec.tracking.place import (
+    ARTIFACTS,
+    SQLITE,
+    follow_move,
+    make_database,
+    set_aside_if_half_made,
+)
 
-SQLITE = "sqlite:///"
 # Without it the MLflow UI opens an experiment in its view for chat models.
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 # What the user set. MLflow writes the variables too, whenever it is told where to go.
@@ -39,12 +46,14 @@ class Tracking:
         registry: Where its models are registered: the same, unless MLFLOW_REGISTRY_URI was set.
         client: Talks to both.
         artifacts: Where the artifacts of new experiments go; empty where the server decides.
+        note: What was done to open it, for people; mostly empty.
     """
 
     uri: str
     registry: str
     client: MlflowClient
     artifacts: str
+    note: str = ""
 
     def use(self) -> None:
         """Point MLflow's own functions here; they know one place at a time, for the process."""
@@ -129,15 +138,28 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     # Told, since MLflow would take the registry that it was last told of, in this process or by
     # the variable.
     registry = ENVIRONMENT["MLFLOW_REGISTRY_URI"] or uri
+    local = uri.startswith(SQLITE)
+    artifacts = (storage / ARTIFACTS).as_uri() if local else ""
     try:
         with _alone(uri):
+            note = _open_file(Path(uri.removeprefix(SQLITE)), storage) if local else ""
             client = MlflowClient(uri, registry)
             client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         msg = f"tracking.uri = {uri!r}: MLflow cannot use it: {_first_line(error)}"
         raise TrackingError(msg) from error
-    local = uri.startswith(SQLITE)
-    return Tracking(uri, registry, client, (storage / "artifacts").as_uri() if local else "")
+    return Tracking(uri, registry, client, artifacts, note)
+
+
+def _open_file(file: Path, storage: Path) -> str:
+    """See to it that an SQLite file is there, whole, and knows where its artifacts are; what was done."""
+    note = ""
+    if file.exists() and set_aside_if_half_made(file):
+        note = f"{file}: was half made, by a run that was killed; a new one is made"
+    if not file.exists():
+        make_database(file)
+        return note
+    return follow_move(file) if file.parent == storage else note
 
 
 @contextmanager
@@ -146,8 +168,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not uri.startswith(SQLITE):
         yield
         return
-    with Path(uri.removeprefix(SQLITE) + ".lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(Path(uri.removeprefix(SQLITE) + ".lock")):
         yield
 
 

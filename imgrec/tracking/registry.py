@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas as pd
@@ -49,11 +50,10 @@ SERVED = (
     "classifier.py",
     "config",
     "data/__init__.py",
+    "data/content.py",
     "data/decode.py",
     "data/guarded.py",
     "data/parallel.py",
-    "data/sources/__init__.py",
-    "data/sources/sample.py",
     "errors.py",
     "machine.py",
     "models",
@@ -137,14 +137,15 @@ def register(
     if not why_not:
         with tracking.answering():
             client.set_registered_model_alias(name, CHAMPION, made.version)
-    return RegisteredVersion(name, int(made.version), not why_not, run.id, text, why_not)
+    kept = dict(made.tags) or text
+    return RegisteredVersion(name, int(made.version), not why_not, run.id, kept, why_not)
 
 
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
     """The registered version that a run made, if it is still there."""
     with tracking.answering():
         found = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
-    if found is None:
+    if found is None or not _has_files(tracking, found):
         return None
     champion = _champion(tracking, found.name)
     leads = champion is not None and champion.version == found.version
@@ -275,6 +276,13 @@ def _requirements(classifier: Classifier) -> list[str]:
         needs.append("torchvision")
     needs += [PACKAGES[one.filter] for one in classifier.card.filters if one.filter in PACKAGES]
     return [f"{package}=={version(package)}" for package in dict.fromkeys(needs)]
+
+
+def _has_files(tracking: Tracking, version: ModelVersion) -> bool:
+    """Whether the files of a version are there, as far as can be seen without fetching them."""
+    with tracking.answering():
+        address = tracking.client.get_model_version_download_uri(version.name, version.version)
+    return not address.startswith("file://") or Path(unquote(urlsplit(address).path)).is_dir()
 
 
 def _champion(tracking: Tracking, name: str) -> ModelVersion | None:

@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,20 +23,30 @@ from imgrec.classifier import Card, Classifier
 from imgrec.config import AnnConfig, TrackingConfig
 from imgrec.data.decode import encode_png
 from imgrec.data.store import Store
-from imgrec.errors import TrackingError
+from imgrec.errors import ClassifierError, TrackingError
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics
-from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.connection import Tracking, connect, experiment_id
 from imgrec.tracking.liveness import (
     HEARTBEAT,
     OWNER,
     close_dead_runs,
     heartbeat,
     is_alive,
+    one_at_a_time,
+    owner_is_alive,
+    owner_of,
     owner_tags,
     refuse_alive,
 )
-from imgrec.tracking.registry import fetch_classifier, list_versions, register, version_of
+from imgrec.tracking.registry import (
+    ARCH_TAG,
+    SHOWN_SCORES,
+    fetch_classifier,
+    list_versions,
+    register,
+    version_of,
+)
 from imgrec.tracking.runs import RunRecord, find_runs, start_run
 
 
@@ -56,12 +71,14 @@ def classifier() -> Classifier:
     return Classifier(card, build_model(config, (8, 8, 1), 10).state_dict())
 
 
-def tags(macro_f1: float, fingerprint: str = "a") -> dict[str, str]:
+def tags(macro_f1: float, fingerprint: str = "a", splits: str = "s") -> dict[str, str]:
     return {
         "imgrec.arch": "ann",
         "data.fingerprint": fingerprint,
-        "data.splits": "s",
+        "data.splits": splits,
+        "code.version": "0",
         "val/macro_f1": str(macro_f1),
+        **{f"test/{score}": "0.5" for score in SHOWN_SCORES},
     }
 
 
@@ -91,8 +108,8 @@ def test_two_places_do_not_mix(
         register(run, "placed-ann", classifier, encode_png(digits.images[0]), tags(0.9))
     other = connect(TrackingConfig(), tmp_path, create=True)
 
-    assert "placed-ann" in {v.name for v in list_versions(tracking)}
-    assert list_versions(other) == []
+    assert "placed-ann" in {v.name for v in list_versions(tracking)[0]}
+    assert list_versions(other) == ([], 0)
     assert not [name for name in os.environ if name.startswith("MLFLOW_") and "URI" in name]
 
 
@@ -142,22 +159,275 @@ def test_settings_scores_and_tables_arrive(tracking: Tracking) -> None:
     assert table == {"columns": ["class", "f1"], "data": [["a", 0.5], ["b", 1.0]]}
 
 
-def test_the_champion_is_the_best_on_the_same_data(
+def test_a_version_becomes_champion_only_over_one_that_was_scored_on_the_same_pictures(
     tracking: Tracking, classifier: Classifier, digits: Store
 ) -> None:
-    """A worse model must not be served because it is newer; one for other data must."""
+    """Any model of another seed or of other data could else push out a better one, unseen."""
     example = encode_png(digits.images[0])
 
-    def champion_after(macro_f1: float, fingerprint: str) -> int:
+    def registered(*how: Any) -> tuple[int, str]:
         with start_run(tracking, "champions", "run", {}) as run:
-            register(run, "some-ann", classifier, example, tags(macro_f1, fingerprint))
-        (found,) = [v for v in list_versions(tracking) if v.name == "some-ann" and v.champion]
-        return found.version
+            made = register(run, "some-ann", classifier, example, tags(*how))
+        versions, _ = list_versions(tracking)
+        (found,) = [v for v in versions if v.name == "some-ann" and v.champion]
+        assert made.champion is (found.version == made.version)
+        return found.version, made.why_not
 
-    assert champion_after(0.9, "a") == 1
-    assert champion_after(0.8, "a") == 1
-    assert champion_after(0.95, "a") == 3
-    assert champion_after(0.5, "other data") == 4
+    assert registered(0.9, "a") == (1, "")
+    assert registered(0.8, "a")[0] == 1
+    assert registered(0.95, "a") == (3, "")
+    for how in ((0.99, "other data"), (0.99, "a", "other splits")):
+        champion, why_not = registered(*how)
+        assert champion == 3
+        assert "other pictures" in why_not
+        assert "set_registered_model_alias" in why_not
+
+
+def test_an_error_of_the_server_makes_no_champion(
+    tracking: Tracking, classifier: Classifier, digits: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That MLflow does not say who is champion does not mean that nobody is."""
+    example = encode_png(digits.images[0])
+    with start_run(tracking, "errors", "run", {}) as run:
+        register(run, "error-ann", classifier, example, tags(0.9))
+
+    def fail(*_: object) -> None:
+        msg = "the database is away"
+        raise MlflowException(msg)
+
+    with start_run(tracking, "errors", "run", {}) as run, monkeypatch.context() as patched:
+        patched.setattr(tracking.client, "get_registered_model", fail)
+        with pytest.raises(TrackingError, match="the database is away"):
+            register(run, "error-ann", classifier, example, tags(0.1))
+        patched.setattr(tracking.client, "get_model_version_by_alias", fail)
+        with pytest.raises(TrackingError, match="the database is away"):
+            fetch_classifier(tracking, "error-ann")
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("artifacts/classifier/model.safetensors", "was changed"),
+        ("served_model.py", "was changed"),
+        ("artifacts/classifier/classifier.json", "is gone"),
+        ("code/imgrec/extra.py", "was added"),
+    ],
+)
+def test_a_registered_model_whose_files_were_changed_is_refused_by_name(
+    tracking: Tracking, classifier: Classifier, digits: Store, file: str, how: str
+) -> None:
+    """Whoever can write to the artifacts must not choose what is answered, or run."""
+    name = f"changed-{file.count('/')}{len(file)}"
+    with start_run(tracking, "changed", "run", {}) as run:
+        register(run, name, classifier, encode_png(digits.images[0]), tags(0.9))
+    folder = fetch_classifier(tracking, name)
+    root = folder.parent.parent
+    path = root / file
+    match how:
+        case "is gone":
+            path.unlink()
+        case _:
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
+
+    with pytest.raises(ClassifierError, match=rf"{file} {how} since"):
+        fetch_classifier(tracking, f"models:/{name}/1")
+
+
+def test_what_others_wrote_into_the_same_mlflow_is_passed_over(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """A name with a quote in it, or a tag without a number, must not end a list."""
+    client = tracking.client
+    client.create_registered_model("it's mine")
+    client.create_registered_model("foreign")
+    for some in ({ARCH_TAG: "cnn"}, {**tags(0.9), "test/accuracy": "high"}, {"else": "x"}):
+        client.create_model_version("foreign", "file:///tmp", tags=some)
+    with start_run(tracking, "others", "run", {}) as run:
+        register(run, "beside-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+    versions, others = list_versions(tracking)
+
+    assert others == 2
+    assert "beside-ann" in {version.name for version in versions}
+    assert not {"it's mine", "foreign"} & {version.name for version in versions}
+    client.delete_registered_model("foreign")
+
+
+@pytest.mark.parametrize(
+    ("owner", "beat"),
+    [
+        ("HERE", "0"),
+        ("HERE abc 1", "0"),
+        ("HERE 99999999999999 1", "0"),
+        ("HERE PID", "0"),
+        ("elsewhere 1 1", "soon"),
+        ("", ""),
+    ],
+)
+def test_owners_that_others_wrote_are_nobody(owner: str, beat: str) -> None:
+    """Not a traceback, and nobody who lives."""
+    named = owner.replace("HERE", socket.gethostname()).replace("PID", str(os.getpid()))
+
+    assert not owner_is_alive(named, beat)
+
+
+def test_a_step_of_the_clock_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspended laptop, or NTP: the time of a process's birth moves, and it was begun twice."""
+    written = owner_tags()[OWNER]
+    moved = psutil.boot_time() + 5
+    for module in (psutil, psutil._psplatform):
+        monkeypatch.setattr(module, "boot_time", lambda: moved)
+    monkeypatch.setattr(psutil._psplatform, "BOOT_TIME", moved, raising=False)
+
+    assert owner_is_alive(written, "0")
+
+
+class Served(Tracking):
+    """A record whose API alone can decide, as that of a server."""
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [Tracking, Served])
+def test_of_those_who_begin_in_the_same_moment_one_is_inside_at_a_time(
+    tracking: Tracking, kind: type[Tracking]
+) -> None:
+    """Else both begin the same run: six times of six."""
+    inside, most = [0], [0]
+    record = kind(tracking.uri, tracking.registry, tracking.client, tracking.artifacts)
+    barrier = threading.Barrier(4)
+    experiment_id(record, "queue")
+
+    def enter() -> None:
+        barrier.wait()
+        for _ in range(3):
+            with one_at_a_time(record, "queue", "key"):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.02)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    place = tracking.client.get_experiment_by_name("queue")
+
+    assert most == [1]
+    assert not [name for name in place.tags if name.startswith("imgrec.begin")]
+
+
+def test_one_that_died_in_the_queue_keeps_nobody(tracking: Tracking) -> None:
+    """Kill -9 leaves its number there."""
+    record = Served(tracking.uri, tracking.registry, tracking.client, tracking.artifacts)
+    place = experiment_id(record, "queue")
+    dead = f"0 {int(time.time())} {socket.gethostname()} 1 another-boot:1"
+    tracking.client.set_experiment_tag(place, "imgrec.begin.dead.x", dead)
+    began = time.monotonic()
+    with one_at_a_time(record, "queue", "dead"):
+        pass
+
+    assert time.monotonic() - began < 10
+
+
+def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
+    """Killed in the second that MLflow takes to make it, a run left what no later command could use."""
+    code = (
+        "import sys; from pathlib import Path; from imgrec.config import TrackingConfig; "
+        "from imgrec.tracking.connection import connect; print('ready', flush=True); "
+        "connect(TrackingConfig(), Path(sys.argv[1]), create=True)"
+    )
+    for number in range(4):
+        folder = tmp_path / str(number)
+        command = [sys.executable, "-c", code, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            process.stdout.readline()
+            while not list(folder.glob(".mlflow.db.*")) and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(0.25 * number)
+            process.kill()
+        here = connect(TrackingConfig(), folder, create=True)
+
+        assert find_runs(here, {}) == []
+        assert list(folder.glob(".mlflow.db.*")) == []
+
+
+def test_a_half_made_database_is_set_aside(tmp_path: Path) -> None:
+    """An earlier version left one; it holds nothing."""
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    here = connect(TrackingConfig(), tmp_path, create=True)
+
+    assert "half made" in here.note
+    assert find_runs(here, {}) == []
+    assert len(list(tmp_path.glob("mlflow.db.half-made-*"))) == 1
+
+
+def registered_in(folder: Path, classifier: Classifier, digits: Store) -> None:
+    here = connect(TrackingConfig(), folder, create=True)
+    with start_run(here, "moves", "run", {}) as run:
+        register(run, "moved-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+
+
+def test_a_record_that_was_moved_finds_its_models_again(
+    classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """Renamed, or copied where the old place is gone; once, with a copy of the database as it was."""
+    registered_in(tmp_path / "old", classifier, digits)
+    (tmp_path / "old").rename(tmp_path / "new")
+    here = connect(TrackingConfig(), tmp_path / "new", create=False)
+    folder = fetch_classifier(here, "moved-ann")
+    again = connect(TrackingConfig(), tmp_path / "new", create=False)
+
+    assert "was moved here from" in here.note
+    assert folder.is_relative_to(tmp_path / "new")
+    assert Classifier.load(folder).card == classifier.card
+    assert again.note == ""
+    assert len(list((tmp_path / "new").glob("mlflow.db.before-move-*"))) == 1
+
+
+def test_a_copy_beside_the_original_rewrites_nothing(
+    classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """What it names is there; two mounts of one storage look the same."""
+    registered_in(tmp_path / "old", classifier, digits)
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    before = (tmp_path / "copy" / "mlflow.db").read_bytes()
+    here = connect(TrackingConfig(), tmp_path / "copy", create=False)
+
+    assert here.note == ""
+    assert fetch_classifier(here, "moved-ann").is_relative_to(tmp_path / "old")
+    assert (tmp_path / "copy" / "mlflow.db").read_bytes() == before
+
+
+def test_another_mount_of_the_same_storage_is_not_rewritten(
+    classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """From two machines under two paths each would rewrite what the other wrote."""
+    registered_in(tmp_path / "old", classifier, digits)
+    note = tmp_path / "old" / "place.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"host": "another"}))
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    with pytest.raises(TrackingError, match="mount it under that path here too"):
+        connect(TrackingConfig(), tmp_path / "new", create=False)
+    (tmp_path / "new" / "place.json").unlink()
+    assert connect(TrackingConfig(), tmp_path / "new", create=False).note
+
+
+def test_a_model_whose_files_are_gone_is_not_on_record(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """A run that takes it for done would leave the user without a model."""
+    with start_run(tracking, "lost", "run", {}) as run:
+        register(run, "lost-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+    assert version_of(tracking, run.id)
+    shutil.rmtree(fetch_classifier(tracking, "lost-ann").parent.parent)
+
+    assert version_of(tracking, run.id) is None
 
 
 def test_a_registered_model_works_where_ray_is_never_imported(
@@ -306,6 +576,4 @@ def test_a_table_that_is_logged_again_replaces_the_first(tracking: Tracking) -> 
 
 
 def _owner_of_parent() -> str:
-    parent = psutil.Process().parent()
-    assert parent is not None
-    return f"{socket.gethostname()} {parent.pid} {parent.create_time():.0f}"
+    return owner_of(os.getppid())

@@ -13,10 +13,10 @@ from PIL import Image
 from skimage.data import astronaut, chelsea
 
 from imgrec.config import DataConfig
+from imgrec.data.content import Pixels
 from imgrec.data.duplicates import groups_of, near_pairs
 from imgrec.data.findings import Findings
 from imgrec.data.look import THUMBNAIL, look_at, perceptual_hashes
-from imgrec.data.sources.sample import Pixels
 from imgrec.data.splits import make_splits
 from imgrec.data.store import Store, find_store, prepare_store
 from imgrec.errors import DataError

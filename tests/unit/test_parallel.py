@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from imgrec.data import parallel
+from imgrec.data.content import Content
 from imgrec.data.parallel import end_decoders, map_in_chunks, within_limits
-from imgrec.data.sources.sample import Content
 from imgrec.errors import DataError, DecodeError
 
 MANY = 100

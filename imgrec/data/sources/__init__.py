@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgrec.config import DataConfig
+from imgrec.data.content import Missing
 from imgrec.data.sources.digits import Digits
 from imgrec.data.sources.folder import Folder, subfolders
 from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
-from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Source, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
 from imgrec.data.sources.tar import Shards
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
 from imgrec.errors import DataError, reason_of

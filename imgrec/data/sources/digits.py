@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imgrec.data.sources.sample import Pixels, Sample
+from imgrec.data.content import Pixels
+from imgrec.data.sources.sample import Sample
 
 
 class Digits:

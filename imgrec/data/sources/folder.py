@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imgrec.data.sources.sample import SPLIT_NAMES, File, Missing, Sample, Split
+from imgrec.data.content import Missing
+from imgrec.data.sources.sample import SPLIT_NAMES, File, Sample, Split
 from imgrec.errors import DataError
 
 # What desktops leave behind in folders; never a picture.

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgrec.data.content import Content, Missing
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.remote import identity_of
-from imgrec.data.sources.sample import (
-    SPLIT_NAMES,
-    Content,
-    File,
-    Missing,
-    Remote,
-    Sample,
-    Split,
-)
+from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
 from imgrec.data.sources.web import host_of, why_not
 from imgrec.errors import DataError, reason_of
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from imgrec.data.content import Missing
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
-from imgrec.data.sources.sample import SPLIT_NAMES, Missing, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imgrec.data.content import Content
 from imgrec.data.sources.web import HTTP, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
 
@@ -32,17 +33,6 @@ SPLIT_NAMES: dict[str, Split] = {
 MOST_BYTES = 1 << 30
 FETCHED_AT_ONCE = 32
 TRIES = 3
-
-
-class Content(Protocol):
-    """Where the bytes of a picture are; small, and read in the process that decodes."""
-
-    def read(self) -> bytes | npt.NDArray[np.uint8]:
-        """The bytes of a file, or pixels (H, W) or (H, W, 3).
-
-        Raises:
-            DecodeError: they cannot be had.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +122,6 @@ class Part:
         except OSError as error:
             msg = f"cannot be read: {error.strerror}"
             raise DecodeError(msg) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """Pixels that are in memory already."""
-
-    array: npt.NDArray[np.uint8]
-
-    def read(self) -> npt.NDArray[np.uint8]:
-        """The pixels."""
-        return self.array
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Nothing, because of what the source says of this sample."""
-
-    reason: str
-
-    def read(self) -> bytes:
-        """Raises DecodeError with the reason."""
-        raise DecodeError(self.reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imgrec.data.content import Content, Missing
 from imgrec.data.sources.folder import CLUTTER, file_state
 from imgrec.data.sources.layout import labels_and_splits
 from imgrec.data.sources.parquet import split_of_file
-from imgrec.data.sources.sample import Content, Missing, Part, Sample
+from imgrec.data.sources.sample import Part, Sample
 from imgrec.errors import DataError
 
 END_BYTES = 1024

@@ -1,0 +1,53 @@
+"""Where the bytes of a picture are: a small object that travels to the process that decodes."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imgrec.errors import DecodeError
+
+
+class Content(Protocol):
+    """Where the bytes of a picture are; small, and read in the process that decodes."""
+
+    def read(self) -> bytes | npt.NDArray[np.uint8]:
+        """The bytes of a file, or pixels (H, W) or (H, W, 3).
+
+        Raises:
+            DecodeError: they cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The bytes of a file that are in memory already."""
+
+    content: bytes
+
+    def read(self) -> bytes:
+        """The bytes."""
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Pixels that are in memory already."""
+
+    array: npt.NDArray[np.uint8]
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The pixels."""
+        return self.array
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Nothing, because of what is known of this picture."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        """Raises DecodeError with the reason."""
+        raise DecodeError(self.reason)

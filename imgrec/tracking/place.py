@@ -1,0 +1,177 @@
+"""The embedded store as a file: made whole or not at all, and found again where its folder was moved to.
+
+MLflow keeps the addresses of artifacts in its database, in full. Where `mlruns` was copied, renamed or
+mounted under another path they lead nowhere, so they are written anew: once, in one transaction, and only
+where what they lead to is gone from here.
+"""
+
+import json
+import platform
+import shutil
+import sqlite3
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.store.db.utils import _get_latest_schema_revision
+
+from imgrec.errors import TrackingError
+
+SQLITE = "sqlite:///"
+ARTIFACTS = "artifacts"
+NOTE = "place.json"
+# Of MLflow's schema, with the columns that hold addresses.
+KNOWN_REVISIONS = frozenset({"dc11669786a5"})
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+
+
+def make_database(file: Path) -> None:
+    """Make MLflow's database beside its place, and move it there when it is whole.
+
+    MLflow takes a second to make it, and a process that is killed within would leave what nobody can use.
+    """
+    for left in file.parent.glob(
+        f".{file.name}.*"
+    ):  # of a process that was killed: we hold the lock
+        left.unlink()
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    whole = draft.with_suffix(".whole")
+    try:
+        MlflowClient(f"{SQLITE}{draft}", f"{SQLITE}{draft}").search_experiments(max_results=1)
+        with closing(sqlite3.connect(draft)) as made, closing(sqlite3.connect(whole)) as copy:
+            made.backup(copy)  # MLflow still holds the draft open
+        whole.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+    note_place(file)
+
+
+def set_aside_if_half_made(file: Path) -> bool:
+    """Move away what a killed process has left of a database, if it holds no run yet.
+
+    To be asked before MLflow is, which would go on with what there is, and mark it as whole.
+
+    Returns:
+        Whether it was one, so that a new one can be made.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            tables = {
+                name
+                for (name,) in database.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                )
+            }
+            if "runs" in tables and database.execute("SELECT 1 FROM runs LIMIT 1").fetchone():
+                return False
+            found = None
+            if "alembic_version" in tables:
+                found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.DatabaseError:
+        return False  # locked, or no database: MLflow's own words say which
+    if found and found[0] == _get_latest_schema_revision():
+        return False
+    file.rename(file.with_name(f"{file.name}.half-made-{time.strftime('%Y%m%d-%H%M%S')}"))
+    return True
+
+
+def note_place(file: Path) -> None:
+    """Remember where the folder of a database is, and whose disk it is on."""
+    note = file.parent / NOTE
+    part = note.with_suffix(f".{uuid.uuid4().hex}")
+    content = {
+        "path": str(file.parent),
+        "host": platform.node(),
+        "inode": file.parent.stat().st_ino,
+    }
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(note)
+
+
+def follow_move(file: Path) -> str:
+    """Write the addresses of artifacts anew where the folder of a database was moved.
+
+    Args:
+        file: The database, in the folder that its artifacts lie in too.
+
+    Returns:
+        What was done, in a line for people; empty where nothing had to be.
+
+    Raises:
+        TrackingError: it was moved, and the addresses cannot be written anew; with what to do.
+    """
+    here = file.parent
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        old = _old_place(database, here)
+        if old is None or old.exists():
+            # Where both can be seen, they may be two mounts of one storage: the old addresses still lead there.
+            return ""
+        note = _note(here)
+        if note and note["host"] != platform.node() and note["inode"] == here.stat().st_ino:
+            msg = (
+                f"{here}: is {old} on {note['host']}, which made it; mount it under that path here too, or, if "
+                f"it was moved for good, remove {here / NOTE}"
+            )
+            raise TrackingError(msg)
+        (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        if revision not in KNOWN_REVISIONS:
+            msg = (
+                f"{here}: was moved from {old}, and its database is of another MLflow (revision {revision}); "
+                f"move it back, or make a link there: ln -s {here} {old}"
+            )
+            raise TrackingError(msg)
+        kept = file.with_name(f"{file.name}.before-move-{time.strftime('%Y%m%d-%H%M%S')}")
+        shutil.copyfile(file, kept)
+        kept.chmod(0o600)
+        with database:
+            for table, column in ADDRESSES:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - names of ours
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (
+                        here.as_uri(),
+                        len(old.as_uri()) + 1,
+                        len(old.as_uri()) + 1,
+                        f"{old.as_uri()}/",
+                    ),
+                )
+    note_place(file)
+    return f"the record was moved here from {old}: its addresses were written anew ({kept.name} is as it was)"
+
+
+def _old_place(database: sqlite3.Connection, here: Path) -> Path | None:
+    """The folder that the addresses name, if it is not this one."""
+    rows = database.execute(
+        "SELECT artifact_location, count(*) FROM experiments WHERE artifact_location LIKE 'file:///%' "
+        "GROUP BY artifact_location ORDER BY count(*) DESC"
+    ).fetchall()
+    roots = [location.removesuffix(f"/{ARTIFACTS}") for location, _ in rows if _is_ours(location)]
+    others = [root for root in roots if root != here.as_uri()]
+    return _path_of(others[0]) if others else None
+
+
+def _is_ours(location: str) -> bool:
+    return location.endswith(f"/{ARTIFACTS}")
+
+
+def _path_of(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
+
+
+def _note(here: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((here / NOTE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"host", "inode"} <= found.keys() else None
