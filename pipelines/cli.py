@@ -346,6 +346,9 @@ def ui(
 def main() -> NoReturn:
     """Run the command line; the exit status is 0, 1 our bug, 2 the user's mistake, 3 no model."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # A terminal that is closed ends a run as SIGTERM does; under nohup it goes on.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         # typer turns Ctrl-C into the status that a shell expects, and returns it.
         status = app(standalone_mode=False) or 0
@@ -380,6 +383,9 @@ def _run(
         sys.exit(submit_job(target, context.command.name, asked, flags))
     config = asked.config
     _refuse_missing(config)
+    from imgrec.distributed.address import refuse_silence  # noqa: PLC0415
+
+    refuse_silence(config.cluster)
     from pipelines.display import Display  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.report import print_report  # noqa: PLC0415

@@ -20,6 +20,7 @@ from imgrec.distributed.events import Progress, Started, Step
 from imgrec.distributed.search import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.training.learner import FitJob
 from imgrec.training.loop import EpochReport
+from pipelines.logs import own_stderr
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
 from pipelines.timing import Stages
@@ -94,7 +95,8 @@ class Display:
     """Shows a run on standard error, so that standard output stays for the result."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self._stream = own_stderr()
+        self.console = Console(file=self._stream, quiet=quiet, highlight=False)
         self._rows: dict[Arch, _Row] = {}
         self._status = ""
         self._status_share: float | None = None
@@ -127,6 +129,8 @@ class Display:
         if self._live:
             self._status = ""
             self._live.stop()
+        if self._stream is not sys.stderr:
+            self._stream.close()
 
     def stage(self, name: str) -> None:
         """A part of the run begins."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from imgrec.config import Arch, Config
 from imgrec.data.scan import OneMachine
+from imgrec.distributed.address import cluster_address
 from imgrec.distributed.fit import refuse_batches_below
 from imgrec.distributed.nodes import machines, refuse_unshared
-from imgrec.distributed.session import Session, cluster_address, ray_session
+from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import AllNodes
 from imgrec.errors import TrainingError
 from imgrec.search.study import default_settings

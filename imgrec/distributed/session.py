@@ -2,13 +2,16 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
+import stat
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,17 @@ from typing import Any
 import ray
 
 from imgrec.config import ClusterConfig
+from imgrec.distributed.address import cluster_address, refuse_silence
 from imgrec.distributed.events import Mailbox
-from imgrec.distributed.nodes import machines
+from imgrec.distributed.nodes import SHARED_MEMORY, machines
 from imgrec.errors import ClusterError
+from imgrec.machine import locked
 
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
 # Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
 NOISE = (":", "Failed to query Ray Train Controller actor state")
 THREAD_SECONDS = 10.0
+PREFIX, RAY = "imgrec-", "ray"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -60,11 +66,6 @@ class Session:
         return thread
 
 
-def cluster_address(config: ClusterConfig) -> str:
-    """Of the cluster to join; empty where a local Ray is started."""
-    return config.address or os.environ.get("RAY_ADDRESS", "")
-
-
 @contextmanager
 def ray_session(
     config: ClusterConfig, log_file: Path, *, cpus: int | None = None, dashboard: bool = False
@@ -82,40 +83,108 @@ def ray_session(
         ClusterError: the cluster does not answer.
     """
     address = cluster_address(config)
+    refuse_silence(config)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # A short path: the names of Unix sockets below it end at 107 characters.
-    temporary = None if address else Path(tempfile.mkdtemp(prefix="imgrec-", dir="/tmp"))
     on_sigterm = signal.getsignal(signal.SIGTERM)
     threads: list[threading.Thread] = []
-    try:
-        if temporary is None:
+    with ExitStack() as stack:
+        if address:
+            stack.callback(ray.shutdown)
             _join(address, quiet)
         else:
+            temporary = stack.enter_context(_session_folder())
+            stack.callback(_keep_logs, temporary / RAY, log_file)
+            stack.callback(ray.shutdown)
+            _provide_token(log_file)
             # Nobody takes this machine away, and to watch for it is a process more at every start.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ray.init(
-                "local",
-                num_cpus=cpus,
-                include_dashboard=dashboard,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(temporary),
-                **quiet,
-            )
+            with _temporary_files_in(temporary):
+                ray.init(
+                    "local",
+                    num_cpus=cpus,
+                    include_dashboard=dashboard,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(temporary / RAY),
+                    # Nothing of a local Ray is to be reached from elsewhere.
+                    _node_ip_address="127.0.0.1",
+                    _plasma_directory=None if _has_shared_memory() else str(temporary),
+                    **quiet,
+                )
+        stack.callback(_wait_for, threads)
         _log_as_others_do()
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(Node(machine.cpus, machine.gpus) for machine in machines())
-        session = Session(nodes, Mailbox.start())
-        threads = session.threads
+        session = Session(nodes, Mailbox.start(), threads)
         yield session
-    finally:
         ray.shutdown()
-        deadline = time.monotonic() + THREAD_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if temporary is not None:
-            _keep_logs(temporary, log_file)
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _wait_for(threads: list[threading.Thread]) -> None:
+    """After Ray has gone down: inside Ray at the end of the interpreter they would crash it."""
+    ray.shutdown()
+    deadline = time.monotonic() + THREAD_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder for all that a local Ray writes, its owner's alone; those that killed runs left go first.
+
+    A short path: the names of Unix sockets below it end at 107 characters. Ray opens its own folder to all
+    users, so it is one below.
+    """
+    above = Path("/tmp")  # noqa: S108 - the folder gets a name of its own, and is nobody else's
+    for lock in above.glob(f"{PREFIX}*/lock"):
+        with suppress(OSError):
+            if lock.parent.stat().st_uid == os.getuid() and not lock.is_symlink():
+                with locked(lock, wait=False) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=above))
+    with locked(folder / "lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Processes that are started inside leave their temporary files in the folder, which goes at the end."""
+    kept = os.environ.get("TMPDIR")
+    (folder / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(folder / "tmp")
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        if kept is not None:
+            os.environ["TMPDIR"] = kept
+
+
+def _has_shared_memory() -> bool:
+    """Whether Ray's objects can lie where it puts them by itself; elsewhere they are a little slower."""
+    return not sys.platform.startswith("linux") or os.access(SHARED_MEMORY, os.W_OK)
+
+
+def _provide_token(log_file: Path) -> None:
+    """Give a local Ray a token where it cannot keep one in the home folder, as in some containers."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    try:
+        home = Path.home()
+        kept = home / ".ray" / "auth_token"
+        if kept.exists() or os.access(kept.parent if kept.parent.exists() else home, os.W_OK):
+            return
+    except RuntimeError:
+        pass  # a user without a home
+    token = log_file.with_name(".ray_token")
+    if not token.exists():
+        with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 def wants_token(address: str) -> ClusterError:
@@ -149,10 +218,23 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
 
 
 def _keep_logs(session_folder: Path, log_file: Path) -> None:
-    """Append what workers printed, before Ray's session folder goes."""
+    """Append what workers printed, before Ray's session folder goes; of files that are ours, and no links."""
     with log_file.open("a", encoding="utf-8") as log:
         for path in sorted(session_folder.glob("session_2*/logs/worker-*.*")):
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = _own_text(path)
             lines = [line for line in text.splitlines() if line and not line.startswith(NOISE)]
             if lines:
                 log.write(f"---- {path.name}\n" + "\n".join(lines) + "\n")
+
+
+def _own_text(path: Path) -> str:
+    """What a file holds; nothing where it is a link, or another user's."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # ELOOP: a link; or it has gone
+        return ""
+    with os.fdopen(file, "rb") as opened:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+            return ""
+        return opened.read().decode("utf-8", "replace")
