@@ -3,7 +3,8 @@
     ImgrecError                the user can cure it: one line, no traceback
     ├── ConfigError            a setting is unknown, of the wrong type or out of range
     ├── DataError              the pictures cannot be used as they are
-    │   └── DecodeError        one file is not a picture that we can read
+    │   ├── DecodeError        one file is not a picture that we can read
+    │   └── UnreadError        some of many pictures could not be read; the others were answered
     ├── ClusterError           Ray cannot give what the settings ask for
     ├── StorageError           a disk has no room, or is not ours to write to
     ├── TrackingError          MLflow does not answer, or does not know the model asked for
@@ -43,6 +44,12 @@ class DataError(ImgrecError):
 
 class DecodeError(DataError):
     """One file is not a picture that we can read; the message is the reason."""
+
+
+class UnreadError(DataError):
+    """Some of many pictures could not be read; the others were answered."""
+
+    exit_status = 3
 
 
 class ClusterError(ImgrecError):

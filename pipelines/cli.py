@@ -271,10 +271,13 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3 or a folder."
+            help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3, models:/digits-cnn/3 or a folder."
         ),
     ],
-    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Pictures, folders of them, patterns, or - for standard input."),
+    ],
     config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
     settings: Set = None,
     as_json: Json = False,

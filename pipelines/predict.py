@@ -1,5 +1,8 @@
 """What is in pictures, according to a registered model."""
 
+import glob
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -8,36 +11,102 @@ from rich.text import Text
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
-from imgrec.errors import DataError
+from imgrec.data.content import Content, Encoded
+from imgrec.data.sources.folder import looks_like_picture
+from imgrec.data.sources.sample import MOST_BYTES, File
+from imgrec.errors import DataError, DecodeError, UnreadError
 from pipelines.cli import print_json
 
 RUNNERS_UP = 3
 
 
-def show_predictions(config: Config, model: str, files: list[Path], *, as_json: bool) -> None:
-    """Print a prediction for each file.
+def show_predictions(config: Config, model: str, files: list[str], *, as_json: bool) -> None:
+    """Print a prediction for each file; those that cannot be read are listed with their reasons.
+
+    Args:
+        config: Names the MLflow.
+        model: Registered, or a folder.
+        files: Paths of pictures or of folders, patterns, or `-` for a picture on standard input.
+        as_json: Print one JSON object.
 
     Raises:
-        DataError: a file cannot be read; nothing is printed then.
+        DataError: no picture is named.
         TrackingError: there is no such model.
+        UnreadError: some could not be read; the others have been answered.
     """
-    contents = [_read(file) for file in files]
+    named = list(_pictures(files))
+    if not named:
+        msg = f"{' '.join(files)}: no picture there"
+        raise DataError(msg)
     classifier = Classifier.load(_folder(config, model))
-    predictions = classifier.predict(contents, [str(file) for file in files])
+    read = [_read(content) for _, content in named]
+    good = [content for content in read if isinstance(content, bytes)]
+    answers = iter(classifier.predict_each(good))
+    found = [next(answers) if isinstance(one, bytes) else one for one in read]
+    answered = [
+        (name, one)
+        for (name, _), one in zip(named, found, strict=True)
+        if isinstance(one, Prediction)
+    ]
+    unread = [
+        (name, str(one))
+        for (name, _), one in zip(named, found, strict=True)
+        if not isinstance(one, Prediction)
+    ]
     if as_json:
-        rows = [_as_json(file, found) for file, found in zip(files, predictions, strict=True)]
-        print_json({"model": model, "predictions": rows})
-        return
+        rows = [_as_json(name, one) for name, one in answered]
+        left_out = [{"file": name, "reason": reason} for name, reason in unread]
+        print_json({"model": model, "predictions": rows, "unread": left_out})
+    else:
+        _print(answered, unread)
+    if unread:
+        name, reason = unread[0]
+        msg = f"{len(unread)} of {len(named)} pictures cannot be read (such as {name}: {reason})"
+        raise UnreadError(msg)
+
+
+def _pictures(names: list[str]) -> Iterator[tuple[str, Content]]:
+    """What each name stands for, and where its bytes are."""
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield name, Encoded(sys.stdin.buffer.read(MOST_BYTES + 1))
+        elif path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.is_file() and looks_like_picture(file.name):
+                    yield str(file), File(str(file))
+        elif not path.exists() and any(mark in name for mark in "*?["):
+            for found in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - of any depth, as a shell's
+                yield found, File(found)
+        else:
+            yield name, File(name)
+
+
+def _read(content: Content) -> bytes | DecodeError:
+    try:
+        found = content.read()
+    except DecodeError as error:
+        return error
+    assert isinstance(found, bytes)
+    return found
+
+
+def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]) -> None:
+    console = Console(highlight=False)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("file", "label", "probability", "then"):
         table.add_column(column)
-    for file, found in zip(files, predictions, strict=True):
+    for name, found in answered:
         ranked = sorted(found.probabilities.items(), key=lambda item: -item[1])
-        rest = ", ".join(f"{name} {share:.1%}" for name, share in ranked[1 : 1 + RUNNERS_UP])
+        others = [(label, share) for label, share in ranked if label != found.label]
+        rest = ", ".join(f"{label} {share:.1%}" for label, share in others[:RUNNERS_UP])
         table.add_row(
-            Text(str(file)), Text(found.label), f"{found.probability:.1%}", Text(rest, style="dim")
+            Text(name), Text(found.label), f"{found.probability:.1%}", Text(rest, style="dim")
         )
-    Console(highlight=False).print(table)
+    if answered:
+        console.print(table)
+    for name, reason in unread:
+        console.print(Text(f"{name}: {reason}", style="yellow"), soft_wrap=True)
 
 
 def _folder(config: Config, model: str) -> Path:
@@ -51,17 +120,9 @@ def _folder(config: Config, model: str) -> Path:
     return fetch_classifier(tracking, model)
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        msg = f"{file}: {error.strerror}"
-        raise DataError(msg) from error
-
-
-def _as_json(file: Path, found: Prediction) -> dict[str, object]:
+def _as_json(file: str, found: Prediction) -> dict[str, object]:
     return {
-        "file": str(file),
+        "file": file,
         "label": found.label,
         "probability": found.probability,
         "probabilities": found.probabilities,

@@ -11,7 +11,8 @@ from imgrec.data.decode import encode_png
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.data_page import data_page
-from imgrec.evaluation.pictures import confusion_picture, learning_curves
+from imgrec.evaluation.fonts import lettering
+from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import RegisteredVersion, register
@@ -146,6 +147,10 @@ def record_evaluation(
         confusion_picture(evaluation.confusion, evaluation.class_names, confusion_title),
         "confusion.png",
     )
+    if lettering(evaluation.class_names).numbered:
+        run.log_table(
+            ("number", "class"), [*enumerate(evaluation.class_names, start=1)], CLASS_NUMBERS
+        )
     columns = ("class", "trained on", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})

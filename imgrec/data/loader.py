@@ -64,7 +64,7 @@ class Pictures:
             # As many as whoever trains here was given; the node may have others to serve.
             self._images.threads = torch.get_num_threads()
         self._resident = None
-        if device.type != "cpu" and store.images.nbytes <= RESIDENT_SHARE * _free_bytes(device):
+        if device.type == "cuda" and store.images.nbytes <= RESIDENT_SHARE * _free_bytes(device):
             self._resident = _copied(store.images, device)
 
     def take(self, rows: Indices) -> Batch:
@@ -80,9 +80,11 @@ class Pictures:
         labels = torch.from_numpy(self.labels[rows])
         # Seen as (B, C, H, W) it is channels_last already, which convolutions like best.
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        if self.device.type != "cpu":
+        if self.device.type == "cuda":
             images = images.pin_memory().to(self.device, non_blocking=True)
             labels = labels.pin_memory().to(self.device, non_blocking=True)
+        elif self.device.type != "cpu":
+            images, labels = images.to(self.device), labels.to(self.device)
         return images, labels
 
     @property

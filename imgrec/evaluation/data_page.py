@@ -1,22 +1,27 @@
 """What was found out about a data set, as one page that needs nothing beside it."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from imgrec.data.findings import Duplicates, Findings
 from imgrec.evaluation.data_pictures import (
     as_data_url,
-    class_counts_picture,
     rows_of_each_class,
     sizes_picture,
     strip,
 )
+from imgrec.evaluation.pictures import ACCENT, MUTED
 
 MOST_CLASSES = 40
 MOST_SHOWN = 60
 SAMPLES = 10
+MOST_BARS = 30
+SHADES = {"train": ACCENT, "val": "#6fb1c9", "test": MUTED, "not split yet": ACCENT}
+"""Of the splits, in the order of `Findings.counts`."""
 
 
 def data_page(findings: Findings, source: str) -> str:
@@ -36,7 +41,9 @@ def data_page(findings: Findings, source: str) -> str:
         source=source,
         findings=findings,
         facts=_facts(findings),
-        counts=as_data_url(class_counts_picture(findings)),
+        bars=_bars(findings),
+        shades=SHADES,
+        splits={split for bar in _bars(findings) for split, _, _ in bar.parts},
         sizes=as_data_url(sizes_picture(findings)),
         samples=[
             (name, as_data_url(strip(store.images[rows])))
@@ -68,6 +75,43 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         ("brightness", f"{looks['mean'].mean():.0f} ± {looks['mean'].std():.0f}"),
         ("modes", ", ".join(f"{mode} {n:,}" for mode, n in modes.most_common(3))),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The pictures of a class.
+
+    Attributes:
+        name: Of the class; empty where classes between the largest and the smallest are left out.
+        parts: For each split its pictures, and their share of those of the largest class in percent.
+        total: Pictures; of what was left out, classes.
+    """
+
+    name: str
+    parts: tuple[tuple[str, int, float], ...]
+    total: int
+
+
+def _bars(findings: Findings) -> list[Bar]:
+    """A bar for each class, largest first; of many classes both ends. Text is text, in any writing."""
+    counts = findings.counts
+    order = np.argsort(-counts.sum(axis=1), kind="stable").tolist()
+    most = max(1, int(counts.sum(axis=1).max()))
+    bars = [
+        Bar(
+            findings.store.class_names[k],
+            tuple(
+                (split, n, 100 * n / most)
+                for split, n in zip(SHADES, counts[k].tolist(), strict=True)
+                if n
+            ),
+            int(counts[k].sum()),
+        )
+        for k in order
+    ]
+    if (left_out := len(bars) - MOST_BARS) > 0:
+        bars[MOST_BARS // 2 : -MOST_BARS // 2] = [Bar("", (), left_out)]
+    return bars
 
 
 def _shown(findings: Findings, one: Duplicates) -> dict[str, object]:

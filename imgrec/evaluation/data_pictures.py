@@ -10,44 +10,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from imgrec.data.findings import Findings
-from imgrec.data.sources.sample import SPLITS
 from imgrec.evaluation.pictures import ACCENT, INK, MUTED
 
 TILE = 64
 GAP = 4
 FRAME = "#d5dce1"
-MOST_CLASSES = 30
-SHADES = {"train": ACCENT, "val": "#6fb1c9", "test": MUTED, "unsplit": ACCENT}
-
-
-def class_counts_picture(findings: Findings) -> Figure:
-    """A bar for each class, largest first, divided by split; of many classes both ends."""
-    counts = findings.counts
-    order = np.argsort(-counts.sum(axis=1), kind="stable")
-    left_out = max(0, len(order) - MOST_CLASSES)
-    if left_out:
-        order = np.concatenate([order[: MOST_CLASSES // 2], order[-MOST_CLASSES // 2 :]])
-    figure = Figure(figsize=(7, 1.0 + 0.27 * len(order)), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    start = np.zeros(len(order))
-    for split, column in zip((*SPLITS, "unsplit"), counts[order].T, strict=True):
-        if column.any():
-            label = split if split != "unsplit" else "not split yet"
-            axes.barh(range(len(order)), column, left=start, color=SHADES[split], label=label)
-            start += column
-    names = [_short(findings.store.class_names[k]) for k in order]
-    axes.set_yticks(range(len(order)), names)
-    axes.invert_yaxis()
-    for place, total in enumerate(start):
-        axes.text(total, place, f" {int(total):,}", va="center", fontsize=8, color=INK)
-    axes.margins(x=0.12)
-    if left_out:
-        axes.set_title(f"{left_out:,} classes between are left out", loc="left", fontsize=9)
-    _quiet(axes)
-    axes.set_xlabel("pictures", color=INK)
-    if len(axes.containers) > 1:
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
-    return figure
 
 
 def sizes_picture(findings: Findings) -> Figure:
@@ -145,7 +112,3 @@ def _bins(values: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
 def _quiet(axes: object) -> None:
     axes.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
     axes.tick_params(colors=INK, labelsize=9, length=0)  # type: ignore[attr-defined]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"

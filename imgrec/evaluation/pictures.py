@@ -7,10 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from imgrec.evaluation.fonts import drawable, lettering
+
 # Names of classes and files stand in pictures as they are; between two $ would be a formula.
 mpl.rcParams["text.parse_math"] = False
 INK, ACCENT, MUTED = "#22303c", "#0b6e99", "#c1652f"
 MOST_NAMED_CLASSES = 40
+CLASS_NUMBERS = "class_numbers.json"
+"""The table beside a picture that has numbers for names."""
 
 
 def confusion_picture(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
@@ -26,19 +30,22 @@ def confusion_picture(confusion: Tensor, class_names: Sequence[str], title: str)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title(title, color=INK, loc="left", fontsize=12, pad=12)
-    axes.set_xlabel("predicted", color=INK)
+    letters = lettering(class_names)
+    text, families = drawable(title)
+    axes.set_title(text, color=INK, loc="left", fontsize=12, pad=12, fontfamily=families)
+    key = f" (numbers: {CLASS_NUMBERS})" if letters.numbered else ""
+    axes.set_xlabel(f"predicted{key}", color=INK)
     axes.set_ylabel("true", color=INK)
     if classes <= MOST_NAMED_CLASSES:
-        names = [name if len(name) <= 14 else f"{name[:13]}…" for name in class_names]
-        longest = max(len(name) for name in names)
+        longest = max(len(name) for name in letters.names)
         axes.set_xticks(
             range(classes),
-            names,
+            letters.names,
             rotation=0 if longest <= 3 else 45,
             ha="center" if longest <= 3 else "right",
+            fontfamily=letters.families,
         )
-        axes.set_yticks(range(classes), names)
+        axes.set_yticks(range(classes), letters.names, fontfamily=letters.families)
     if classes <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.55 else INK
@@ -56,7 +63,8 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int, title:
     """Loss and scores by epoch, with the epoch that was kept marked."""
     epochs = range(1, len(history) + 1)
     figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
-    figure.suptitle(title, color=INK, x=0.01, ha="left", fontsize=12)
+    text, families = drawable(title)
+    figure.suptitle(text, color=INK, x=0.01, ha="left", fontsize=12, fontfamily=families)
     left, right = figure.subplots(1, 2)
     lines = {
         left: [

@@ -14,6 +14,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from imgrec.config import Dimension
+from imgrec.evaluation.fonts import drawable
 from imgrec.evaluation.pictures import ACCENT, INK, MUTED
 from imgrec.search.study import DEFAULTS, Trial, best_of
 
@@ -81,9 +82,7 @@ def optimization_history(trials: Sequence[Trial], epochs: int, title: str) -> Fi
     lower.xaxis.get_major_locator().set_params(integer=True)
     upper.set_ylabel("val macro-F1 of the kept epoch")
     gain = f"{winner.score:.4f}" + (f", defaults {default.score:.4f}" if default else "")
-    upper.set_title(
-        f"{title}: {len(trials)} trials, best {gain}", loc="left", color=INK, fontsize=12
-    )
+    _entitle(upper, f"{title}: {len(trials)} trials, best {gain}")
     figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=5)
     for axes in (upper, lower):
         _bare(axes)
@@ -108,12 +107,7 @@ def importance_picture(importances: Mapping[str, float], title: str) -> Figure:
             color=INK,
         )
     axes.set_xlim(0, max(shares) * 1.15)
-    axes.set_title(
-        f"{title}: what mattered (share of the scores' variance, PED-ANOVA)",
-        loc="left",
-        color=INK,
-        fontsize=12,
-    )
+    _entitle(axes, f"{title}: what mattered (share of the scores' variance, PED-ANOVA)")
     _bare(axes)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
@@ -163,12 +157,7 @@ def parallel_coordinates(
     bar = figure.colorbar(colors, ax=axes, shrink=0.8, pad=0.01)
     bar.set_label("val macro-F1", color=INK)
     bar.outline.set_visible(False)
-    axes.set_title(
-        f"{title}: settings of {len(counted)} trials; the thick line was chosen",
-        loc="left",
-        color=INK,
-        fontsize=12,
-    )
+    _entitle(axes, f"{title}: settings of {len(counted)} trials; the thick line was chosen")
     return figure
 
 
@@ -208,6 +197,11 @@ def _ticks(dimension: Dimension) -> list[tuple[float, str]]:
 
 def _short(value: Any) -> str:
     return "·".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _entitle(axes: Axes, title: str) -> None:
+    text, families = drawable(title)
+    axes.set_title(text, loc="left", color=INK, fontsize=12, fontfamily=families)
 
 
 def _bare(axes: Axes) -> None:

@@ -5,6 +5,7 @@ grey pictures are repeated to the three channels that every torchvision network 
 """
 
 import inspect
+from pickle import UnpicklingError  # the error alone: nothing is unpickled
 from typing import Any
 from urllib.error import URLError
 
@@ -73,15 +74,34 @@ def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
             options["image_size"] = image_shape[0]
         elif "input_size" in inspect.signature(builder).parameters:
             options["input_size"] = image_shape[:2]
+    weights = models.get_model_weights(config.backbone).DEFAULT if config.pretrained else None
+    if weights is not None and config.backbone.startswith("vit_"):
+        options["image_size"] = weights.meta["min_size"][0]
     try:
-        return builder(weights="DEFAULT" if config.pretrained else None, **options)
+        network = builder(weights=None, **options)
     except (ValueError, AssertionError) as error:
         msg = f"cnn.model.backbone = {config.backbone!r}: {error}; set data.image_size"
         raise ConfigError(msg) from error
+    if weights is not None:
+        network.load_state_dict(_published(weights, config.backbone))
+    return network
+
+
+def _published(weights: Any, backbone: str) -> dict[str, Tensor]:
+    """The weights that torchvision publishes; nothing else is read of what lies in torch's cache."""
+    try:
+        # torchvision's own way would unpickle whatever is there.
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except URLError as error:
         msg = (
-            f"cnn.model.pretrained = true: the weights of {config.backbone} cannot be downloaded "
+            f"cnn.model.pretrained = true: the weights of {backbone} cannot be downloaded "
             f"({error.reason}); fetch them once where there is a network, or set it to false"
+        )
+        raise ConfigError(msg) from error
+    except UnpicklingError as error:
+        msg = (
+            f"cnn.model.pretrained = true: the file of {backbone} in torch's cache holds more than weights, "
+            f"and is not read; remove it"
         )
         raise ConfigError(msg) from error
 

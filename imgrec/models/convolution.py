@@ -76,6 +76,7 @@ class Whiten(nn.Module):
     def fit_to(self, images: Tensor) -> None:
         """Take the weights from pictures (N, C, H, W), normalized as they will come in training."""
         numbers = self.weight[0].numel()
+        images = images.cpu() if images.device.type == "mps" else images  # which has no float64
         total = torch.zeros(numbers, numbers, dtype=torch.float64, device=images.device)
         for some in torch.split(images, max(1, PIXELS_AT_ONCE // images[0].numel())):
             patches = F.unfold(some, self.patch_size, padding=self._padding(some))

@@ -274,15 +274,35 @@ def test_predict_and_models_use_the_registry(finished: Finished, tmp_path: Path)
     new = str(tmp_path / "new picture.jpg")
     ended = imgrec("predict", "thirds-cnn", new, new, "--json", cwd=folder)
     listed = imgrec("models", "--json", cwd=folder)
-    refused = imgrec("predict", "thirds-cnn", new, str(tmp_path / "no.png"), cwd=folder)
+    several = imgrec(
+        "predict",
+        "models:/thirds-cnn/1",
+        str(tmp_path),
+        str(tmp_path / "*.jpg"),
+        "gone.png",
+        "--json",
+        cwd=folder,
+    )
+    piped = subprocess.run(
+        [*IMGREC, "predict", "thirds-cnn", "-", "--json"],
+        cwd=folder,
+        input=Path(new).read_bytes(),
+        capture_output=True,
+        check=False,
+    )
     unknown = imgrec("predict", "thirds-svm", new, cwd=folder)
 
     predictions = json.loads(ended.stdout)["predictions"]
     assert [found["label"] for found in predictions] == ["middle", "middle"]
     assert sum(predictions[0]["probabilities"].values()) == pytest.approx(1)
     assert {m["registered_model"] for m in json.loads(listed.stdout)["models"]} >= {"thirds-cnn"}
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"imgrec: {tmp_path}/no.png: not a picture")
+    assert several.returncode == 3
+    answers = json.loads(several.stdout)
+    assert [found["file"] for found in answers["predictions"]] == [new, new]
+    assert [found["file"] for found in answers["unread"]] == [f"{tmp_path}/no.png", "gone.png"]
+    assert "not a picture" in answers["unread"][0]["reason"]
+    assert several.stderr.startswith("imgrec: 2 of 4 pictures cannot be read (such as ")
+    assert json.loads(piped.stdout)["predictions"][0]["label"] == "middle"
     assert unknown.returncode == 2
     assert "thirds-svm: no such model (there are thirds-ann" in unknown.stderr
 

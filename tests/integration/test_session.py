@@ -1,10 +1,21 @@
 """A Ray that goes down leaves nothing of it in the process."""
 
+import os
+import socket
+import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pytest
+import ray
+
 from imgrec.config import ClusterConfig
-from imgrec.distributed.session import ray_session
+from imgrec.distributed import session as session_of
+from imgrec.distributed.address import refuse_silence
+from imgrec.distributed.session import _keep_logs, ray_session
+from imgrec.errors import ClusterError
 
 
 def test_what_waits_for_ray_ends_with_it(tmp_path: Path) -> None:
@@ -12,3 +23,101 @@ def test_what_waits_for_ray_ends_with_it(tmp_path: Path) -> None:
     with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1) as session:
         thread = session.beside(lambda: time.sleep(2), "late")
     assert not thread.is_alive()
+
+
+def own_folders() -> set[Path]:
+    return set(Path("/tmp").glob("imgrec-*"))
+
+
+def test_what_a_local_ray_writes_is_its_owners_alone_and_goes_at_the_end(tmp_path: Path) -> None:
+    """Ray opens its folder to all users: whoever puts a link there could read what it points to."""
+    before = own_folders()
+    with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1):
+        (folder,) = {one for one in own_folders() - before if (one / "ray").exists()}
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        where = ray.get(ray.remote(tempfile_of).remote())
+        address = ray.nodes()[0]["NodeManagerAddress"]
+
+    assert mode == 0o700
+    assert Path(where).is_relative_to(folder)
+    assert address == "127.0.0.1"
+    assert not folder.exists()
+
+
+def tempfile_of() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp()
+
+
+def test_folders_that_killed_runs_left_go_with_the_next() -> None:
+    """Those of living ones stay."""
+    code = (
+        "import time; from imgrec.distributed.session import _session_folder\n"
+        "with _session_folder() as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    killed, living = (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    left, kept = (
+        Path((one.stdout.readline() if one.stdout else "").strip()) for one in (killed, living)
+    )
+    killed.kill()
+    killed.wait()
+    with session_of._session_folder():
+        found = left.exists(), kept.exists()
+    living.terminate()
+    living.wait()
+
+    assert found == (False, True)
+
+
+def test_logs_are_copied_of_files_that_are_ours_and_of_no_link(tmp_path: Path) -> None:
+    """A link in the folder would bring what it points to into a file that others may read."""
+    private = tmp_path / "private.txt"
+    private.write_text("a secret")
+    logs = tmp_path / "session_2026" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "worker-1.out").write_text("a word of a worker")
+    (logs / "worker-2.out").symlink_to(private)
+    os.mkfifo(logs / "worker-3.out")
+    _keep_logs(tmp_path, tmp_path / "run.log")
+    kept = (tmp_path / "run.log").read_text()
+
+    assert "a word of a worker" in kept
+    assert "a secret" not in kept
+
+
+@pytest.mark.parametrize("by", ["setting", "environment"])
+def test_an_address_where_nobody_answers_is_said_at_once(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would tell of it in its own lines for three minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    config = ClusterConfig(address=address if by == "setting" else "")
+    began = time.monotonic()
+
+    with pytest.raises(ClusterError, match="no Ray cluster answers there"):
+        refuse_silence(config)
+    assert time.monotonic() - began < 5
+    with pytest.raises(ClusterError, match="no address"):
+        refuse_silence(ClusterConfig(address="nowhere"))
+
+
+def test_without_a_home_ray_gets_a_token_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container with any user id: the token lies with the logs, for its owner alone."""
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    session_of._provide_token(tmp_path / "run.log")
+    token = Path(os.environ.pop("RAY_AUTH_TOKEN_PATH"))
+
+    assert token.parent == tmp_path
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) == 64

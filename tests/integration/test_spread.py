@@ -14,6 +14,7 @@ from PIL import Image
 
 from imgrec.config import ClusterConfig, DataConfig
 from imgrec.data.images import FOLDER_VARIABLE, all_images, cache_folder
+from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import OneMachine, Piece, read_piece
 from imgrec.data.store import Store, prepare_store
 from imgrec.distributed import spread
@@ -174,34 +175,37 @@ def test_the_copy_used_longest_ago_makes_room(
 
 
 class OnlyHere:
-    """A content that other processes do not see."""
+    """A content that processes of other nodes do not see."""
 
-    def __init__(self, path: Path, pid: int) -> None:
-        self.path, self.pid = path, pid
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def read(self) -> bytes:
-        if os.getpid() != self.pid:
+        if "MOUNTED_HERE" not in os.environ:
             msg = f"there is no {self.path}"
             raise DecodeError(msg)
         return self.path.read_bytes()
 
 
 def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
-    nodes: AllNodes, tmp_path: Path
+    nodes: AllNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that came later may not have mounted the pictures."""
+    monkeypatch.setenv("MOUNTED_HERE", "yes")
+    end_decoders()  # those that are started now know it
     photos(tmp_path / "photos", 12)
-    contents = [OnlyHere(path, os.getpid()) for path in sorted(tmp_path.glob("photos/b/*.png"))]
+    contents = [OnlyHere(path) for path in sorted(tmp_path.glob("photos/b/*.png"))]
     pieces = [
         Piece(contents[start : start + PIECE], tmp_path / f"images-{start:05}.npy")
         for start in range(0, len(contents), PIECE)
     ]
     done: list[int] = []
-    reading = partial(read_piece, shape=(12, 12, 3), config=DataConfig())
+    reading = partial(read_piece, shape=(12, 12, 3), config=DataConfig(depth=16))
     found = list(nodes.work(reading, pieces, done.append))
 
     assert [len(one.looks) for one in found] == [PIECE, PIECE, PIECE]
     assert sum(done) == len(contents)
+    end_decoders()
 
 
 def test_a_piece_of_which_nothing_can_be_read_is_left_out(nodes: AllNodes, tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """All architectures keep one contract: any picture size in, K logits out, and they can learn."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -140,3 +144,27 @@ def test_the_stem_says_how_large_its_maps_are(side: int, channels: int) -> None:
     """By which rnn and transformer decide how often to halve them."""
     stem = Stem(side, side // 2, channels)
     assert max(stem(torch.rand(1, channels, side, side // 2)).shape[2:]) == stem.out_side
+
+
+class Evil:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_what_lies_in_the_cache_of_torch_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the right name there would run code of whoever put it there."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(Evil(tmp_path / "ran"), cache / "resnet18-f37072fd.pth")
+
+    with pytest.raises(ConfigError, match="holds more than weights"):
+        build_model(CnnConfig(backbone="resnet18", pretrained=True), (64, 64, 3), 2)
+    assert not (tmp_path / "ran").exists()
