@@ -10,6 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
+import imgrec.distributed  # noqa: F401 - what Ray reads when it is imported, before a test imports it
 from imgrec.config import DataConfig
 from imgrec.data.store import Store, prepare_store
 

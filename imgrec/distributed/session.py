@@ -105,8 +105,6 @@ def ray_session(
                     include_dashboard=dashboard,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=str(temporary / RAY),
-                    # Nothing of a local Ray is to be reached from elsewhere.
-                    _node_ip_address="127.0.0.1",
                     _plasma_directory=None if _has_shared_memory() else str(temporary),
                     **quiet,
                 )
