@@ -55,18 +55,18 @@ def test_folders_that_killed_runs_left_go_with_the_next() -> None:
         "with _session_folder() as folder: print(folder, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code]
-    killed, living = (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    )
-    left, kept = (
-        Path((one.stdout.readline() if one.stdout else "").strip()) for one in (killed, living)
-    )
-    killed.kill()
-    killed.wait()
-    with session_of._session_folder():
-        found = left.exists(), kept.exists()
-    living.terminate()
-    living.wait()
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as living,
+    ):
+        assert killed.stdout
+        assert living.stdout
+        left, kept = (Path(one.readline().strip()) for one in (killed.stdout, living.stdout))
+        killed.kill()
+        killed.wait()
+        with session_of._session_folder():
+            found = left.exists(), kept.exists()
+        living.terminate()
 
     assert found == (False, True)
 
