@@ -7,7 +7,7 @@ import pytest
 
 from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError
-from imgrec.search.study import Study, Trial
+from imgrec.search.study import Study, Trial, best_of
 from imgrec.training.learner import FitJob
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
@@ -157,3 +157,26 @@ def test_a_default_outside_of_its_range_is_refused(tmp_path: Path) -> None:
     """It could not be the first trial."""
     with pytest.raises(ConfigError, match=r"does not hold the default, 0.002.*set ann\.train"):
         study(tmp_path, "ann.space.train.learning_rate={low=0.1, high=0.2}")
+
+
+def test_the_score_of_a_trial_is_that_of_the_weights_that_are_kept() -> None:
+    """An epoch that small pictures judged may score higher; its weights are not there any more."""
+    scores = {1: 0.75, 2: 0.91, 3: 0.83, 4: 0.86}
+    trial = Trial(0, {}, scores, "finished", sides={1: 32, 2: 48, 3: 64, 4: 64})
+
+    assert trial.score == 0.86
+    assert Trial(0, {}, scores, "finished").score == 0.91  # where all pictures are alike
+
+
+def test_what_was_stopped_early_is_not_best_beside_what_was_trained_to_its_end() -> None:
+    """It has no weights that could stand beside theirs."""
+    done = Trial(0, {}, dict.fromkeys(range(1, 11), 0.8), "finished")
+    stopped = Trial(1, {"train.learning_rate": 0.1}, {1: 0.95}, "stopped")
+
+    assert best_of([done, stopped]) is done
+    assert best_of([stopped]) is stopped
+
+
+def test_trials_that_run_side_by_side_are_told_apart(tmp_path: Path) -> None:
+    """Whatever Optuna's own default is in the version that is installed."""
+    assert study(tmp_path)._optuna.sampler._constant_liar

@@ -1,0 +1,89 @@
+"""What differs between operating systems stands in one module, and what is missing is done without."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from imgrec import machine
+from imgrec.config import DataConfig
+from imgrec.data.store import prepare_store
+from imgrec.machine import birth_of, locked, memory_kills, processor_kind
+from tests.conftest import no_progress
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("keep", ["pixels", "jpeg"])
+def test_a_store_is_made_where_linux_has_calls_that_macos_has_not(
+    keep: Literal["pixels", "jpeg"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """posix_fallocate and sched_getaffinity do not exist there."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    store = prepare_store(DataConfig(keep=keep), tmp_path, progress=no_progress)
+
+    assert store.images[np.array([0])].shape == (1, 8, 8, 1)
+
+
+def test_no_other_module_calls_what_not_every_system_has() -> None:
+    """Whoever ports imgrec looks in one place."""
+    calls = re.compile(r"posix_fallocate|sched_getaffinity|\bfcntl\b|/proc/cpuinfo|boot_id")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("imgrec", "pipelines")
+        for path in (ROOT / folder).rglob("*.py")
+        if calls.search(path.read_text(encoding="utf-8"))
+    ]
+
+    assert found == ["imgrec/machine.py"]
+
+
+def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    """Whatever it dies of."""
+    code = (
+        "import sys, time; from pathlib import Path; from imgrec.machine import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        with locked(tmp_path / "lock", wait=False) as taken:
+            assert not taken
+        holder.kill()
+    with locked(tmp_path / "lock", wait=False) as taken:
+        assert taken
+
+
+def test_a_process_is_told_from_all_others_of_its_number() -> None:
+    """And one that has gone is nobody."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        births = birth_of(os.getpid()), birth_of(other.pid)
+        other.kill()
+    assert births[0] == birth_of(os.getpid())
+    assert births[0] != births[1]
+    assert birth_of(other.pid) == ""
+
+
+def test_counters_of_memory_kills_are_read_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container's cgroup, and of the kernel."""
+    events, vmstat = tmp_path / "memory.events", tmp_path / "vmstat"
+    events.write_text("low 0\nhigh 3\noom 5\noom_kill 2\n")
+    vmstat.write_text("pgfault 12\noom_kill 40\n")
+    monkeypatch.setattr(machine, "KILL_COUNTERS", (events, vmstat, tmp_path / "nowhere"))
+
+    assert memory_kills() == 42
+
+
+def test_the_kind_of_a_processor_is_its_maker_and_its_instructions() -> None:
+    """The same in every process of a machine."""
+    assert processor_kind() == processor_kind()
+    assert re.fullmatch(r"\w+( (amx|avx512)_bf16)?", processor_kind())
