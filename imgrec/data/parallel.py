@@ -20,8 +20,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
+import imgrec
 from imgrec.data.content import Content, Missing, Pixels
 from imgrec.errors import DataError, DecodeError, ImgrecError
 from imgrec.machine import available_cores
@@ -110,7 +112,8 @@ class _Decoder:
 
     def _start(self) -> None:
         self.pipe, theirs = Pipe()
-        paths = [path for path in sys.path if path]
+        # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
+        paths = [str(Path(imgrec.__file__).parents[1]), *filter(None, sys.path)]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-P", "-c", ENTRY, str(theirs.fileno()), str(MOST_SECONDS)],
@@ -198,13 +201,13 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
     try:
         taken += [_Decoder() for _ in range(count - len(taken))]
         yield taken
-    finally:
-        idle = [decoder for decoder in taken if decoder.chunk is None]
+    except BaseException:
+        # Some are in the middle of a chunk that nobody waits for any more.
         for decoder in taken:
-            if decoder.chunk is not None:
-                decoder.end()
-        with _LOCK:
-            _IDLE.extend(idle)
+            decoder.end()
+        raise
+    with _LOCK:
+        _IDLE.extend(taken)
 
 
 @atexit.register

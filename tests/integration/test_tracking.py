@@ -316,7 +316,7 @@ def test_of_those_who_begin_in_the_same_moment_one_is_inside_at_a_time(
     place = tracking.client.get_experiment_by_name("queue")
 
     assert most == [1]
-    assert not [name for name in place.tags if name.startswith("imgrec.begin")]
+    assert not [name for name in place.tags if name.startswith("imgrec.begin.key.")]
 
 
 def test_one_that_died_in_the_queue_keeps_nobody(tracking: Tracking) -> None:

@@ -91,6 +91,35 @@ def test_a_bug_is_raised_with_its_traceback() -> None:
         list(map_in_chunks(decode, [Bytes("bug")], workers=1))
 
 
+def where(_start: int, contents: Sequence[Content]) -> list[str]:
+    """Whose code a decoding process runs."""
+    import imgrec
+
+    return [imgrec.__file__] * len(contents)
+
+
+def test_decoding_processes_run_the_code_of_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that MLflow has loaded puts its own copy of imgrec before it on the path."""
+    import imgrec
+
+    (tmp_path / "imgrec").mkdir()
+    (tmp_path / "imgrec" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert list(map_in_chunks(where, [Bytes("good")], workers=1)) == [[imgrec.__file__]]
+
+
+@pytest.mark.parametrize("kind", ["bug", "killed"])
+def test_after_an_error_the_next_set_is_decoded_all_the_same(kind: str) -> None:
+    """A process that has ended must not wait for the next one."""
+    with pytest.raises((RuntimeError, DataError)):
+        list(map_in_chunks(decode, [Bytes(kind)], workers=1))
+
+    assert list(map_in_chunks(decode, [Bytes("good")], workers=1)) == [[(0, "good")]]
+
+
 def test_a_process_that_the_system_ends_is_no_fault_of_the_picture() -> None:
     """On a machine with more memory it would be read: to leave it out would be another data set."""
     with pytest.raises(DataError, match=r"out of memory; set data\.decode_workers"):
