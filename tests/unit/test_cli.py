@@ -59,7 +59,7 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
         ),
         (["run", "--set", "tracking.uri=somewhere"], "neither a server"),
         (["models"], "nothing has been recorded there yet"),
-        (["predict", "digits-cnn", "."], ".: no picture there"),
+        (["predict", "digits-cnn", "none/*.png"], "none/*.png: no picture there"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
