@@ -20,6 +20,7 @@ except ImportError:  # pragma: no cover - Windows, where WSL is the way
     fcntl = None  # type: ignore[assignment]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+CGROUPS = Path("/sys/fs/cgroup")
 KILL_COUNTERS = tuple(
     Path(name)
     for name in (
@@ -101,6 +102,25 @@ def memory_kills() -> int:
         for name, _, value in [line.partition(" ")]
         if name == "oom_kill"
     )
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process and its children may have: of the machine, or of its container."""
+    limits = [psutil.virtual_memory().total]
+    for file in _limit_files():
+        limits += [int(line) for line in _lines(file)[:1] if line.isdecimal()]
+    return min(limits)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where the limit of a control group may stand, in the first and second version of them."""
+    for line in _lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        for below in {path.strip("/"), ""}:
+            if controllers == "memory":
+                yield CGROUPS / "memory" / below / "memory.limit_in_bytes"
+            elif not controllers:
+                yield CGROUPS / below / "memory.max"
 
 
 def _lines(file: Path) -> list[str]:

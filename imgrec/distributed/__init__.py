@@ -13,6 +13,9 @@ for _name, _value in {
     # Ray's own default is 15: beside any program of the usual 0 that keeps the cores busy, and beside
     # Ray's own processes, a worker gets next to nothing.
     "RAY_worker_niceness": "0",
+    # A local Ray's own guard would kill a worker before memory is full, and leave no trace that it was for
+    # memory. The system's leaves one (`machine.memory_kills`), and takes Ray's workers first.
+    "RAY_memory_monitor_refresh_ms": "0",
     # Not read by us, and a thread more at every start.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

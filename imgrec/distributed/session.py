@@ -23,12 +23,14 @@ from imgrec.distributed.address import cluster_address, refuse_silence
 from imgrec.distributed.events import Mailbox
 from imgrec.distributed.nodes import SHARED_MEMORY, machines
 from imgrec.errors import ClusterError
-from imgrec.machine import locked
+from imgrec.machine import locked, memory_limit
 
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
 # Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
 NOISE = (":", "Failed to query Ray Train Controller actor state")
 THREAD_SECONDS = 10.0
+# Of Ray, the driver and one worker together, on the smallest of data (docs/results.md).
+LEAST_MEMORY = 3_000_000_000
 PREFIX, RAY = "imgrec-", "ray"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
@@ -92,6 +94,7 @@ def ray_session(
             stack.callback(ray.shutdown)
             _join(address, quiet)
         else:
+            _refuse_little_memory()
             temporary = stack.enter_context(_session_folder())
             stack.callback(_keep_logs, temporary / RAY, log_file)
             stack.callback(ray.shutdown)
@@ -116,6 +119,17 @@ def ray_session(
         session = Session(nodes, Mailbox.start(), threads)
         yield session
         ray.shutdown()
+
+
+def _refuse_little_memory() -> None:
+    """Raise ClusterError where a run would be killed on its way, some minutes after its start."""
+    limit = memory_limit()
+    if limit < LEAST_MEMORY:
+        msg = (
+            f"this machine, or its container, gives {limit / 1e9:.1f} GB of memory, and a run takes "
+            f"{LEAST_MEMORY / 1e9:.0f} GB at least; give it more"
+        )
+        raise ClusterError(msg)
 
 
 def _wait_for(threads: list[threading.Thread]) -> None:

@@ -119,3 +119,15 @@ def test_without_a_home_ray_gets_a_token_all_the_same(
     assert token.parent == tmp_path
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text()) == 64
+
+
+def test_a_machine_with_too_little_memory_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything starts, and not by a traceback after two minutes."""
+    monkeypatch.setattr(session_of, "memory_limit", lambda: 2_000_000_000)
+
+    with pytest.raises(
+        ClusterError, match=r"gives 2\.0 GB of memory, and a run takes 3 GB at least"
+    ), ray_session(ClusterConfig(), tmp_path / "ray.log"):
+        pass

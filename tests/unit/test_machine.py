@@ -87,3 +87,28 @@ def test_the_kind_of_a_processor_is_its_maker_and_its_instructions() -> None:
     """The same in every process of a machine."""
     assert processor_kind() == processor_kind()
     assert re.fullmatch(r"\w+( (amx|avx512)_bf16)?", processor_kind())
+
+
+@pytest.mark.parametrize(
+    ("lines", "file", "limit"),
+    [
+        ("4:memory:/a/b\n", "memory/a/b/memory.limit_in_bytes", 1000),
+        ("4:memory:/elsewhere\n", "memory/memory.limit_in_bytes", 1000),
+        ("0::/a\n", "a/memory.max", 1000),
+        ("0::/\n", "memory.max", 1000),
+        ("0::/a\n", "nowhere", None),
+    ],
+)
+def test_the_memory_of_a_container_is_that_of_its_control_group(
+    lines: str, file: str, limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both versions, seen from inside or from outside of the container."""
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("1000\n")
+    own = machine._lines
+    monkeypatch.setattr(
+        machine, "_lines", lambda path: lines.splitlines() if path.name == "cgroup" else own(path)
+    )
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+
+    assert machine.memory_limit() == limit or (limit is None and machine.memory_limit() > 1000)
