@@ -127,7 +127,10 @@ def test_a_machine_with_too_little_memory_is_refused_in_one_line(
     """Before anything starts, and not by a traceback after two minutes."""
     monkeypatch.setattr(session_of, "memory_limit", lambda: 2_000_000_000)
 
-    with pytest.raises(
-        ClusterError, match=r"gives 2\.0 GB of memory, and a run takes 3 GB at least"
-    ), ray_session(ClusterConfig(), tmp_path / "ray.log"):
+    with (
+        pytest.raises(
+            ClusterError, match=r"gives 2\.0 GB of memory, and a run takes 3 GB at least"
+        ),
+        ray_session(ClusterConfig(), tmp_path / "ray.log"),
+    ):
         pass
