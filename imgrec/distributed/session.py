@@ -91,13 +91,13 @@ def ray_session(
     threads: list[threading.Thread] = []
     with ExitStack() as stack:
         if address:
-            stack.callback(ray.shutdown)
+            stack.callback(_end_ray, threads)
             _join(address, quiet)
         else:
             _refuse_little_memory()
             temporary = stack.enter_context(_session_folder())
             stack.callback(_keep_logs, temporary / RAY, log_file)
-            stack.callback(ray.shutdown)
+            stack.callback(_end_ray, threads)
             _provide_token(log_file)
             # Nobody takes this machine away, and to watch for it is a process more at every start.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -111,14 +111,11 @@ def ray_session(
                     _plasma_directory=None if _has_shared_memory() else str(temporary),
                     **quiet,
                 )
-        stack.callback(_wait_for, threads)
         _log_as_others_do()
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(Node(machine.cpus, machine.gpus) for machine in machines())
-        session = Session(nodes, Mailbox.start(), threads)
-        yield session
-        ray.shutdown()
+        yield Session(nodes, Mailbox.start(), threads)
 
 
 def _refuse_little_memory() -> None:
@@ -132,8 +129,8 @@ def _refuse_little_memory() -> None:
         raise ClusterError(msg)
 
 
-def _wait_for(threads: list[threading.Thread]) -> None:
-    """After Ray has gone down: inside Ray at the end of the interpreter they would crash it."""
+def _end_ray(threads: list[threading.Thread]) -> None:
+    """Bring Ray down, and wait for what waits in it: at the end of the interpreter it would crash it."""
     ray.shutdown()
     deadline = time.monotonic() + THREAD_SECONDS
     for thread in threads:

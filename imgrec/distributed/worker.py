@@ -150,7 +150,8 @@ def _give_up(worker: "_Worker", error: Exception) -> bool:
     if isinstance(error, ImgrecError):
         failure = error
         mailbox.condemn(f"{lane}/{name}")
-        mailbox.excuse(lane)
+        if not alone:  # one worker alone goes on to the next model, and does not end
+            mailbox.excuse(lane)
     elif not alone and isinstance(error, RuntimeError | OSError):
         return True
     else:
