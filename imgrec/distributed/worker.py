@@ -109,7 +109,9 @@ def work(config: dict[str, Any]) -> None:
                 worker.tell(Failed(error))
                 worker.wait_until_told()
             except Exception as error:
-                if _give_up(worker, error):
+                verdict = _judge(worker, error)
+                _carry_out(verdict, worker)
+                if not verdict.goes_on:
                     raise
 
 
@@ -130,35 +132,52 @@ def _meet(shard: Shard) -> None:
         dist.barrier()
 
 
-def _give_up(worker: "_Worker", error: Exception) -> bool:
-    """Tell the driver, and all workers that start again, of an error; whether this worker has to end.
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What follows from an error of one worker.
 
-    With several workers a RuntimeError may be the echo of another one's end, which Ray makes good by
-    starting all of them again. So it does where memory ran out, with smaller parts of a batch then.
+    Attributes:
+        failure: What the driver is told; None where Ray is to start the workers again.
+        condemned: What is not tried again: the lane, or one model of it.
+        ran_out: Memory ran out; the next try takes a batch in more parts.
+        excused: All workers end, though none of them died.
+        goes_on: This worker does not end, but goes on to the next model.
     """
-    errand, name, alone = worker.errand, worker.name, worker.shard.world_size == 1
-    mailbox, lane = errand.mailbox, errand.lane
-    failure: Exception
+
+    failure: Exception | None = None
+    condemned: str = ""
+    ran_out: bool = False
+    excused: bool = False
+    goes_on: bool = False
+
+
+def _judge(worker: "_Worker", error: Exception) -> _Verdict:
+    lane, name, alone = worker.errand.lane, worker.name, worker.shard.world_size == 1
     if full := full_disk(error):
         # Of this node's disk alone; it ends the run, so that the same command goes on from there.
-        ray.get(mailbox.send(lane, name, Failed(full)))
-        mailbox.condemn(lane)
-        return True
+        return _Verdict(full, condemned=lane)
     if is_out_of_memory(error):
-        mailbox.ran_out(lane, name)
-        return True
+        return _Verdict(ran_out=True)
     if isinstance(error, ImgrecError):
-        failure = error
-        mailbox.condemn(f"{lane}/{name}")
-        if not alone:  # one worker alone goes on to the next model, and does not end
-            mailbox.excuse(lane)
-    elif not alone and isinstance(error, RuntimeError | OSError):
-        return True
-    else:
-        failure = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-        mailbox.condemn(lane)
-    ray.get(mailbox.send(lane, name, Failed(failure)))
-    return not (alone and isinstance(error, ImgrecError))
+        return _Verdict(error, condemned=f"{lane}/{name}", excused=not alone, goes_on=alone)
+    if not alone and isinstance(error, RuntimeError | OSError):
+        # May be the echo of another worker's end, which Ray makes good by starting all of them again.
+        return _Verdict()
+    bug = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
+    return _Verdict(bug, condemned=lane)
+
+
+def _carry_out(verdict: _Verdict, worker: "_Worker") -> None:
+    """Tell the driver, and the workers that start again."""
+    lane, name, mailbox = worker.errand.lane, worker.name, worker.errand.mailbox
+    if verdict.ran_out:
+        mailbox.ran_out(lane, name)
+    if verdict.condemned:
+        mailbox.condemn(verdict.condemned)
+    if verdict.excused:
+        mailbox.excuse(lane)
+    if verdict.failure:
+        ray.get(mailbox.send(lane, name, Failed(verdict.failure)))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from imgrec.config import ClusterConfig, load_config
+from imgrec.config import Arch, ClusterConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
@@ -20,8 +20,13 @@ from imgrec.distributed.events import Progress, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
+from imgrec.machine import processor_kind
+from imgrec.tracking.connection import connect
 from imgrec.training.learner import FitJob, build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
+from imgrec.training.precision import Arithmetic, choose_arithmetic
+from pipelines.arithmetic import TAG, decide_arithmetic, in_arithmetic
+from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
 from tests.conftest import no_progress, processes_of
 
@@ -303,3 +308,30 @@ def test_what_the_cluster_can_never_give_is_refused_with_the_numbers(
         run(session, jobs_for(tmp_path, "['ann']"), tmp_path, Watched(), **cluster)
 
     assert said in str(caught.value)
+
+
+def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
+    session: Session, tmp_path: Path
+) -> None:
+    """Decided from the nodes once; after that the record decides, whatever the nodes are."""
+    config = load_config(None, [f"storage='{tmp_path}'", "archs=['ann', 'cnn']"])
+    tracking = connect(config.tracking, tmp_path, create=True)
+    ledger = Ledger(tracking, config, prepare(config, no_progress))
+    with ledger.workflow("workflow", "") as begun:
+        decided = decide_arithmetic(ledger, begun, session)
+        elsewhere: dict[Arch, Arithmetic] = {
+            arch: "fp32" if taken == "bf16" else "bf16" for arch, taken in decided.items()
+        }
+        # As if it had been begun on machines of another kind.
+        begun.set_tags({TAG + arch: taken for arch, taken in elsewhere.items()})
+        begun.end("FAILED")
+    with ledger.workflow("workflow", "") as again:
+        taken = decide_arithmetic(ledger, again, session)
+
+    here = [processor_kind()]
+    assert decided == {arch: choose_arithmetic("auto", arch, here) for arch in config.archs}
+    assert again.id == begun.id
+    assert taken == elsewhere
+    job = ledger.prepared.jobs["cnn"]
+    assert in_arithmetic(job, taken).arithmetic == elsewhere["cnn"]
+    assert in_arithmetic(job, taken).key == job.key
