@@ -1,15 +1,17 @@
 """To MLflow: an SQLite file that needs no service, or a tracking server."""
 
 import http.client
+import logging
 import os
 import signal
 import sqlite3
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -36,6 +38,12 @@ ENVIRONMENT = {
     name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 }
 
+# How long another program may hold the lock of an SQLite file. MLflow itself waits 20 s, in a call that
+# Ctrl-C does not end.
+PATIENCE_SECONDS, PATIENCE_AT_START_SECONDS = 120.0, 10.0
+LOCK_POLL_SECONDS = 0.1
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
@@ -47,6 +55,7 @@ class Tracking:
         client: Talks to both.
         artifacts: Where the artifacts of new experiments go; empty where the server decides.
         note: What was done to open it, for people; mostly empty.
+        gave_up: Set where it was waited for in vain: what is recorded after that is not waited for again.
     """
 
     uri: str
@@ -54,6 +63,7 @@ class Tracking:
     client: MlflowClient
     artifacts: str
     note: str = ""
+    gave_up: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def use(self) -> None:
         """Point MLflow's own functions here; they know one place at a time, for the process."""
@@ -68,6 +78,14 @@ class Tracking:
     @contextmanager
     def answering(self) -> Iterator[None]:
         """What MLflow refuses, or does not answer to, inside is a TrackingError."""
+        if self.is_local:
+            try:
+                wait = 0.0 if self.gave_up.is_set() else PATIENCE_SECONDS
+                _wait_for_lock(Path(self.uri.removeprefix(SQLITE)), wait)
+            except TrackingError:
+                self.gave_up.set()
+                raise
+            self.gave_up.clear()
         try:
             with _uninterrupted() if self.is_local else nullcontext():
                 yield
@@ -142,6 +160,8 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     artifacts = (storage / ARTIFACTS).as_uri() if local else ""
     try:
         with _alone(uri):
+            if local:
+                _wait_for_lock(Path(uri.removeprefix(SQLITE)), PATIENCE_AT_START_SECONDS)
             note = _open_file(Path(uri.removeprefix(SQLITE)), storage) if local else ""
             client = MlflowClient(uri, registry)
             client.search_experiments(max_results=1)
@@ -170,6 +190,41 @@ def _alone(uri: str) -> Iterator[None]:
         return
     with locked(Path(uri.removeprefix(SQLITE) + ".lock")):
         yield
+
+
+def _wait_for_lock(file: Path, seconds: float) -> None:
+    """Wait until no other program holds the lock of an SQLite file.
+
+    Raises:
+        TrackingError: one still did after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    waits = False
+    while _is_locked(file):
+        if time.monotonic() >= deadline:
+            msg = (
+                f"{file}: another program holds its lock, after {seconds:.0f} s still; end that one, and "
+                f"the same command goes on from there"
+            )
+            raise TrackingError(msg)
+        if not waits:
+            log.warning("%s: another program holds its lock; waiting", file)
+            waits = True
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether a write to an SQLite file would have to wait. What else is wrong MLflow's own call says."""
+    try:
+        uri = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    except sqlite3.DatabaseError:
+        pass
+    return False
 
 
 @contextmanager

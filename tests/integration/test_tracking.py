@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from imgrec.data.store import Store
 from imgrec.errors import ClassifierError, TrackingError
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.tracking import connection
 from imgrec.tracking.connection import Tracking, connect, experiment_id
 from imgrec.tracking.liveness import (
     HEARTBEAT,
@@ -577,3 +579,61 @@ def test_a_table_that_is_logged_again_replaces_the_first(tracking: Tracking) -> 
 
 def _owner_of_parent() -> str:
     return owner_of(os.getppid())
+
+
+@contextmanager
+def another_program_holds(file: Path) -> Iterator[sqlite3.Connection]:
+    """The exclusive lock of an SQLite file."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+
+
+def test_what_is_recorded_waits_for_a_program_that_holds_the_lock(tmp_path: Path) -> None:
+    """As a backup does, or a person in a viewer; longer than MLflow itself would wait, if need be."""
+    tracking = connect(TrackingConfig(), tmp_path, create=True)
+    with start_run(tracking, "locked", "one", {}) as run:
+        with another_program_holds(tmp_path / "mlflow.db") as other:
+            started = time.monotonic()
+            thread = threading.Thread(target=run.set_tags, args=({"a": "b"},))
+            thread.start()
+            thread.join(timeout=1.0)
+            assert thread.is_alive()
+            other.execute("ROLLBACK")
+            thread.join()
+        assert time.monotonic() - started >= 1.0
+    [record] = find_runs(tracking, {"a": "b"})
+    assert record.status == "FINISHED"
+
+
+def test_a_lock_that_is_held_for_ever_ends_a_run_in_one_line_and_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is closed by whoever comes next, as one whose process died."""
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.5)
+    tracking = connect(TrackingConfig(), tmp_path, create=True)
+    started = time.monotonic()
+    with (  # noqa: PT012 - the lock has to outlive the run
+        ExitStack() as stack,
+        pytest.raises(TrackingError, match=r"mlflow.db: another program holds its lock") as caught,
+        start_run(tracking, "locked", "one", {}) as run,
+    ):
+        stack.enter_context(another_program_holds(tmp_path / "mlflow.db"))
+        run.set_tags({"a": "b"})
+    assert time.monotonic() - started < 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_command_that_begins_does_not_wait_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has been done yet that could be lost."""
+    monkeypatch.setattr(connection, "PATIENCE_AT_START_SECONDS", 0.5)
+    connect(TrackingConfig(), tmp_path, create=True)
+    with (
+        another_program_holds(tmp_path / "mlflow.db"),
+        pytest.raises(TrackingError, match="end that one"),
+    ):
+        connect(TrackingConfig(), tmp_path, create=False)
