@@ -16,8 +16,9 @@ import psutil
 
 try:
     import fcntl
+    import resource
 except ImportError:  # pragma: no cover - Windows, where WSL is the way
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -110,6 +111,16 @@ def memory_limit() -> int:
     for file in _limit_files():
         limits += [int(line) for line in _lines(file)[:1] if line.isdecimal()]
     return min(limits)
+
+
+def limit_memory(size: int) -> None:
+    """Let this process have so many bytes of data at most, as far as the system can; less where it has less."""
+    if resource is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _limit_files() -> Iterator[Path]:

@@ -11,6 +11,11 @@ from imgrec.config.architectures import ARCHS, Arch
 from imgrec.config.filters import Filter
 from imgrec.config.section import Fraction, NonNegative, Positive, Section
 
+PLACE = re.compile(
+    r"(\[[\da-fA-F:.]+\]|[^\s/:@\\\[\]]+)(:\d{1,5})?|(s3|gs|az|oss)://[^\s/\\]+|hf://[^\s/\\]+(/[^\s/\\@]+){1,2}"
+)
+"""A host, with or without a port; a bucket; or a repository of Hugging Face."""
+
 
 class DataConfig(Section):
     """Where the pictures come from and how they become arrays of one shape."""
@@ -24,8 +29,8 @@ class DataConfig(Section):
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
     allow_hosts: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Hosts (`images.example.org`, with or without a port) or buckets that rows of a table from a URL may
-    lie on, beside the table's own, and that a web server may redirect to."""
+    """Hosts (`images.example.org`, with or without a port) and buckets (`s3://pictures`) that rows of a table
+    from a URL may lie in, beside the table's own, and that a web server may redirect to."""
     allow_leakage: bool = False
     """Go on though the same picture is in train and in test of the source."""
     near_duplicates: Annotated[int, Field(ge=0, le=8)] = 3
@@ -63,6 +68,26 @@ class DataConfig(Section):
     decode_workers: NonNegative = 0
     """Processes that read and decode files; 0 means one a core. Where all nodes of a cluster decode,
     each core takes part."""
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place in value:
+            if not PLACE.fullmatch(place):
+                msg = (
+                    f"{place!r} is neither a host (images.example.org) nor a bucket (s3://pictures)"
+                )
+                raise ValueError(msg)
+        # Names of hosts are the same in small letters; those of buckets are not.
+        return tuple(place if "://" in place else place.lower() for place in value)
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _known_depth(cls, value: object) -> object:
+        if value not in {"auto", "unit"} and value not in range(8, 33):
+            msg = "write auto, unit, or a number of bits from 8 to 32"
+            raise ValueError(msg)
+        return value
 
     @field_validator("image_size", mode="before")
     @classmethod

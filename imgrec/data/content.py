@@ -1,6 +1,6 @@
 """Where the bytes of a picture are: a small object that travels to the process that decodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ class Content(Protocol):
 class Encoded:
     """The bytes of a file that are in memory already."""
 
-    content: bytes
+    content: bytes = field(repr=False)
 
     def read(self) -> bytes:
         """The bytes."""
@@ -44,7 +44,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Nothing, because of what is known of this picture."""
+    """A picture that cannot be read; `reason` says why."""
 
     reason: str
 

@@ -4,6 +4,7 @@ It returns numpy rather than torch, so that the processes that decode need not i
 """
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,11 +58,16 @@ FORMATS = (
 ANIMATED = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
 # Progressive JPEG files come in passes over the whole picture: usually ten, and a hostile file has thousands.
 MOST_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# The first two bytes of a segment of a JPEG file. Those left out stand inside of scans: a stuffed byte, a
+# restart, or filling.
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 # Greys of more than 8 bits: what cameras and scanners make.
 DEPTHS = (8, 10, 12, 14, 16)
 # Of a picture's values, and of a set's pictures, what may lie above the white that is chosen from them.
 HOT_PIXELS, HOT_PICTURES = 1000, 100
+# Greys of floats: where the brightest are between these, white may be 1, or the largest integer of some bits.
+DOUBTFUL_WHITES = (1.0, 100.0)
 # Of a forward pass: what the cnn takes for so many pixels is about 300 MB.
 MOST_AT_ONCE, PIXELS_AT_ONCE = 512, 1 << 20
 # Large JPEG files are decoded at a fraction of their size, with at least this shorter side.
@@ -223,8 +229,15 @@ def _read_plain_jpeg(content: bytes, max_pixels: int, enough: int) -> Picture | 
 
 
 def _refuse_many_scans(content: bytes) -> None:
-    """Before any is decoded; inside a scan the two bytes cannot stand, elsewhere they hardly ever do."""
-    if content[:2] == b"\xff\xd8" and content.count(START_OF_SCAN) > MOST_SCANS:
+    """Before any is decoded."""
+    if content[:2] != b"\xff\xd8" or content.count(START_OF_SCAN) <= MOST_SCANS:
+        return
+    # The two bytes may stand in metadata too, or in a video that a telephone put behind the picture.
+    position, scans = 2, 0
+    while (found := MARKER.search(content, position)) and found[0] != END_OF_IMAGE:
+        scans += found[0] == START_OF_SCAN
+        position = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2]))
+    if scans > MOST_SCANS:
         msg = f"more than {MOST_SCANS} scans"
         raise DecodeError(msg)
 
@@ -373,14 +386,36 @@ def choose_depth(peaks: npt.NDArray[np.floating[Any]], modes: npt.NDArray[np.str
     deep = np.isin(modes, sorted(DEEP_MODES))
     if not deep.any():
         return FULL_DEPTH
-    ordered = np.sort(peaks[deep])
-    brightest = float(ordered[len(ordered) - 1 - len(ordered) // HOT_PICTURES])
+    brightest = _brightest(peaks[deep])
     if brightest <= 1 and (modes[deep] == "F").all():
         return "unit"
     return next(
         (depth for depth in DEPTHS if brightest <= (1 << depth) - 1),
         min(32, int(brightest).bit_length()),
     )
+
+
+def why_depth_is_doubtful(peaks: npt.NDArray[np.floating[Any]], modes: npt.NDArray[np.str_]) -> str:
+    """Why the depth of a set cannot be told from what its pictures are like; empty if it can.
+
+    Args:
+        peaks: As `choose_depth` takes them.
+        modes: The same.
+    """
+    floats = modes == "F"
+    if not floats.any():
+        return ""
+    if np.isin(modes, sorted(DEEP_MODES - {"F"})).any():
+        return "some greys are floats and some are integers of more than 8 bits; write them in one kind, or "
+    brightest = _brightest(peaks[floats])
+    if DOUBTFUL_WHITES[0] < brightest < DOUBTFUL_WHITES[1]:
+        return f"greys are floats up to {brightest:.3g}, so white may be 1 or more; "
+    return ""
+
+
+def _brightest(peaks: npt.NDArray[np.floating[Any]]) -> float:
+    ordered = np.sort(peaks)
+    return float(ordered[len(ordered) - 1 - len(ordered) // HOT_PICTURES])
 
 
 def _reason(error: Exception) -> str:

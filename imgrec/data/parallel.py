@@ -1,15 +1,14 @@
 """Decoding over all cores, in processes of its own, which may take so much time and memory for a picture.
 
-What a parser of foreign bytes does cannot be known, nor can it be broken off inside. So it runs in a process
-that the system ends: a picture that takes too long, or crashes its decoder, has that as its reason, and
-the others go on. The processes end with whoever started them, by a pipe that closes. They are plain
+A decoder of untrusted bytes may hang or crash, and cannot be interrupted from within its process. So it runs
+in a process that the system ends: a picture that takes too long, or crashes its decoder, has that as its
+reason, and the others go on. The processes end with whoever started them, by a pipe that closes. They are plain
 subprocesses that import neither torch nor the caller's script.
 """
 
 import atexit
 import contextlib
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -25,8 +24,8 @@ from typing import Any, TypeVar
 
 import imgrec
 from imgrec.data.content import Content, Missing, Pixels
-from imgrec.errors import DataError, DecodeError, ImgrecError
-from imgrec.machine import available_cores
+from imgrec.errors import DataError, DecodeError, ImgrecError, StorageError
+from imgrec.machine import available_cores, limit_memory
 
 Result = TypeVar("Result")
 MOST_CHUNK, LEAST_CHUNK = 256, 16
@@ -37,7 +36,12 @@ MOST_SECONDS = 60
 """Of processor time, for one picture: whatever else the machine does."""
 MOST_MEMORY = 4 << 30
 """Bytes that a decoding process may hold."""
-CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+TOO_LARGE = f"takes more than {MOST_MEMORY >> 30} GiB of memory to decode"
+MEMORY_STATUS = 77
+"""A decoding process ends with it where it cannot have the memory that it needs."""
+IDLE_SECONDS = 60
+"""After which a decoding process that nobody asks for anything ends."""
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
 ENTRY = "import sys; from imgrec.data.parallel import serve; serve(*map(int, sys.argv[1:]))"
 
 
@@ -93,7 +97,9 @@ def _in_order(
                 came[start] = len(some), decoder.answer()
             except EOFError:
                 reason = decoder.replace(some)
-                if len(some) > 1:  # one by one, to see which it was
+                if not reason:
+                    chunks.appendleft((start, some))
+                elif len(some) > 1:  # one by one, to see which it was
                     chunks.extendleft((start + n, [one]) for n, one in reversed([*enumerate(some)]))
                 else:
                     chunks.appendleft((start, [Missing(reason)]))
@@ -114,9 +120,10 @@ class _Decoder:
         self.pipe, theirs = Pipe()
         # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
         paths = [str(Path(imgrec.__file__).parents[1]), *filter(None, sys.path)]
+        numbers = (theirs.fileno(), MOST_SECONDS, IDLE_SECONDS)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, "-P", "-c", ENTRY, str(theirs.fileno()), str(MOST_SECONDS)],
+                [sys.executable, "-P", "-c", ENTRY, *map(str, numbers)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
@@ -149,22 +156,32 @@ class _Decoder:
         """
         try:
             found, error = self.pipe.recv()
-        except ConnectionResetError as gone:
+        except OSError as gone:  # it ended while it was writing
             raise EOFError from gone
         if error is not None:
             raise error
         return found
 
     def replace(self, contents: Sequence[Content]) -> str:
-        """Another process in place of one that has ended; what that says of the contents.
+        """Another process in place of one that has ended; what that says of the contents, if anything.
 
         Raises:
-            DataError: it says nothing of them.
+            DataError, StorageError: it says nothing of them.
         """
         self.pipe.close()
         status = self._process.wait()
+        if status and isinstance(contents[0], Missing):
+            msg = f"a decoding process ends without work (status {status})"
+            raise RuntimeError(msg)
+        fault = ""
         if -status == signal.SIGPROF:
             fault = f"takes more than {MOST_SECONDS} s to decode"
+        elif status == MEMORY_STATUS:
+            fault = TOO_LARGE
+        elif -status == signal.SIGBUS:
+            # No file of pictures is mapped here, but that of the store is.
+            msg = "a file of the store could not be written to: its disk is full, or went away"
+            raise StorageError(msg)
         elif -status in CRASHES:
             fault = "crashes its decoder"
         elif -status == signal.SIGKILL:
@@ -173,11 +190,15 @@ class _Decoder:
                 f"data.decode_workers to fewer processes"
             )
             raise DataError(msg)
-        else:
+        elif status:  # 0: it had waited too long just when it was asked
             msg = f"a decoding process ended with status {status}"
             raise RuntimeError(msg)
         self._start()
         return fault
+
+    def is_alive(self) -> bool:
+        """Whether its process is."""
+        return self._process.poll() is None
 
     def end(self) -> None:
         """Now, whatever it is at."""
@@ -198,6 +219,12 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
     """So many for the length of the block; those that are idle at its end stay for the next."""
     with _LOCK:
         taken = [_IDLE.pop() for _ in range(min(count, len(_IDLE)))]
+    for decoder in taken:
+        if (
+            not decoder.is_alive()
+        ):  # somebody ended it meanwhile, which says nothing of what is to come
+            decoder.end()
+    taken = [decoder for decoder in taken if decoder.is_alive()]
     try:
         taken += [_Decoder() for _ in range(count - len(taken))]
         yield taken
@@ -207,7 +234,10 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
             decoder.end()
         raise
     with _LOCK:
-        _IDLE.extend(taken)
+        room = max(0, available_cores() - len(_IDLE))
+        _IDLE.extend(taken[:room])
+    for decoder in taken[room:]:
+        decoder.end()
 
 
 @atexit.register
@@ -218,33 +248,38 @@ def end_decoders() -> None:
             _IDLE.pop().end()
 
 
-def serve(file: int, most_seconds: int) -> None:
+def serve(file: int, most_seconds: int, idle_seconds: int) -> None:
     """What a decoding process does: chunk after chunk, until nobody is there to ask.
 
     Args:
         file: Its end of a pipe.
         most_seconds: Of processor time, for one picture.
+        idle_seconds: After so many without a chunk it ends.
     """
     _SERVING.append(most_seconds)
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, resource.RLIM_INFINITY))
+    limit_memory(MOST_MEMORY)
     threading.Thread(target=_end_with, args=(file,), daemon=True).start()
     with Connection(file) as pipe:
-        while True:
+        while pipe.poll(idle_seconds):
             try:
                 function, start, contents, args = pipe.recv()
-            except EOFError:
+                pipe.send(_answer_to(function, start, contents, args))
+            except (EOFError, OSError):
                 return
-            answer: tuple[Any, Exception | None]
-            try:
-                answer = function(start, contents, *args), None
-            except ImgrecError as error:
-                answer = None, error
-            except Exception:
-                answer = None, RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
-            try:
-                pipe.send(answer)
-            except (BrokenPipeError, ConnectionResetError):
-                return
+            except MemoryError:
+                os._exit(MEMORY_STATUS)
+
+
+def _answer_to(function: Callable[..., Any], *args: Any) -> tuple[Any, Exception | None]:
+    start, contents, others = args
+    try:
+        return function(start, contents, *others), None
+    except ImgrecError as error:
+        return None, error
+    except MemoryError:
+        raise
+    except Exception:
+        return None, RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
 
 
 def _end_with(file: int) -> None:
@@ -270,7 +305,6 @@ def within_limits() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        msg = f"takes more than {MOST_MEMORY >> 30} GiB of memory to decode"
-        raise DecodeError(msg) from error
+        raise DecodeError(TOO_LARGE) from error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

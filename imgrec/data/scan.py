@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from imgrec.config import DataConfig
 from imgrec.data.content import Content, Missing
-from imgrec.data.decode import Depth, ImageShape, choose_depth
+from imgrec.data.decode import Depth, ImageShape, choose_depth, why_depth_is_doubtful
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looked, Looks, look_at, only_write, peek
@@ -286,7 +286,12 @@ def _with_depth(config: DataConfig, depth: Depth) -> DataConfig:
 
 
 def _depth_of(looks: Looks, config: DataConfig) -> Depth:
-    return choose_depth(looks["peak"], looks["mode"]) if config.depth == "auto" else config.depth
+    if config.depth != "auto":
+        return config.depth
+    if doubt := why_depth_is_doubtful(looks["peak"], looks["mode"]):
+        msg = f"{config.source}: {doubt}set data.depth to unit, or to the number of bits that are used"
+        raise DataError(msg)
+    return choose_depth(looks["peak"], looks["mode"])
 
 
 def _shape_of(looks: Looks, config: DataConfig) -> ImageShape:

@@ -52,6 +52,20 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server.stop()
 
 
+def test_an_empty_object_goes_to_quarantine(bucket: Path, tmp_path: Path) -> None:
+    """Of nothing S3 has no part to give; that must not end the scan."""
+    import s3fs
+
+    table = bucket / "as_csv" / "table.csv"
+    text = table.read_text(encoding="utf-8").replace("photos/", "s3://pictures/as_csv/photos/")
+    s3fs.S3FileSystem().pipe_file("pictures/nothing/empty.png", b"")
+    here = tmp_path / "table.csv"
+    here.write_text(text + "s3://pictures/nothing/empty.png,left,train\n", encoding="utf-8")
+    (rejected,) = stored(str(here), tmp_path).rejected()
+
+    assert rejected.reason == "empty file"
+
+
 @pytest.mark.parametrize(
     "url",
     [

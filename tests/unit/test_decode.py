@@ -23,6 +23,7 @@ from imgrec.data.decode import (
     encode_png,
     read_header,
     read_picture,
+    why_depth_is_doubtful,
 )
 from imgrec.errors import DecodeError
 
@@ -410,6 +411,22 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
         read_picture(many_scans(MOST_SCANS), max_pixels=MAX_PIXELS)
 
 
+@pytest.mark.parametrize("where", ["behind", "inside"])
+def test_what_looks_like_a_scan_elsewhere_is_none(where: str) -> None:
+    """In the video that a telephone puts behind its photo, or in a preview within the metadata."""
+    good = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG", progressive=True)
+    noise = b"\xff\xda" * (MOST_SCANS + 1)
+    if where == "behind":
+        content = good + noise
+    else:
+        content = good[:2] + b"\xff\xee" + (len(noise) + 2).to_bytes(2) + noise + good[2:]
+
+    assert (
+        read_picture(content, max_pixels=MAX_PIXELS).pixels
+        == read_picture(good, max_pixels=MAX_PIXELS).pixels
+    ).all()
+
+
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in SEEDS}))
 def test_whatever_damage_pillow_notices_is_noticed(kind: str) -> None:
     """A first load's error that is passed over would leave half a picture, which a second load calls whole.
@@ -478,6 +495,25 @@ def test_a_hot_pixel_changes_no_other(dtype: Any, usual: float, hot: float) -> N
 
     assert plain[4, 4] == other[4, 4] == round(255 * usual if usual < 1 else usual)
     assert other[0, 0] == 255
+
+
+@pytest.mark.parametrize(
+    ("peaks", "modes", "reason"),
+    [
+        ([1.02, 0.9], ["F", "F"], "floats up to 1.02"),
+        ([0.9, 4000], ["F", "I;16"], "some greys are floats and some are integers"),
+        ([1.0, 0.3], ["F", "F"], ""),
+        ([255.0, 200.0], ["F", "F"], ""),
+        ([4000, 0], ["I;16", "RGB"], ""),
+    ],
+)
+def test_floats_whose_white_cannot_be_told_are_refused(
+    peaks: list[float], modes: list[str], reason: str
+) -> None:
+    """To take 1.02 for the brightest of eight bits would make all of them black."""
+    found = why_depth_is_doubtful(np.array(peaks), np.array(modes))
+    assert bool(found) == bool(reason)
+    assert reason in found
 
 
 def test_a_set_without_deep_greys_takes_later_ones_by_their_full_depth() -> None:

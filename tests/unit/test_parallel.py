@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -47,6 +48,8 @@ def decode(start: int, contents: Sequence[Content]) -> list[tuple[int, str]]:
                     np.ones(1 << 40, dtype=np.uint8)
                 if kind == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "many":
+                    return [(start, "x" * (64 << 20))]
                 if kind == "bug":
                     msg = "a bug of ours"
                     raise ValueError(msg)
@@ -124,6 +127,52 @@ def test_a_process_that_the_system_ends_is_no_fault_of_the_picture() -> None:
     """On a machine with more memory it would be read: to leave it out would be another data set."""
     with pytest.raises(DataError, match=r"out of memory; set data\.decode_workers"):
         list(map_in_chunks(decode, [Bytes("killed")], workers=1))
+
+
+def test_a_process_that_dies_while_it_answers_says_nothing_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half an answer is none."""
+    found = map_in_chunks(decode, [Bytes("many")], workers=1)
+    given = parallel._Decoder.give
+
+    def give_and_kill(self: Any, *args: Any) -> None:
+        given(self, *args)
+        self.pipe.poll(30)
+        self._process.kill()
+
+    monkeypatch.setattr(parallel._Decoder, "give", give_and_kill)
+    with pytest.raises(DataError, match="out of memory"):
+        list(found)
+
+
+@pytest.mark.parametrize("how", ["killed", "waited too long"])
+def test_processes_that_ended_while_they_waited_are_replaced(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was lost with them."""
+    monkeypatch.setattr(parallel, "IDLE_SECONDS", 1 if how == "waited too long" else 60)
+    (first,) = map_in_chunks(number_of_process, [Bytes("good")], workers=1)
+    if how == "killed":
+        psutil.Process(first).kill()
+    psutil.wait_procs(
+        [child for child in psutil.Process().children() if child.pid == first], timeout=10
+    )
+    (second,) = map_in_chunks(number_of_process, [Bytes("good")], workers=1)
+
+    assert first != second
+
+
+def number_of_process(_start: int, _contents: Sequence[Content]) -> int:
+    """The process's."""
+    return os.getpid()
+
+
+def test_a_decoder_that_cannot_even_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start it again and again would never end."""
+    monkeypatch.setattr(parallel, "ENTRY", "import os; os.abort()")
+    with pytest.raises(RuntimeError, match="ends without work"):
+        list(map_in_chunks(decode, [Bytes("good")], workers=1))
 
 
 def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture() -> None:

@@ -21,8 +21,10 @@ from pyarrow import parquet
 
 from imgrec.config import DataConfig
 from imgrec.data.sources import list_samples, open_source, sample
+from imgrec.data.sources import parquet as parquet_of
 from imgrec.data.sources import web as web_of
 from imgrec.data.sources.sample import Remote, Sample
+from imgrec.data.sources.web import checked, own_places
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import DataError, DecodeError
 from tests.conftest import no_progress, picture
@@ -237,6 +239,11 @@ class _Asked(_Quiet):
             with contextlib.suppress(OSError):
                 while True:
                     self.wfile.write(b"x" * (1 << 20))
+        if self.path.startswith("/dripping"):
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
         if self.path.startswith("/slow"):
             self.send_response(200)
             self.send_header("Content-Length", "1000000")
@@ -285,6 +292,13 @@ ROWS = {
     "http://{inside}/secret.png": "which data.allow_hosts does not name",
     "memory://x/y.png": "begins with memory:// is not read",
     "away.png": "which data.allow_hosts does not name",
+    # What one reader of addresses takes for the host is to another a user's name.
+    "http://{inside}\\@{outside}/secret.png": "is no address that can be read",
+    "http://{outside}@{inside}/secret.png": "a user's name in it",
+    "http://{inside}/ secret.png": "is no address that can be read",
+    "http://127.0.0.1:99999/secret.png": "is no address that can be read",
+    "http://[::1/secret.png": "is no address that can be read",
+    "s3://{outside}/secret.png": "which data.allow_hosts does not name",
 }
 
 
@@ -298,7 +312,8 @@ def test_rows_of_a_table_from_elsewhere_read_nothing_of_here(
     private.write_bytes(png(1, 999))
     name = Path(as_csv(folder)).name
     with (folder / name).open("a", encoding="utf-8") as file:
-        file.write(row.format(private=private, inside=inside[1]) + ",left,train\n")
+        outer = address.removeprefix("http://")
+        file.write(row.format(private=private, inside=inside[1], outside=outer) + ",left,train\n")
     store = stored(f"{address}/{name}", tmp_path)
     (rejected,) = store.rejected()
 
@@ -342,6 +357,66 @@ def test_an_answer_without_end_is_not_read_to_its_end(
         Remote(f"{outside[1]}/endless.png").read()
     with pytest.raises(DataError, match="not read to its end in 1 s"):
         Remote(f"{outside[1]}/slow.png").read()
+    monkeypatch.setattr(web_of, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(sample, "TRIES", 1)
+    started = time.monotonic()
+    with pytest.raises(DataError, match="cannot be fetched"):
+        Remote(f"{outside[1]}/dripping.png").read()
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "own"),
+    [
+        ("http://Images.example.org/a.png", "images.example.org", True),
+        ("HTTPS://images.example.org/a.png", "images.example.org:443", True),
+        ("http://images.example.org:8080/a.png", "images.example.org", True),
+        ("http://images.example.org:8080/a.png", "images.example.org:80", False),
+        ("http://[2001:db8::1]:8080/a.png", "[2001:db8::1]", True),
+        ("http://[2001:db8::1:8080]/a.png", "[2001:db8::1]", False),
+        ("s3a://vault/a.png", "s3://vault", True),
+        ("http://vault/a.png", "s3://vault", False),
+        ("s3://vault/a.png", "vault", False),
+        ("hf://datasets/me/pets@main/a.png", "hf://datasets/me/pets", True),
+        ("hf://datasets/me/pets/a.png", "hf://datasets/you/pets", False),
+    ],
+)
+def test_a_place_is_a_host_with_its_port_or_a_bucket_of_its_kind(
+    url: str, place: str, own: bool
+) -> None:
+    """A bucket called as a host inside the network, or another address of IPv6, is another place."""
+    if own:
+        assert checked(url, frozenset({place})).lower() == url.lower()
+        assert checked(url, own_places(url))
+    else:
+        with pytest.raises(DecodeError, match=r"data\.allow_hosts does not name"):
+            checked(url, frozenset({place}))
+
+
+def test_of_remote_pictures_few_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of hundreds of large ones would fill it."""
+    read: list[str] = []
+    monkeypatch.setattr(Remote, "_content", lambda self: read.append(self.url) or b"x")
+    found = sample.read_all([Remote(f"http://a/{number}") for number in range(256)])
+
+    assert next(found) == b"x"
+    assert len(read) <= sample.FETCHED_AT_ONCE + 1
+    assert len(list(found)) == 255
+
+
+def test_rows_of_a_large_group_are_read_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pandas writes up to a million rows as one group; forwards or not, each row is its own."""
+    monkeypatch.setattr(parquet_of, "ROWS_AT_ONCE", 3)
+    rows = [{"image": {"bytes": b"%d" % row if row != 5 else None}} for row in range(20)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    cells = [parquet_of.Cell(tmp_path / "a.parquet", 0, row, "image") for row in range(20)]
+
+    for row in (0, 1, 4, 19, 2, 2, 18):
+        assert cells[row].read() == b"%d" % row
+    with pytest.raises(DecodeError, match="holds no bytes"):
+        cells[5].read()
 
 
 def test_a_file_that_cannot_be_fetched_goes_to_quarantine(

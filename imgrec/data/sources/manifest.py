@@ -10,8 +10,8 @@ from imgrec.data.content import Content, Missing
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.remote import identity_of
 from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
-from imgrec.data.sources.web import host_of, why_not
-from imgrec.errors import DataError, reason_of
+from imgrec.data.sources.web import checked, own_places
+from imgrec.errors import DataError, DecodeError, reason_of
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
 LABEL_COLUMNS = ("label", "class")
@@ -67,9 +67,12 @@ class Manifest:
         allowed = frozenset(self.allow_hosts)
         if "://" not in path:
             return Remote(f"{self.base}/{path}", allowed)
-        own = host_of(self.base if "://" in self.base else path)
-        reason = why_not(path, allowed | {own})
-        return Missing(reason) if reason else Remote(path, allowed)
+        # Who has a table on this machine may name any place.
+        within = allowed | own_places(self.base) if "://" in self.base else None
+        try:
+            return Remote(checked(path, within), allowed)
+        except DecodeError as error:
+            return Missing(str(error))
 
 
 def split_of(name: str, where: Path, row: int) -> Split | None:

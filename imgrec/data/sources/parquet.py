@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
+
+ROWS_AT_ONCE, BUFFER_BYTES = 64, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +28,48 @@ class Cell:
     column: str
 
     def read(self) -> bytes:
-        """The cell's bytes. Rows are read by the group, so to go on in the same one costs nothing."""
-        content = _group(self.path, self.group, self.column)[self.row]["bytes"].as_py()
+        """The cell's bytes. To go on in the same group of rows costs nothing."""
+        content: bytes | None = _rows(self.path, self.group, self.column).cell(self.row)
         if content is None:
             msg = "the row holds no bytes"
             raise DecodeError(msg)
         return content
 
 
-@lru_cache(maxsize=1)
-def _group(path: Path, group: int, column: str) -> Any:
-    from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+class _Rows:
+    """A column of a group of rows, read forwards, some rows at a time: a whole group may hold gigabytes."""
 
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.read_row_group(group, columns=[column]).column(0)
-    except (OSError, ArrowException) as error:
-        msg = f"cannot be read: {reason_of(error)}"
-        raise DecodeError(msg) from error
+    def __init__(self, path: Path, group: int, column: str) -> None:
+        from pyarrow import parquet  # noqa: PLC0415 - not for other sources
+
+        self._open = partial(parquet.ParquetFile, path, buffer_size=BUFFER_BYTES)
+        self._wanted = {"batch_size": ROWS_AT_ONCE, "row_groups": [group], "columns": [column]}
+        self._batches: Iterator[Any] = iter(())
+        self._first, self._batch = 0, list[Any]()
+
+    def cell(self, row: int) -> bytes | None:
+        from pyarrow import ArrowException  # noqa: PLC0415
+
+        try:
+            if row < self._first or not self._batch:
+                self._batches, self._first, self._batch = self._from_the_start(), 0, []
+            while row >= self._first + len(self._batch):
+                self._first += len(self._batch)
+                self._batch = next(self._batches).column(0)
+            content: bytes | None = self._batch[row - self._first]["bytes"].as_py()
+        except MemoryError:
+            raise
+        except (OSError, ArrowException) as error:
+            msg = f"cannot be read: {reason_of(error)}"
+            raise DecodeError(msg) from error
+        return content
+
+    def _from_the_start(self) -> Iterator[Any]:
+        with self._open() as file:
+            yield from file.iter_batches(**self._wanted)
+
+
+_rows = lru_cache(maxsize=1)(_Rows)
 
 
 @dataclass(frozen=True)

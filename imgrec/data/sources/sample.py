@@ -4,8 +4,9 @@ import os
 import re
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -130,7 +131,7 @@ class Remote:
 
     Attributes:
         url: Of a host that may be asked.
-        allowed: Hosts, beside its own, that it may be redirected to.
+        allowed: Places, beside its own, that it may be redirected to.
     """
 
     url: str
@@ -149,7 +150,7 @@ class Remote:
             except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                 msg = f"cannot be fetched: {type(error).__name__}"
                 raise DecodeError(msg) from error
-            except (DecodeError, DataError):
+            except (DecodeError, DataError, MemoryError):
                 raise
             except Exception as error:  # each storage has its own
                 if tries == TRIES:
@@ -165,8 +166,14 @@ class Remote:
         if self.url.startswith(("http://", "https://")):
             return read_http(self.url, self.allowed, MOST_BYTES)
         filesystem, path = filesystem_of(self.url)
-        # One byte more than allowed, so that a larger one is seen and not taken into memory.
-        content: bytes = filesystem.cat_file(path, start=0, end=MOST_BYTES + 1)
+        try:
+            # One byte more than allowed, so that a larger one is seen and not taken into memory.
+            content: bytes = filesystem.cat_file(path, start=0, end=MOST_BYTES + 1)
+        except Exception:
+            # Of nothing, some storages have no part to give.
+            if filesystem.size(path) == 0:
+                return b""
+            raise
         return content
 
 
@@ -179,10 +186,21 @@ def read_all(contents: Sequence[Content]) -> Iterator[Read]:
     Those behind URLs are fetched side by side.
     """
     if any(isinstance(content, Remote) for content in contents):
-        with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-            yield from pool.map(_read, contents)
+        yield from _fetched(contents)
     else:
         yield from map(_read, contents)
+
+
+def _fetched(contents: Sequence[Content]) -> Iterator[Read]:
+    """No more than FETCHED_AT_ONCE of them are in memory."""
+    ahead: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        for content in contents:
+            if len(ahead) == FETCHED_AT_ONCE:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(_read, content))
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _read(content: Content) -> Read:
@@ -197,12 +215,12 @@ def filesystem_of(url: str, allowed: frozenset[str] = frozenset()) -> tuple[Any,
 
     Args:
         url: Of any of SCHEMES.
-        allowed: Hosts, beside its own, that it may be redirected to.
+        allowed: Places, beside its own, that it may be redirected to.
 
     Raises:
         DataError: its kind is not known, or needs a package that is not there.
     """
-    protocol = url.partition("://")[0]
+    protocol = url.partition("://")[0].lower()
     filesystem = _filesystem(protocol, allowed)
     return filesystem, filesystem._strip_protocol(url)  # noqa: SLF001 - fsspec has no other
 

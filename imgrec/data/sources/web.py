@@ -5,14 +5,22 @@ network, and a server may send the reader on to one. So every address, the first
 redirected to, must be on a host that was allowed.
 """
 
+import re
+import socket
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.util import parse_url
 
 from imgrec.errors import DataError, DecodeError, reason_of
 
@@ -21,35 +29,79 @@ SCHEMES = HTTP | {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss",
 """What an address may begin with. Not local files, nor whatever else a library of addresses can open."""
 MOST_REDIRECTS = 5
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
-MOST_SECONDS = 300
-"""For one picture, however slowly it comes."""
+HEADER_SECONDS = 60
+MOST_SECONDS, LEAST_RATE = 300, 4096
+"""A picture may take so long; and longer, where that many bytes a second have come of it."""
 AT_ONCE = 1 << 16
 DEFAULT_PORTS = {"http": 80, "https": 443}
+KINDS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
+"""Other names of the same kinds of stores."""
+HUGGING_FACE_KINDS = frozenset({"buckets", "datasets", "models", "spaces"})
+NOT_IN_ADDRESSES = re.compile(r"[\x00-\x20\x7f\\]")
 GONE = frozenset({400, 401, 403, 404, 405, 410, 451})
 
 
-def host_of(url: str) -> str:
-    """Host and port of an address, or the bucket: what `data.allow_hosts` names."""
-    parts = urlsplit(url)
-    host = (parts.hostname or parts.netloc).lower()
-    port = parts.port if parts.scheme in HTTP else None
-    return host if port in {None, DEFAULT_PORTS.get(parts.scheme)} else f"{host}:{port}"
+def own_places(url: str) -> frozenset[str]:
+    """The place that an address lies in, as `data.allow_hosts` names places.
 
+    A host with its port; of a store of objects its bucket, with the kind of store before it; of Hugging
+    Face a repository. http and https on their usual ports are one place.
 
-def why_not(url: str, allowed: Iterable[str]) -> str:
-    """Why an address may not be read where only these hosts may; empty if it may.
-
-    A host without a port allows all of its ports.
+    Raises:
+        DecodeError: it is no address, or of a kind that is not read.
     """
-    try:
-        scheme, host = urlsplit(url).scheme.lower(), host_of(url)
-    except ValueError as error:
-        return f"no address ({error})"
+    scheme, host, port = _parsed(url)
+    if scheme not in HTTP:
+        return frozenset({host})
+    usual = DEFAULT_PORTS.values()
+    return frozenset(f"{host}:{one}" for one in (usual if port in usual else [port]))
+
+
+def checked(url: str, allowed: frozenset[str] | None) -> str:
+    """An address in the form in which it can be read, if it may be.
+
+    Args:
+        url: What a table, or a server, says.
+        allowed: Places that it may lie in; a host without a port allows all of its ports. None: all.
+
+    Raises:
+        DecodeError: why it may not be read.
+    """
+    scheme, host, _ = _parsed(url)
+    if allowed is not None and not ({host} | own_places(url)) & allowed:
+        msg = f"lies on {host}, which data.allow_hosts does not name"
+        raise DecodeError(msg)
+    return scheme + url[len(scheme) :]
+
+
+def _parsed(url: str) -> tuple[str, str, int]:
+    """Scheme, host or bucket, and port (0 for a bucket), as the libraries that fetch understand them.
+
+    Readers of addresses differ in what they take for the host of one with a backslash or a user's name in
+    it; such ones are not read.
+    """
+    scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
-        return f"an address that begins with {scheme}:// is not read"
-    if {host, host.rpartition(":")[0] or host} & set(allowed):
-        return ""
-    return f"lies on {host}, which data.allow_hosts does not name"
+        msg = f"an address that begins with {scheme[:20]}:// is not read"
+        raise DecodeError(msg)
+    try:
+        if NOT_IN_ADDRESSES.search(url):
+            msg = "a space, a backslash or a control character in it"
+            raise ValueError(msg)  # noqa: TRY301 - one message for all that is wrong with it
+        if scheme in HTTP:
+            found = parse_url(url)
+            if found.auth is not None or not found.host:
+                msg = "a user's name in it" if found.host else "no host in it"
+                raise ValueError(msg)  # noqa: TRY301
+            return scheme, found.host.lower(), found.port or DEFAULT_PORTS[scheme]
+    except (ValueError, LocationValueError) as error:
+        msg = f"{url[:200]!r} is no address that can be read ({reason_of(error)})"
+        raise DecodeError(msg) from error
+    kind, parts = KINDS.get(scheme, scheme), url.partition("://")[2].split("/")
+    if kind != "hf":
+        return scheme, f"{kind}://{parts[0]}", 0
+    count = 3 if parts[0] in HUGGING_FACE_KINDS else 2
+    return scheme, f"hf://{'/'.join(parts[:count]).partition('@')[0]}", 0
 
 
 def read_http(url: str, allowed: frozenset[str], most_bytes: int) -> bytes:
@@ -57,7 +109,7 @@ def read_http(url: str, allowed: frozenset[str], most_bytes: int) -> bytes:
 
     Args:
         url: Begins with http:// or https://.
-        allowed: Hosts, beside its own, that it may lie on or be redirected to.
+        allowed: Places, beside its own, that it may be redirected to.
         most_bytes: A larger one is not read to its end.
 
     Raises:
@@ -65,16 +117,17 @@ def read_http(url: str, allowed: frozenset[str], most_bytes: int) -> bytes:
         DataError: it comes too slowly.
         requests.RequestException, urllib3.exceptions.HTTPError: the server does not answer.
     """
-    content, deadline = bytearray(), time.monotonic() + MOST_SECONDS
-    with _answer(url, allowed | {host_of(url)}) as answer:
+    content, started = bytearray(), time.monotonic()
+    with _answer(url, allowed | own_places(url)) as answer:
         while some := answer.raw.read1(AT_ONCE, decode_content=True):
             content += some
             if len(content) > most_bytes:
                 msg = f"more than {most_bytes >> 20} MiB"
                 raise DecodeError(msg)
-            if time.monotonic() > deadline:
+            seconds = time.monotonic() - started
+            if seconds > MOST_SECONDS + len(content) / LEAST_RATE:
                 msg = (
-                    f"{url}: not read to its end in {MOST_SECONDS} s; try again, or take it out of the "
+                    f"{url}: not read to its end in {seconds:.0f} s; try again, or take it out of the "
                     f"data"
                 )
                 raise DataError(msg)
@@ -87,26 +140,71 @@ def _answer(url: str, allowed: frozenset[str]) -> requests.Response:
         answer = _session().get(
             url, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
         )
+        if answer.status_code == HTTPStatus.OK:
+            return answer
+        answer.close()
         if not answer.is_redirect:
-            if answer.status_code in GONE:
-                answer.close()
+            if answer.status_code in GONE or answer.status_code < HTTPStatus.BAD_REQUEST:
                 msg = f"cannot be fetched: HTTP {answer.status_code}"
                 raise DecodeError(msg)
             answer.raise_for_status()
-            return answer
-        target = urljoin(url, answer.headers["Location"])
-        answer.close()
-        refuse_redirect(target, allowed)
-        url = target
+        url = redirected(url, answer.headers["Location"], allowed)
     msg = f"cannot be fetched: redirected more than {MOST_REDIRECTS} times"
     raise DecodeError(msg)
 
 
-def refuse_redirect(target: str, allowed: Iterable[str]) -> None:
-    """Raise DecodeError where an answer leads to an address that may not be read."""
-    if urlsplit(target).scheme not in HTTP or (reason := why_not(target, allowed)):
-        msg = f"redirected to what {reason or 'is no web address'}"
+def redirected(url: str, target: str, allowed: frozenset[str]) -> str:
+    """The address that an answer leads to.
+
+    Raises:
+        DecodeError: it may not be read.
+    """
+    try:
+        target = checked(urljoin(url, target), allowed)
+    except (DecodeError, ValueError) as error:
+        msg = f"redirected to what {error}"
+        raise DecodeError(msg) from None
+    if not target.startswith(("http://", "https://")):
+        msg = "redirected to what is no web address"
         raise DecodeError(msg)
+    return target
+
+
+class _Timely:
+    """Of a connection: its answer's first lines come in time, or never."""
+
+    sock: Any
+
+    def getresponse(self) -> Any:
+        # The time limit of a socket counts from its last byte, so that a byte now and then would do.
+        timer = threading.Timer(HEADER_SECONDS, self._hang_up, (self.sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _hang_up(sock: Any) -> None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_Timely, HTTPConnection):
+    pass
+
+
+class _Https(_Timely, HTTPSConnection):
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
 
 
 @cache
@@ -114,6 +212,7 @@ def _session() -> requests.Session:
     """Keeps connections for all threads; the pool behind it is safe for them."""
     session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=64)
+    adapter.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
@@ -124,8 +223,8 @@ def http_options(allowed: frozenset[str]) -> dict[str, Any]:
     import aiohttp  # noqa: PLC0415 - only for what is not on this machine
 
     async def check(_session: Any, _context: Any, found: Any) -> None:
-        target = urljoin(str(found.url), found.response.headers.get("Location", ""))
-        refuse_redirect(target, allowed | {host_of(str(found.url))})
+        url = str(found.url)
+        redirected(url, found.response.headers.get("Location", ""), allowed | own_places(url))
 
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(check)
