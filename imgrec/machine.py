@@ -4,6 +4,7 @@ Cores, processors and cards, room on a disk, locks, births of processes, memory 
 """
 
 import contextlib
+import errno
 import os
 import platform
 import subprocess
@@ -31,6 +32,8 @@ KILL_COUNTERS = tuple(
     )
 )
 LOCK_POLL_SECONDS = 0.05
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF})
+"""What file systems say that have no locks, or none without a right to write."""
 AMPERE = 8.0
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """For bf16; of those that a processor has the first counts."""
@@ -64,26 +67,38 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock that a file stands for; the system frees it when its process ends.
 
     Args:
-        path: Made if need be.
+        path: Made if need be. Where its file system has no locks, nobody is kept out.
         wait: Until whoever holds it lets go; else say False inside, where somebody does.
 
     Raises:
         OSError: the file cannot be made.
     """
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        number = os.open(path, os.O_RDONLY)  # another user's, who let us read it
+    with os.fdopen(number, "rb") as file:
         taken = _take(file.fileno(), wait=wait)
         try:
             yield taken
         finally:
             if taken and fcntl:
-                fcntl.flock(file, fcntl.LOCK_UN)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _take(file: int, *, wait: bool) -> bool:
     """By trying again and again, so that Ctrl-C and SIGTERM are answered at once."""
     while fcntl:
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return True
+            raise
+        else:
             return True
         if not wait:
             return False

@@ -18,9 +18,10 @@ from typing import Any, Literal
 from imgrec.config import Arch, Config
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.liveness import heartbeat, is_at_work, one_at_a_time, owner_tags, refuse_alive
+from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
 from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
+from imgrec.tracking.turns import one_at_a_time
 from imgrec.training.learner import FitJob
 from imgrec.training.loop import JUDGED_BY
 from pipelines.prepare import Prepared

@@ -152,7 +152,9 @@ def _session_folder() -> Iterator[Path]:
                     if abandoned:
                         shutil.rmtree(lock.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=above))
-    with locked(folder / "lock"):
+    with locked(folder / "locking"):
+        # Only now others see it as a lock, and it is held.
+        (folder / "locking").rename(folder / "lock")
         try:
             yield folder
         finally:
@@ -190,9 +192,11 @@ def _provide_token(log_file: Path) -> None:
     except RuntimeError:
         pass  # a user without a home
     token = log_file.with_name(".ray_token")
-    if not token.exists():
-        with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    with locked(token.with_name(".ray_token.lock")):
+        if not token.exists() or not token.stat().st_size:
+            file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(file, "w") as opened:
+                opened.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 

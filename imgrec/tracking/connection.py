@@ -27,8 +27,9 @@ from imgrec.tracking.place import (
     ARTIFACTS,
     SQLITE,
     follow_move,
+    is_half_made,
     make_database,
-    set_aside_if_half_made,
+    set_aside,
 )
 
 # Without it the MLflow UI opens an experiment in its view for chat models.
@@ -160,9 +161,11 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     artifacts = (storage / ARTIFACTS).as_uri() if local else ""
     try:
         with _alone(uri):
+            note = ""
             if local:
-                _wait_for_lock(Path(uri.removeprefix(SQLITE)), PATIENCE_AT_START_SECONDS)
-            note = _open_file(Path(uri.removeprefix(SQLITE)), storage) if local else ""
+                file = Path(uri.removeprefix(SQLITE))
+                _wait_for_lock(file, PATIENCE_AT_START_SECONDS)
+                note = _open_file(file, storage, create=create)
             client = MlflowClient(uri, registry)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -171,10 +174,14 @@ def connect(config: TrackingConfig, storage: Path, *, create: bool) -> Tracking:
     return Tracking(uri, registry, client, artifacts, note)
 
 
-def _open_file(file: Path, storage: Path) -> str:
+def _open_file(file: Path, storage: Path, *, create: bool) -> str:
     """See to it that an SQLite file is there, whole, and knows where its artifacts are; what was done."""
     note = ""
-    if file.exists() and set_aside_if_half_made(file):
+    if file.exists() and is_half_made(file):
+        if not create:
+            msg = f"{file}: is half made, by a process that was killed; imgrec run makes it anew"
+            raise TrackingError(msg)
+        set_aside(file)
         note = f"{file}: was half made, by a run that was killed; a new one is made"
     if not file.exists():
         make_database(file)

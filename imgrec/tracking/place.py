@@ -18,12 +18,15 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.store.db.utils import _get_latest_schema_revision
+from mlflow.store.tracking.dbmodels.models import Base
 
 from imgrec.errors import TrackingError
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "artifacts"
 NOTE = "place.json"
+# MLflow takes a second to make its database, and writes to it all the time.
+QUIET_SECONDS, MOST_MAKING_SECONDS = 3.0, 30.0
 # Of MLflow's schema, with the columns that hold addresses.
 KNOWN_REVISIONS = frozenset({"dc11669786a5"})
 ADDRESSES = (
@@ -57,33 +60,49 @@ def make_database(file: Path) -> None:
     note_place(file)
 
 
-def set_aside_if_half_made(file: Path) -> bool:
-    """Move away what a killed process has left of a database, if it holds no run yet.
+def is_half_made(file: Path) -> bool:
+    """Whether a process that was killed has left this of a database, which holds nothing yet.
 
     To be asked before MLflow is, which would go on with what there is, and mark it as whole.
 
-    Returns:
-        Whether it was one, so that a new one can be made.
+    Raises:
+        TrackingError: it is the database of another program.
     """
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
-            tables = {
-                name
-                for (name,) in database.execute(
-                    "SELECT name FROM sqlite_master WHERE type = 'table'"
-                )
-            }
-            if "runs" in tables and database.execute("SELECT 1 FROM runs LIMIT 1").fetchone():
-                return False
-            found = None
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in rows}
+            version = None
             if "alembic_version" in tables:
-                found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+                version = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            elif foreign := sorted(tables - Base.metadata.tables.keys()):
+                msg = f"{file}: is the database of another program (it holds {foreign[0]}); name another file"
+                raise TrackingError(msg)
+            # MLflow makes its default experiment last.
+            used = (
+                "experiments" in tables
+                and database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone()
+            )
     except sqlite3.DatabaseError:
         return False  # locked, or no database: MLflow's own words say which
-    if found and found[0] == _get_latest_schema_revision():
-        return False
-    file.rename(file.with_name(f"{file.name}.half-made-{time.strftime('%Y%m%d-%H%M%S')}"))
-    return True
+    return not used and (version is None or version[0] != _get_latest_schema_revision())
+
+
+def set_aside(file: Path) -> None:
+    """Move what is half made away, once nobody is at work on it: MLflow makes a database without our lock.
+
+    Raises:
+        TrackingError: somebody is.
+    """
+    deadline = time.monotonic() + MOST_MAKING_SECONDS
+    while is_half_made(file):
+        if time.time() - file.stat().st_mtime > QUIET_SECONDS:
+            file.rename(file.with_name(f"{file.name}.half-made-{time.strftime('%Y%m%d-%H%M%S')}"))
+            return
+        if time.monotonic() > deadline:
+            msg = f"{file}: is being made by another program; try again when that is done"
+            raise TrackingError(msg)
+        time.sleep(0.2)
 
 
 def note_place(file: Path) -> None:
@@ -112,12 +131,12 @@ def follow_move(file: Path) -> str:
         TrackingError: it was moved, and the addresses cannot be written anew; with what to do.
     """
     here = file.parent
+    note = _note(here)
     with closing(sqlite3.connect(file, timeout=60)) as database:
-        old = _old_place(database, here)
+        old = _old_place(database, here, note)
         if old is None or old.exists():
             # Where both can be seen, they may be two mounts of one storage: the old addresses still lead there.
             return ""
-        note = _note(here)
         if note and note["host"] != platform.node() and note["inode"] == here.stat().st_ino:
             msg = (
                 f"{here}: is {old} on {note['host']}, which made it; mount it under that path here too, or, if "
@@ -150,13 +169,20 @@ def follow_move(file: Path) -> str:
     return f"the record was moved here from {old}: its addresses were written anew ({kept.name} is as it was)"
 
 
-def _old_place(database: sqlite3.Connection, here: Path) -> Path | None:
-    """The folder that the addresses name, if it is not this one."""
+def _old_place(
+    database: sqlite3.Connection, here: Path, note: dict[str, Any] | None
+) -> Path | None:
+    """The folder that the database was in before, if that is not this one and addresses name it.
+
+    Others that they name are of runs with a storage of their own, which were not moved.
+    """
     rows = database.execute(
         "SELECT artifact_location, count(*) FROM experiments WHERE artifact_location LIKE 'file:///%' "
         "GROUP BY artifact_location ORDER BY count(*) DESC"
     ).fetchall()
     roots = [location.removesuffix(f"/{ARTIFACTS}") for location, _ in rows if _is_ours(location)]
+    if note:
+        roots = [root for root in roots if root == Path(note["path"]).as_uri()]
     others = [root for root in roots if root != here.as_uri()]
     return _path_of(others[0]) if others else None
 
@@ -174,4 +200,4 @@ def _note(here: Path) -> dict[str, Any] | None:
         found = json.loads((here / NOTE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"host", "inode"} <= found.keys() else None
+    return found if isinstance(found, dict) and {"path", "host", "inode"} <= found.keys() else None

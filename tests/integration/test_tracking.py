@@ -27,7 +27,7 @@ from imgrec.data.store import Store
 from imgrec.errors import ClassifierError, TrackingError
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics
-from imgrec.tracking import connection
+from imgrec.tracking import connection, turns
 from imgrec.tracking.connection import Tracking, connect, experiment_id
 from imgrec.tracking.liveness import (
     HEARTBEAT,
@@ -35,7 +35,6 @@ from imgrec.tracking.liveness import (
     close_dead_runs,
     heartbeat,
     is_alive,
-    one_at_a_time,
     owner_is_alive,
     owner_of,
     owner_tags,
@@ -50,6 +49,7 @@ from imgrec.tracking.registry import (
     version_of,
 )
 from imgrec.tracking.runs import RunRecord, find_runs, start_run
+from imgrec.tracking.turns import one_at_a_time
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +334,49 @@ def test_one_that_died_in_the_queue_keeps_nobody(tracking: Tracking) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_one_that_died_on_another_machine_is_passed_over_when_it_was_silent(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By our own clock: theirs may be minutes ahead. What it left is removed."""
+    monkeypatch.setattr(turns, "SILENCE_OF_THE_DEAD", 1.0)
+    record = Served(tracking.uri, tracking.registry, tracking.client, tracking.artifacts)
+    place = experiment_id(record, "queue")
+    tracking.client.set_experiment_tag(place, "imgrec.begin.far.x", "1 1 elsewhere 1 boot:1")
+    began = time.monotonic()
+    with one_at_a_time(record, "queue", "far"):
+        pass
+
+    assert 1 <= time.monotonic() - began < 10
+    tags = tracking.client.get_experiment_by_name("queue").tags
+    assert not [name for name in tags if name.startswith("imgrec.begin.far.")]
+
+
+def test_one_that_lives_on_another_machine_is_waited_for(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tag changes, however long ago it says that it was written."""
+    monkeypatch.setattr(turns, "SILENCE_OF_THE_DEAD", 1.0)
+    record = Served(tracking.uri, tracking.registry, tracking.client, tracking.artifacts)
+    place = experiment_id(record, "queue")
+
+    def live() -> None:
+        for beat in range(6):
+            tracking.client.set_experiment_tag(
+                place, "imgrec.begin.lives.x", f"1 {beat} elsewhere 1 boot:1"
+            )
+            time.sleep(0.5)
+        tracking.client.delete_experiment_tag(place, "imgrec.begin.lives.x")
+
+    other = threading.Thread(target=live)
+    other.start()
+    time.sleep(0.2)
+    with one_at_a_time(record, "queue", "lives"):
+        assert not other.is_alive() or "x" not in str(
+            [n for n in tracking.client.get_experiment(place).tags if n.endswith("lives.x")]
+        )
+    other.join()
+
+
 def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
     """Killed in the second that MLflow takes to make it, a run left what no later command could use."""
     code = (
@@ -361,11 +404,40 @@ def test_a_half_made_database_is_set_aside(tmp_path: Path) -> None:
     """An earlier version left one; it holds nothing."""
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    with pytest.raises(TrackingError, match="half made, by a process that was killed"):
+        connect(TrackingConfig(), tmp_path, create=False)
     here = connect(TrackingConfig(), tmp_path, create=True)
 
     assert "half made" in here.note
     assert find_runs(here, {}) == []
     assert len(list(tmp_path.glob("mlflow.db.half-made-*"))) == 1
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path, create: bool) -> None:
+    """It is refused, and neither renamed nor filled with MLflow's tables."""
+    file = tmp_path / "app.db"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+    content = file.read_bytes()
+    with pytest.raises(TrackingError, match=r"database of another program \(it holds customers\)"):
+        connect(TrackingConfig(uri=f"sqlite:///{file}"), tmp_path, create=create)
+
+    assert file.read_bytes() == content
+
+
+def test_an_empty_record_of_another_mlflow_is_not_set_aside(tmp_path: Path) -> None:
+    """Only what holds nothing at all is: here MLflow says itself what to do."""
+    connect(TrackingConfig(), tmp_path / "made", create=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(tmp_path / "made" / "mlflow.db", other)
+    with closing(sqlite3.connect(other / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'another'")
+    with pytest.raises(TrackingError, match="MLflow cannot use it"):
+        connect(TrackingConfig(), other, create=True)
+
+    assert not list(other.glob("*half-made*"))
 
 
 def registered_in(folder: Path, classifier: Classifier, digits: Store) -> None:
@@ -403,6 +475,22 @@ def test_a_copy_beside_the_original_rewrites_nothing(
     assert here.note == ""
     assert fetch_classifier(here, "moved-ann").is_relative_to(tmp_path / "old")
     assert (tmp_path / "copy" / "mlflow.db").read_bytes() == before
+
+
+def test_the_artifacts_of_another_storage_keep_their_addresses(
+    tmp_path: Path, classifier: Classifier, digits: Store
+) -> None:
+    """Its disk may only be away for now: what was moved is the place of the record, or nothing."""
+    registered_in(tmp_path / "here", classifier, digits)
+    uri = f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
+    other = connect(TrackingConfig(uri=uri), tmp_path / "away", create=True)
+    for name in ("more", "runs", "than here"):
+        experiment_id(other, name)
+    again = connect(TrackingConfig(), tmp_path / "here", create=False)
+
+    assert again.note == ""
+    found = again.client.get_experiment_by_name("more").artifact_location
+    assert found == (tmp_path / "away" / "artifacts").as_uri()
 
 
 def test_another_mount_of_the_same_storage_is_not_rewritten(
