@@ -1,13 +1,13 @@
 """What differs between machines and their operating systems.
 
-Cores, processors and cards, room on a disk, locks, births of processes, memory that ran out. Linux has all of it, macOS most; where a call is missing, what is said here does without.
+Cores, processors, room on a disk, locks, births of processes, memory that ran out. Linux has all of it, macOS
+most; where a system lacks a call, the function falls back to a simpler one.
 """
 
 import contextlib
 import errno
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +23,12 @@ except ImportError:  # pragma: no cover - Windows, where WSL is the way
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CGROUPS = Path("/sys/fs/cgroup")
-KILL_COUNTERS = tuple(
-    Path(name)
-    for name in (
-        "/sys/fs/cgroup/memory.events",
-        "/sys/fs/cgroup/memory/memory.oom_control",
-        "/proc/vmstat",
-    )
-)
+VMSTAT = Path("/proc/vmstat")
 LOCK_POLL_SECONDS = 0.05
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF})
 """What file systems say that have no locks, or none without a right to write."""
-AMPERE = 8.0
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
-"""For bf16; of those that a processor has the first counts."""
+"""A CPU's flags for bf16, in order of preference; `processor_kind` has the first that is present."""
 
 
 def available_cores() -> int:
@@ -107,23 +99,22 @@ def _take(file: int, *, wait: bool) -> bool:
 
 
 def memory_kills() -> int:
-    """How often the system has killed a process for want of memory: of this container's, and of all.
+    """How often the system has killed a process for want of memory: one of this container's, if it counts those.
 
-    Counters that only grow; 0 where there are none.
+    Else any of this machine's. A counter that only grows; 0 where there is none.
     """
-    return sum(
-        int(value)
-        for file in KILL_COUNTERS
-        for line in _lines(file)
-        for name, _, value in [line.partition(" ")]
-        if name == "oom_kill"
-    )
+    for file in [*_of_control_group("memory.oom_control", "memory.events"), VMSTAT]:
+        for line in _lines(file):
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
 
 
 def memory_limit() -> int:
     """Bytes of memory that this process and its children may have: of the machine, or of its container."""
     limits = [psutil.virtual_memory().total]
-    for file in _limit_files():
+    for file in _of_control_group("memory.limit_in_bytes", "memory.max"):
         limits += [int(line) for line in _lines(file)[:1] if line.isdecimal()]
     return min(limits)
 
@@ -138,15 +129,20 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
-def _limit_files() -> Iterator[Path]:
-    """Where the limit of a control group may stand, in the first and second version of them."""
+def _of_control_group(first: str, second: str) -> Iterator[Path]:
+    """Where a file of this process's control group may lie, seen from outside of its container or from inside.
+
+    Args:
+        first: What it is called in the first version of control groups.
+        second: In the second.
+    """
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
-        for below in {path.strip("/"), ""}:
+        for below in dict.fromkeys((path.strip("/"), "")):
             if controllers == "memory":
-                yield CGROUPS / "memory" / below / "memory.limit_in_bytes"
+                yield CGROUPS / "memory" / below / first
             elif not controllers:
-                yield CGROUPS / below / "memory.max"
+                yield CGROUPS / below / second
 
 
 def _lines(file: Path) -> list[str]:
@@ -172,17 +168,6 @@ def birth_of(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.NoSuchProcess:
         return ""
-
-
-def card_kind() -> str:
-    """The kind of this machine's cards, asked of the driver: a process without a card sees none by torch."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - fixed words
-    except (OSError, subprocess.SubprocessError):
-        return "cuda"  # of another maker, which were not measured
-    capabilities = [float(line) for line in answer.stdout.split()]
-    return "cuda bf16" if capabilities and min(capabilities) >= AMPERE else "cuda"
 
 
 def processor_kind() -> str:

@@ -14,6 +14,8 @@ class Box:
         self._messages: dict[str, list[bytes]] = {}
         self._condemned: set[str] = set()
         self._starts: Counter[str] = Counter()
+        self._workers: dict[str, int] = {}
+        self._errors: dict[str, str] = {}
         self._excused: dict[str, set[int]] = {}
         self._ran_out: dict[str, set[int]] = {}
         self._kills: dict[tuple[str, str], int] = {}
@@ -31,11 +33,15 @@ class Box:
         """Remember that to try this lane again would only fail again."""
         self._condemned.add(lane)
 
-    def begin(self, lane: str) -> int:
-        """Workers of a lane start, for the first time or again; how many of them have died until now.
+    def begin(self, lane: str, workers: int) -> int:
+        """So many workers of a lane start, for the first time or again; how often one has died until now.
 
-        A start after one that was excused is no death.
+        A start after one that was excused is no death, nor is one with more workers or with fewer: a
+        machine came, or went.
         """
+        if self._workers.setdefault(lane, workers) != workers:
+            self.excuse(lane)
+        self._workers[lane] = workers
         self._starts[lane] += 1
         return self._starts[lane] - 1 - len(self._excused.get(lane, ()))
 
@@ -51,8 +57,8 @@ class Box:
     def note_kills(self, lane: str, node: str, kills: int) -> None:
         """Where the system's count of processes that it killed for want of memory stands on a node.
 
-        Said by every worker before the lane begins: where it has grown since the last start, memory is what
-        the workers of that start died of.
+        Said by every worker before the lane begins: where it has grown since the last start, a worker of that
+        start was killed for lack of memory.
         """
         if self._kills.setdefault((lane, node), kills) < kills:
             self._kills[lane, node] = kills
@@ -63,6 +69,14 @@ class Box:
         """How often memory ran out for a model, asked by the workers that are going to train it now."""
         self._current[lane] = name
         return len(self._ran_out.get(f"{lane}/{name}", ()))
+
+    def note_error(self, lane: str, text: str) -> None:
+        """Remember what a worker ended with, where it is not told as the lane's failure."""
+        self._errors[lane] = text
+
+    def last_error(self, lane: str) -> str:
+        """What `note_error` was told last; empty if nothing."""
+        return self._errors.get(lane, "")
 
     def is_condemned(self, lane: str) -> bool:
         """Whether `condemn` was called."""

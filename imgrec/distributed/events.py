@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.distributed.box import Box
+from imgrec.errors import reason_of
 from imgrec.machine import memory_kills
 from imgrec.training.loop import EpochReport
 
@@ -88,9 +89,21 @@ class Mailbox:
         """Keep Ray from trying a lane again that can only fail."""
         ray.get(self.box.condemn.remote(lane))
 
-    def begin(self, lane: str) -> int:
-        """Workers of a lane start; how many have died until now."""
-        return cast("int", ray.get(self.box.begin.remote(lane)))
+    def begin(self, lane: str, workers: int) -> int:
+        """So many workers of a lane start; how often one has died until now."""
+        return cast("int", ray.get(self.box.begin.remote(lane, workers)))
+
+    def note_error(self, lane: str, error: BaseException) -> None:
+        """A worker ends with what may be the echo of another one's end."""
+        ray.get(self.box.note_error.remote(lane, reason_of(error)))
+
+    def why_given_up(self, lane: str, most: int) -> str:
+        """For people, why a lane was condemned whose workers died more often than so many times."""
+        last = ray.get(self.box.last_error.remote(lane))
+        return (
+            f"workers died more often than cluster.max_failures = {most} allows; the log file says more"
+            f"{f' (the last error: {last})' if last else ''}"
+        )
 
     def excuse(self, lane: str) -> None:
         """That the workers end now is no death of one."""

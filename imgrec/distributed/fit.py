@@ -256,12 +256,15 @@ class _Lane:
             raise self._outcome
         if not self.waiting:
             return  # a worker died after the last model was delivered: nothing is lost
-        most = self.errand.max_failures
-        what = f"died more often than cluster.max_failures = {most} allows"
         if isinstance(self._outcome, ray.train.ControllerError):
-            what = "could not be started; where nodes cannot connect, imgrec doctor says so"
-        why = f" ({reason_of(self._outcome)})" if died else ""
-        yield self.waiting.pop(0), TrainingError(f"workers {what}; the log file says more{why}")
+            why = (
+                f"workers could not be started; where nodes cannot connect, imgrec doctor says so; the "
+                f"log file says more ({reason_of(self._outcome)})"
+            )
+        else:
+            why = self._mailbox.why_given_up(self.errand.lane, self.errand.max_failures)
+            why += f" ({reason_of(self._outcome)})" if died else ""
+        yield self.waiting.pop(0), TrainingError(why)
 
     def _result(self, name: str, event: Finished | Failed) -> Fitted | TrainingError:
         if isinstance(event, Failed):

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.data.images import cache_folder
 from imgrec.errors import ClusterError, StorageError, reason_of
-from imgrec.machine import card_kind, processor_kind
+from imgrec.machine import processor_kind
 from imgrec.version import code_version
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ PACKAGES = ("ray", "torch", "numpy", "pillow", "simplejpeg")
 """Whose versions must not differ: they decide what is computed, or how processes speak."""
 ANSWER_SECONDS = 120
 CONNECT_SECONDS = 3
+SHARE_OF_A_CARD = 0.01
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
@@ -126,17 +127,20 @@ def device_kinds(*, use_gpu: bool) -> list[str]:
     Raises:
         ClusterError: a node does not answer.
     """
-    here = ray.get_runtime_context().get_node_id()
     training = [node for node in machines() if (node.gpus if use_gpu else node.cpus)]
-    others = [node for node in training if node.node != here]
-    kinds = {kind for _, kind in _on_each(others, _kind_of_device, "cards" if use_gpu else "")}
-    if len(others) < len(training):
-        kinds.add(_kind_of_device("cards" if use_gpu else "", here))
-    return sorted(kinds)
+    # Without a share of a card a process sees none.
+    share = {"num_gpus": SHARE_OF_A_CARD} if use_gpu else {}
+    return sorted({kind for _, kind in _on_each(training, _kind_of_device, "", **share)})
 
 
-def _kind_of_device(cards: str, _node: str) -> str:
-    return card_kind() if cards else processor_kind()
+def _kind_of_device(_asked: str, _node: str) -> str:
+    if not ray.get_gpu_ids():
+        return processor_kind()
+    import torch  # noqa: PLC0415 - seconds, on nodes that have cards
+
+    from imgrec.training.precision import device_kind  # noqa: PLC0415
+
+    return device_kind(torch.device("cuda"))
 
 
 def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
@@ -160,11 +164,13 @@ def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
 
 
 def _on_each(
-    nodes: Sequence[Machine], work: Callable[..., T], asked: str
+    nodes: Sequence[Machine], work: Callable[..., T], asked: str, **holding: float
 ) -> list[tuple[Machine, T]]:
-    """On each node `work(asked, node)`."""
+    """On each node `work(asked, node)`, which holds so many resources."""
     task = ray.remote(work)
-    answers = [task.options(**at(machine)).remote(asked, machine.node) for machine in nodes]
+    answers = [
+        task.options(**at(machine), **holding).remote(asked, machine.node) for machine in nodes
+    ]
     found = []
     for machine, answer in zip(nodes, answers, strict=True):
         try:

@@ -9,6 +9,7 @@ import math
 import queue
 import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -167,6 +168,8 @@ class _Share:
         self._tell = tell
         self._max_failures = max_failures
         self._given_back: Counter[int] = Counter()
+        self._given_back_seconds = 0.0
+        self._session = uuid.uuid4().hex
         self._clock = clock
         self._most_trials = config.trials or math.inf
         self._most_seconds = config.budget / among if config.budget else math.inf
@@ -192,7 +195,8 @@ class _Share:
         """Seconds of the search's time; while trials run side by side, each has its part of a second."""
         self._clock.advance()
         ended = sum(trial.used for trial in self.study.trials.values())
-        return ended + sum(trial.used for trial in self.trials.values())
+        running = sum(trial.used for trial in self.trials.values())
+        return ended + running + self._given_back_seconds
 
     @property
     def asked(self) -> int:
@@ -224,6 +228,7 @@ class _Share:
             job=job,
             folder=self.search.checkpoints(number),
             milestones=self.milestones,
+            session=self._session,
         )
         return {"search": self.name, "errand": errand}
 
@@ -256,6 +261,7 @@ class _Share:
             self._given_back[trial.number] += 1
             self._clock.advance()
             del self.trials[trial_id]
+            self._given_back_seconds += trial.used
             self.study.give_back(trial.number)
             return
         if not trial.began:

@@ -53,12 +53,14 @@ class TrialErrand:
         job: What to train.
         folder: For its checkpoints, seen by every node.
         milestones: Epochs after which it may be stopped, and so writes one.
+        session: Of the driver that sent it: a trial that another driver began was not killed, but interrupted.
     """
 
     name: str
     job: FitJob
     folder: Path
     milestones: frozenset[int]
+    session: str
 
 
 def run_trial(
@@ -74,7 +76,7 @@ def run_trial(
     device = torch.device("cuda" if use_gpu else "cpu")
     job: FitJob | None = errand.job
     try:
-        if times := _times_killed(errand.folder):
+        if times := _times_killed(errand):
             job = in_more_parts(errand.job, 1, times)
         while job and not _fits_into_memory(errand, job, device, checkpoint_seconds):
             # Here, where no exception keeps alive what the last try had in memory.
@@ -93,20 +95,20 @@ def run_trial(
         _release_memory()
 
 
-def _times_killed(folder: Path) -> int:
+def _times_killed(errand: TrialErrand) -> int:
     """How often the process of this trial was killed for want of memory, noted beside its checkpoints."""
-    note = folder / "memory.json"
-    kills = memory_kills()
-    noted: dict[str, Any] = {"host": platform.node(), "kills": kills, "times": 0}
+    note = errand.folder / "memory.json"
+    now = {"host": platform.node(), "session": errand.session, "kills": memory_kills()}
+    noted: dict[str, Any] = now
     with contextlib.suppress(FileNotFoundError):
         noted = json.loads(note.read_text(encoding="utf-8"))
-    if noted["host"] == platform.node() and noted["kills"] < kills:
-        noted["times"] += 1
-    folder.mkdir(parents=True, exist_ok=True)
+    begun_here = noted["host"] == now["host"] and noted["session"] == errand.session
+    times = noted.get("times", 0) + (begun_here and noted["kills"] < now["kills"])
+    errand.folder.mkdir(parents=True, exist_ok=True)
     part = note.with_suffix(".part")
-    part.write_text(json.dumps(noted | {"host": platform.node(), "kills": kills}), encoding="utf-8")
+    part.write_text(json.dumps(now | {"times": times}), encoding="utf-8")
     part.replace(note)
-    return int(noted["times"])
+    return int(times)
 
 
 def _fits_into_memory(
@@ -199,6 +201,8 @@ def run_trial_on_workers(
             kind = FULL if isinstance(event.error, StorageError) else FAILURE
             if not isinstance(event.error, ImgrecError):
                 kind = BUG
+    if not failure and mailbox.is_condemned(lane.lane):
+        failure = mailbox.why_given_up(lane.lane, cluster.max_failures)
     if failure:
         tune.report({kind: failure})
 

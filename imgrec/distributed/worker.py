@@ -120,7 +120,7 @@ def _may_begin(errand: Errand, shard: Shard) -> bool:
     mailbox, lane = errand.mailbox, errand.lane
     mailbox.note_kills(lane)
     _meet(shard)
-    if shard.rank == 0 and mailbox.begin(lane) > errand.max_failures:
+    if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > errand.max_failures:
         mailbox.condemn(lane)
     _meet(shard)
     return not mailbox.is_condemned(lane)
@@ -139,6 +139,7 @@ class _Verdict:
     Attributes:
         failure: What the driver is told; None where Ray is to start the workers again.
         condemned: What is not tried again: the lane, or one model of it.
+        echo: What may be of another worker's end, to be said if that goes on.
         ran_out: Memory ran out; the next try takes a batch in more parts.
         excused: All workers end, though none of them died.
         goes_on: This worker does not end, but goes on to the next model.
@@ -146,6 +147,7 @@ class _Verdict:
 
     failure: Exception | None = None
     condemned: str = ""
+    echo: Exception | None = None
     ran_out: bool = False
     excused: bool = False
     goes_on: bool = False
@@ -162,7 +164,7 @@ def _judge(worker: "_Worker", error: Exception) -> _Verdict:
         return _Verdict(error, condemned=f"{lane}/{name}", excused=not alone, goes_on=alone)
     if not alone and isinstance(error, RuntimeError | OSError):
         # May be the echo of another worker's end, which Ray makes good by starting all of them again.
-        return _Verdict()
+        return _Verdict(echo=error)
     bug = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
     return _Verdict(bug, condemned=lane)
 
@@ -170,6 +172,8 @@ def _judge(worker: "_Worker", error: Exception) -> _Verdict:
 def _carry_out(verdict: _Verdict, worker: "_Worker") -> None:
     """Tell the driver, and the workers that start again."""
     lane, name, mailbox = worker.errand.lane, worker.name, worker.errand.mailbox
+    if verdict.echo:
+        mailbox.note_error(lane, verdict.echo)
     if verdict.ran_out:
         mailbox.ran_out(lane, name)
     if verdict.condemned:

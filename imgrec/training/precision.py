@@ -61,6 +61,8 @@ def choose_arithmetic(
 def device_kind(device: torch.device) -> str:
     """What `choose_arithmetic` goes by: the same on all machines whose arithmetic is as fast."""
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return "cuda"
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "cuda bf16" if has_bf16 else "cuda"
     return processor_kind() if device.type == "cpu" else device.type

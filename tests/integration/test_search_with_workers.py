@@ -1,14 +1,19 @@
 """Trials that start workers of their own, on a real Ray with two cores."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from imgrec.config import ClusterConfig
+from imgrec.distributed.search import SearchEvent, TrialEpoch
 from imgrec.distributed.session import Session, ray_session
 from imgrec.search.study import DEFAULTS
 from imgrec.training.checkpoint import latest_state
+from tests.conftest import processes_of
 from tests.integration.watched import Watched
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -43,3 +48,27 @@ def test_trials_with_several_workers_are_stopped_early_and_keep_their_best_check
     assert any(trial.state == "stopped" for trial in watched.ended["ann"])
     assert latest_state(search.folder, search.make_job(best.settings).key) is not None
     assert [f.name for f in search.folder.iterdir()] == [f"trial-{best.number}"]
+
+
+def test_a_trial_whose_workers_die_too_often_has_failed(session: Session, tmp_path: Path) -> None:
+    """It was not stopped early: its scores say nothing of its settings."""
+
+    def kill_worker(event: SearchEvent) -> None:
+        if isinstance(event, TrialEpoch):
+            for process in processes_of(psutil.Process(), "RayTrainWorker"):
+                os.kill(process.pid, signal.SIGKILL)
+
+    watched = Watched(
+        tmp_path,
+        "archs=['ann']",
+        "search.trials=1",
+        "search.workers_per_trial=2",
+        "cluster.max_failures=0",
+        "train.epochs=2000",
+        react=kill_worker,
+    )
+    watched.run(session)
+    (trial,) = watched.ended["ann"]
+
+    assert trial.state == "failed"
+    assert "more often than cluster.max_failures = 0 allows" in trial.reason

@@ -74,13 +74,19 @@ def test_a_process_is_told_from_all_others_of_its_number() -> None:
 def test_counters_of_memory_kills_are_read_where_there_are_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a container's cgroup, and of the kernel."""
+    """Of this container alone, where it counts them; what befalls others of the machine changes nothing here."""
     events, vmstat = tmp_path / "memory.events", tmp_path / "vmstat"
-    events.write_text("low 0\nhigh 3\noom 5\noom_kill 2\n")
     vmstat.write_text("pgfault 12\noom_kill 40\n")
-    monkeypatch.setattr(machine, "KILL_COUNTERS", (events, vmstat, tmp_path / "nowhere"))
+    own = machine._lines
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "VMSTAT", vmstat)
+    monkeypatch.setattr(
+        machine, "_lines", lambda file: ["0::/"] if file.name == "cgroup" else own(file)
+    )
 
-    assert memory_kills() == 42
+    assert memory_kills() == 40
+    events.write_text("low 0\nhigh 3\noom 5\noom_kill 2\n")
+    assert memory_kills() == 2
 
 
 def test_the_kind_of_a_processor_is_its_maker_and_its_instructions() -> None:
