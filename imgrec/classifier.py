@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imgrec.config import CnnConfig, Filter, ModelConfig
+from imgrec.data.content import Content, Encoded
 from imgrec.data.decode import FULL_DEPTH, Depth, ImageShape, Resize, pictures_at_once
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
@@ -116,9 +117,16 @@ class Classifier:
             predictions.append(found)
         return predictions
 
-    def predict_each(self, contents: Sequence[bytes]) -> Iterator[Prediction | DecodeError]:
-        """The same for each by itself: what is not a picture comes as its error, the others are answered."""
-        decoded = decode_all(contents, self._how_to_decode)
+    def predict_each(
+        self, contents: Sequence[bytes | Content]
+    ) -> Iterator[Prediction | DecodeError]:
+        """The same for each by itself: what is not a picture comes as its error, the others are answered.
+
+        Args:
+            contents: Bytes of files, or where they are.
+        """
+        places = [Encoded(one) if isinstance(one, bytes) else one for one in contents]
+        decoded = decode_all(places, self._how_to_decode)
         while some := list(itertools.islice(decoded, pictures_at_once(self.card.image_shape))):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions: Iterator[Prediction] = iter(())

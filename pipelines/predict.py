@@ -2,7 +2,6 @@
 
 import glob
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +10,10 @@ from rich.text import Text
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
-from imgrec.data.content import Content, Encoded
+from imgrec.data.content import Content, Encoded, Missing
 from imgrec.data.sources.folder import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
-from imgrec.errors import DataError, DecodeError, UnreadError
+from imgrec.errors import DataError, UnreadError
 from pipelines.cli import print_json
 
 RUNNERS_UP = 3
@@ -34,25 +33,19 @@ def show_predictions(config: Config, model: str, files: list[str], *, as_json: b
         TrackingError: there is no such model.
         UnreadError: some could not be read; the others have been answered.
     """
-    named = list(_pictures(files))
-    if not named:
+    named = [one for name in files for one in _pictures(name)]
+    if all(isinstance(content, Missing) for _, content in named):
         msg = f"{' '.join(files)}: no picture there"
         raise DataError(msg)
     classifier = Classifier.load(_folder(config, model))
-    read = [_read(content) for _, content in named]
-    good = [content for content in read if isinstance(content, bytes)]
-    answers = iter(classifier.predict_each(good))
-    found = [next(answers) if isinstance(one, bytes) else one for one in read]
-    answered = [
-        (name, one)
-        for (name, _), one in zip(named, found, strict=True)
-        if isinstance(one, Prediction)
-    ]
-    unread = [
-        (name, str(one))
-        for (name, _), one in zip(named, found, strict=True)
-        if not isinstance(one, Prediction)
-    ]
+    answered: list[tuple[str, Prediction]] = []
+    unread: list[tuple[str, str]] = []
+    answers = classifier.predict_each([content for _, content in named])
+    for (name, _), answer in zip(named, answers, strict=True):
+        if isinstance(answer, Prediction):
+            answered.append((name, answer))
+        else:
+            unread.append((name, str(answer)))
     if as_json:
         rows = [_as_json(name, one) for name, one in answered]
         left_out = [{"file": name, "reason": reason} for name, reason in unread]
@@ -65,30 +58,22 @@ def show_predictions(config: Config, model: str, files: list[str], *, as_json: b
         raise UnreadError(msg)
 
 
-def _pictures(names: list[str]) -> Iterator[tuple[str, Content]]:
-    """What each name stands for, and where its bytes are."""
-    for name in names:
-        path = Path(name)
-        if name == "-":
-            yield name, Encoded(sys.stdin.buffer.read(MOST_BYTES + 1))
-        elif path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.is_file() and looks_like_picture(file.name):
-                    yield str(file), File(str(file))
-        elif not path.exists() and any(mark in name for mark in "*?["):
-            for found in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - of any depth, as a shell's
-                yield found, File(found)
-        else:
-            yield name, File(name)
-
-
-def _read(content: Content) -> bytes | DecodeError:
-    try:
-        found = content.read()
-    except DecodeError as error:
-        return error
-    assert isinstance(found, bytes)
-    return found
+def _pictures(name: str) -> list[tuple[str, Content]]:
+    """The pictures that a name stands for, and where their bytes are."""
+    path = Path(name)
+    if name == "-":
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
+        return [(name, Encoded(content))]
+    if path.is_dir():
+        below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
+        found = [str(file) for file in below if file.is_file()]
+    elif not path.exists() and any(mark in name for mark in "*?["):
+        found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
+    else:
+        found = [name]
+    return [(file, File(file)) for file in found] or [(name, Missing("no picture there"))]
 
 
 def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imgrec.data.content import Content, Encoded
-from imgrec.data.decode import Depth, ImageShape, Pixels, Resize, decode
+from imgrec.data.content import Content
+from imgrec.data.decode import Depth, ImageShape, Pixels, Resize, decode, pictures_at_once
 from imgrec.data.parallel import map_in_chunks, within_limits
 from imgrec.errors import DecodeError
 
@@ -19,10 +19,10 @@ class Decoding:
     depth: Depth
 
 
-def decode_all(contents: Sequence[bytes], how: Decoding) -> Iterator[Pixels | DecodeError]:
+def decode_all(contents: Sequence[Content], how: Decoding) -> Iterator[Pixels | DecodeError]:
     """The pixels (H, W, C) of each, or why it cannot be read, in order."""
-    encoded: list[Content] = [Encoded(content) for content in contents]
-    for some in map_in_chunks(_decode_some, encoded, how, workers=0):
+    chunk = pictures_at_once(how.image_shape)  # of large pictures few wait for whoever asked
+    for some in map_in_chunks(_decode_some, contents, how, workers=0, most_chunk=chunk):
         yield from some
 
 
@@ -32,11 +32,11 @@ def _decode_some(
     found: list[Pixels | DecodeError] = []
     for content in contents:
         try:
-            encoded = content.read()
+            read = content.read()
             with within_limits():
                 found.append(
                     decode(
-                        encoded,
+                        read,
                         how.image_shape,
                         resize=how.resize,
                         max_pixels=how.max_pixels,

@@ -50,6 +50,7 @@ def map_in_chunks(
     contents: Sequence[Content],
     *args: Any,
     workers: int,
+    most_chunk: int = MOST_CHUNK,
 ) -> Iterator[Result]:
     """`function(start, contents[start : end], *args)` for all of them, in order.
 
@@ -59,12 +60,13 @@ def map_in_chunks(
         contents: What to work on.
         args: Passed on to each call.
         workers: Processes to use; 0 means one a core.
+        most_chunk: Contents that one call is given at most, or LEAST_CHUNK.
 
     Raises:
         DataError: the system has ended a process, for want of memory.
     """
     workers = workers or available_cores()
-    size = max(LEAST_CHUNK, min(MOST_CHUNK, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
+    size = max(LEAST_CHUNK, min(most_chunk, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
     chunks = deque(
         (start, contents[start : start + size]) for start in range(0, len(contents), size)
     )

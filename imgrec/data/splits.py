@@ -55,7 +55,7 @@ class _Groups:
         ids: As the store has them, (G,).
         sizes: Pictures in each, (G,).
         labels: The class of the first picture of each, (G,).
-        ranks: Hashes of the contents: who is cut first within a class, (G,).
+        ranks: Hashes of the contents, (G,): within a class the groups of the lowest leave train first.
     """
 
     ids: Indices
@@ -206,11 +206,14 @@ def _take(sizes: Indices, wanted: int, most: int) -> npt.NDArray[np.bool_]:
     if (sizes == 1).all():
         chosen[: min(wanted, most)] = True
         return chosen
-    taken = 0
+    taken = groups = 0
     for place, size in enumerate(sizes.tolist()):
-        if taken + size <= wanted and chosen.sum() < most:
+        if taken == wanted or groups == most:
+            break
+        if taken + size <= wanted:
             chosen[place] = True
             taken += size
+            groups += 1
     if not taken:
         chosen[int(sizes.argmin())] = True
     return chosen

@@ -5,6 +5,9 @@ grey pictures are repeated to the three channels that every torchvision network 
 """
 
 import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pickle import UnpicklingError  # the error alone: nothing is unpickled
 from typing import Any
 from urllib.error import URLError
@@ -15,6 +18,9 @@ from torch import Tensor, nn
 from imgrec.config import CnnConfig
 from imgrec.data.decode import ImageShape
 from imgrec.errors import ConfigError
+
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""torch's variable: what is loaded may hold weights and nothing else, whoever asks."""
 
 
 class Backbone(nn.Module):
@@ -78,20 +84,20 @@ def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
     if weights is not None and config.backbone.startswith("vit_"):
         options["image_size"] = weights.meta["min_size"][0]
     try:
-        network = builder(weights=None, **options)
+        with _only_weights(config.backbone):
+            return builder(weights=weights, **options)
     except (ValueError, AssertionError) as error:
         msg = f"cnn.model.backbone = {config.backbone!r}: {error}; set data.image_size"
         raise ConfigError(msg) from error
-    if weights is not None:
-        network.load_state_dict(_published(weights, config.backbone))
-    return network
 
 
-def _published(weights: Any, backbone: str) -> dict[str, Tensor]:
-    """The weights that torchvision publishes; nothing else is read of what lies in torch's cache."""
+@contextmanager
+def _only_weights(backbone: str) -> Iterator[None]:
+    """Of what lies in torch's cache nothing but weights is read: torchvision would unpickle whatever is there."""
+    kept = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
     try:
-        # torchvision's own way would unpickle whatever is there.
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        yield
     except URLError as error:
         msg = (
             f"cnn.model.pretrained = true: the weights of {backbone} cannot be downloaded "
@@ -104,6 +110,11 @@ def _published(weights: Any, backbone: str) -> dict[str, Tensor]:
             f"and is not read; remove it"
         )
         raise ConfigError(msg) from error
+    finally:
+        if kept is None:
+            del os.environ[WEIGHTS_ONLY]
+        else:
+            os.environ[WEIGHTS_ONLY] = kept
 
 
 def _replace_last_layer(network: nn.Module, num_classes: int) -> None:

@@ -5,6 +5,7 @@ The tags lie in MLflow's database, the files in a folder or a bucket that more p
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def refuse_changed(folder: Path, tags: Mapping[str, str], what: str) -> None:
     try:
         known = json.loads("".join(parts[number] for number in sorted(parts)))
         known = dict(known)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         msg = f"{what}: has no list of its files' hashes; register it again, by a run with --fresh"
         raise ClassifierError(msg) from error
     found = _hashes_of(folder)
@@ -54,8 +55,10 @@ def _is_part(tag: str) -> bool:
 
 
 def _hashes_of(folder: Path) -> dict[str, str]:
+    """Of every file, also behind links. Not of what Python compiles: our own loads run no code of a model."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
+        for place, _, names in sorted(os.walk(folder, followlinks=True))
+        for path in (Path(place, name) for name in sorted(names))
         if path.is_file() and path.name not in NOT_OURS and "__pycache__" not in path.parts
     }

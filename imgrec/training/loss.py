@@ -101,7 +101,7 @@ def log_priors(class_counts: Tensor) -> Tensor:
 
 
 def set_aside(imbalance: Imbalance, class_counts: Sequence[int]) -> Tensor | None:
-    """What training has set aside of the classes' frequencies: (K,) to be added to logits for the data's.
+    """A correction (K,) that is added to logits so that their softmax follows the data's class frequencies.
 
     A perfect model of the loss says of a picture x, up to a constant of x: under `logit_adjustment` and the
     `sampler` log p(x | class), in a world of equal classes; under `weights` log p(class | x) and the

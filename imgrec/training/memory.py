@@ -9,6 +9,8 @@ from imgrec.training.learner import FitJob
 
 FACTOR = 4
 """Of the number of parts, from one try to the next."""
+SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""In the messages of those that have no exception of their own for it."""
 
 
 def in_more_parts(job: FitJob, world_size: int, tries: int = 1) -> FitJob | None:
@@ -32,9 +34,10 @@ def in_more_parts(job: FitJob, world_size: int, tries: int = 1) -> FitJob | None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not get the memory that it asked for, on a GPU or a CPU."""
-    # The CPU's allocator has no exception of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether somebody could not get the memory that was asked for, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def out_of_memory(job: FitJob, reason: str) -> TrainingError:

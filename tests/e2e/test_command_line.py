@@ -280,6 +280,7 @@ def test_predict_and_models_use_the_registry(finished: Finished, tmp_path: Path)
         str(tmp_path),
         str(tmp_path / "*.jpg"),
         "gone.png",
+        str(tmp_path / "*.gif"),
         "--json",
         cwd=folder,
     )
@@ -299,9 +300,13 @@ def test_predict_and_models_use_the_registry(finished: Finished, tmp_path: Path)
     assert several.returncode == 3
     answers = json.loads(several.stdout)
     assert [found["file"] for found in answers["predictions"]] == [new, new]
-    assert [found["file"] for found in answers["unread"]] == [f"{tmp_path}/no.png", "gone.png"]
+    assert [found["file"] for found in answers["unread"]] == [
+        f"{tmp_path}/no.png",
+        "gone.png",
+        f"{tmp_path}/*.gif",
+    ]
     assert "not a picture" in answers["unread"][0]["reason"]
-    assert several.stderr.startswith("imgrec: 2 of 4 pictures cannot be read (such as ")
+    assert several.stderr.startswith("imgrec: 3 of 5 pictures cannot be read (such as ")
     assert json.loads(piped.stdout)["predictions"][0]["label"] == "middle"
     assert unknown.returncode == 2
     assert "thirds-svm: no such model (there are thirds-ann" in unknown.stderr

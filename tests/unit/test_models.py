@@ -1,12 +1,14 @@
 """All architectures keep one contract: any picture size in, K logits out, and they can learn."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torchvision import models
 
 from imgrec.config import AnnConfig, CnnConfig, ModelConfig, RnnConfig, TransformerConfig
 from imgrec.errors import ConfigError
@@ -168,3 +170,24 @@ def test_what_lies_in_the_cache_of_torch_is_not_unpickled(
     with pytest.raises(ConfigError, match="holds more than weights"):
         build_model(CnnConfig(backbone="resnet18", pretrained=True), (64, 64, 3), 2)
     assert not (tmp_path / "ran").exists()
+
+
+def test_published_weights_of_old_names_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of DenseNet were saved before its layers were called as they are today; torchvision knows."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    published = models.densenet121(weights=None).state_dict()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): weight
+        for name, weight in published.items()
+        if not name.endswith("num_batches_tracked")  # which there was not yet
+    }
+    torch.save(old, cache / "densenet121-a639ec97.pth")
+    model = build_model(CnnConfig(backbone="densenet121", pretrained=True), (64, 64, 3), 2)
+    name = "features.denseblock1.denselayer1.norm1.running_mean"
+
+    assert len(old.keys() & published.keys()) < len(published)
+    assert torch.equal(model.state_dict()[f"network.{name}"], published[name])

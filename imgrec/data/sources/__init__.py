@@ -135,7 +135,7 @@ def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
     classes = {label for _, label in counts}
     if len(classes) < 2:
         found = f"only one class ({classes.pop()})" if classes else "no picture with a label"
-        msg = f"{source}: {found}; to tell apart takes at least two classes"
+        msg = f"{source}: {found}; classification needs at least two classes"
         raise DataError(msg)
     trained = {label for split, label in counts if split in {None, "train"}}
     splits: tuple[Split, ...] = ("val", "test")
