@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imgrec.config import CnnConfig, Filter, ModelConfig
+from imgrec.config import CnnConfig, Filter, ImageShape, ModelConfig, Resize
 from imgrec.data.content import Content, Encoded
-from imgrec.data.decode import FULL_DEPTH, Depth, ImageShape, Resize, pictures_at_once
+from imgrec.data.decode import FULL_DEPTH, Depth, pictures_at_once
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
+from imgrec.models.build import lay_out
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
-from imgrec.training.precision import lay_out
 
 FORMAT = 4
 CARD = "classifier.json"

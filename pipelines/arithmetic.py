@@ -7,12 +7,12 @@ from imgrec.config import Arch
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.nodes import device_kinds
 from imgrec.distributed.session import Session
-from imgrec.tracking.runs import Run, find_run
-from imgrec.training.learner import FitJob
+from imgrec.tracking.query import find_run
+from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import ARITHMETIC, DEVICES
+from imgrec.training.job import FitJob
 from imgrec.training.precision import Arithmetic, choose_arithmetic
 from pipelines.ledger import Ledger
-
-TAG = "imgrec.arithmetic."
 
 
 def decide_arithmetic(ledger: Ledger, workflow: Run, session: Session) -> dict[Arch, Arithmetic]:
@@ -28,7 +28,7 @@ def decide_arithmetic(ledger: Ledger, workflow: Run, session: Session) -> dict[A
         arch: known
         for arch in config.archs
         for known in get_args(Arithmetic)
-        if tags.get(TAG + arch) == known
+        if tags.get(ARITHMETIC + arch) == known
     }
     missing = [arch for arch in config.archs if arch not in taken]
     if missing:
@@ -39,7 +39,7 @@ def decide_arithmetic(ledger: Ledger, workflow: Run, session: Session) -> dict[A
             for arch in missing
         }
         workflow.set_tags(
-            {TAG + arch: taken[arch] for arch in missing} | {"imgrec.devices": ", ".join(kinds)}
+            {ARITHMETIC + arch: taken[arch] for arch in missing} | {DEVICES: ", ".join(kinds)}
         )
     return taken
 

@@ -12,9 +12,9 @@ from imgrec.data.store import prepare_store
 from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
+from imgrec.tracking.tags import KIND
 from pipelines.cli import print_json
 from pipelines.display import Display
-from pipelines.ledger import KIND
 from pipelines.record import record_data
 
 COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}

@@ -16,10 +16,18 @@ from rich.text import Text
 
 from imgrec.config import Arch, Config
 from imgrec.data.encoded import EncodedImages
-from imgrec.distributed.events import Progress, Started, Step
-from imgrec.distributed.search import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
-from imgrec.training.learner import FitJob
+from imgrec.distributed.events import (
+    Progress,
+    SearchEvent,
+    Started,
+    Step,
+    TrialEnded,
+    TrialEpoch,
+    TrialStarted,
+)
+from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
+from imgrec.training.metrics import MONITOR
 from pipelines.logs import own_stderr
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
@@ -304,7 +312,7 @@ class Display:
                 row.epoch, row.step = event.epoch, 0
                 row.metrics, row.epoch_seconds = event.metrics, event.metrics["epoch_seconds"]
                 if event.best:
-                    row.best = event.metrics["val/macro_f1"]
+                    row.best = event.metrics[MONITOR]
         self._print_progress(arch, row)
 
     def evaluating(self, arch: Arch) -> None:
@@ -347,7 +355,7 @@ class Display:
         if row.step:
             text += f" and {row.step / row.job.steps_per_epoch:.0%} of the next"
         if row.metrics:
-            loss, score = row.metrics["train/loss"], row.metrics["val/macro_f1"]
+            loss, score = row.metrics["train/loss"], row.metrics[MONITOR]
             text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"
         self._line(text)
 
@@ -384,7 +392,7 @@ class Display:
                 place,
                 ProgressBar(total=1.0, completed=row.share, width=24),
                 f"{metrics['train/loss']:.3f}" if metrics else "",
-                f"{metrics['val/macro_f1']:.4f}" if metrics else "",
+                f"{metrics[MONITOR]:.4f}" if metrics else "",
                 f"{row.best:.4f}" if metrics else "",
                 row.left,
             )

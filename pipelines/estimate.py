@@ -10,7 +10,7 @@ from torch import nn
 from imgrec.config import Branch
 from imgrec.errors import ConfigError
 from imgrec.models import build_model, count_parameters
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 
 # A backward pass costs about twice its forward pass.
 PASSES = 3

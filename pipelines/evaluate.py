@@ -4,7 +4,8 @@ from imgrec.classifier import Card, Classifier
 from imgrec.config import Config
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
-from imgrec.training.learner import Best, FitJob
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Best
 from imgrec.training.loss import set_aside
 from imgrec.version import code_version
 from pipelines.prepare import Prepared

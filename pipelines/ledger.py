@@ -19,18 +19,17 @@ from imgrec.config import Arch, Config
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
+from imgrec.tracking.query import RunRecord, find_runs, metric_history
 from imgrec.tracking.registry import version_of
-from imgrec.tracking.runs import Run, RunRecord, find_runs, metric_history, start_run
+from imgrec.tracking.runs import Run, start_run
+from imgrec.tracking.tags import COMMAND, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.tracking.turns import one_at_a_time
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.loop import JUDGED_BY
+from imgrec.training.metrics import MONITOR
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
 
-KIND, KEY, ARCH, DONE = "imgrec.kind", "imgrec.key", "imgrec.arch", "imgrec.done"
-NUMBER, SETTINGS, STATE = "imgrec.trial", "imgrec.settings", "imgrec.state"
-COMMAND = "imgrec.command"
-MONITOR = "val/macro_f1"
 Done = Literal["search", "fit", "evaluate", "register"]
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from imgrec.config import Config
 from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import RegisteredVersion, list_versions
+from imgrec.tracking.tags import ARCH
 from pipelines.cli import print_json
 
 SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
@@ -47,7 +48,7 @@ def _as_json(version: RegisteredVersion) -> dict[str, object]:
         "version": version.version,
         "champion": version.champion,
         "run_id": version.run_id,
-        "arch": version.tags["imgrec.arch"],
+        "arch": version.tags[ARCH],
         "data_fingerprint": version.tags["data.fingerprint"],
         "code_version": version.tags["code.version"],
         "test": {score: float(tags[f"test/{score}"]) for score in SCORES},

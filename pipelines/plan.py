@@ -16,8 +16,9 @@ from imgrec.data.sources import list_samples, open_source
 from imgrec.data.store import find_store
 from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
-from imgrec.tracking.runs import RunRecord, find_runs
-from imgrec.training.learner import FitJob
+from imgrec.tracking.query import RunRecord, find_runs
+from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
+from imgrec.training.job import FitJob
 from pipelines.cli import print_json
 from pipelines.display import Display, duration, size
 from pipelines.estimate import (
@@ -28,7 +29,7 @@ from pipelines.estimate import (
     largest_checkpoint,
     parameters,
 )
-from pipelines.ledger import ARCH, DONE, KIND, STATE, Ledger
+from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
 from pipelines.search import job_with
 

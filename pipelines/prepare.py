@@ -20,7 +20,7 @@ from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.preprocess.statistics import channel_statistics
 from imgrec.training.growth import resized
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.optim import build_optimizers
 
 

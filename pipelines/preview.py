@@ -11,10 +11,10 @@ from imgrec.evaluation.preview import preview_picture
 from imgrec.preprocess.recipe import Recipe
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
-from imgrec.training.learner import FitJob
+from imgrec.tracking.tags import KIND
+from imgrec.training.job import FitJob
 from pipelines.cli import print_json
 from pipelines.display import Display
-from pipelines.ledger import KIND
 from pipelines.prepare import Prepared, prepare
 
 

@@ -17,11 +17,11 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import RegisteredVersion, register
 from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import ARCH, DONE, KEY, KIND
 from imgrec.training.clock import ON_DEVICE
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
-from pipelines.ledger import ARCH, DONE, KEY, KIND
 from pipelines.prepare import Prepared
 
 
@@ -167,7 +167,7 @@ def register_classifier(
     """The classifier as a version of `<name>-<arch>`, tagged with what it is and how good."""
     store, arch = prepared.store, classifier.card.model.arch
     tags = {
-        "imgrec.arch": arch,
+        ARCH: arch,
         "data.fingerprint": store.fingerprint,
         "data.splits": prepared.splits.digest(store),
         "data.quarantined": store.quarantined,

@@ -22,9 +22,11 @@ from imgrec.errors import TrainingError
 from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect, refuse_local_record
 from imgrec.tracking.liveness import close_dead_runs, is_alive
-from imgrec.tracking.runs import Run, find_run
+from imgrec.tracking.query import find_run
+from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import KEY
 from pipelines.display import Display
-from pipelines.ledger import KEY, Ledger
+from pipelines.ledger import Ledger
 from pipelines.memory import MemoryWatch
 from pipelines.prepare import prepare
 from pipelines.record import record_inputs

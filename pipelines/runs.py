@@ -10,9 +10,9 @@ from rich.markup import escape
 from imgrec.config import ARCHS, Config
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.liveness import close_dead_runs
-from imgrec.tracking.runs import RunRecord, find_runs
+from imgrec.tracking.query import RunRecord, find_runs
+from imgrec.tracking.tags import ARCH, COMMAND, DONE, KIND, STATE
 from pipelines.cli import print_json
-from pipelines.ledger import ARCH, COMMAND, DONE, KIND, STATE
 
 STATES = {"FINISHED": "finished", "RUNNING": "running", "FAILED": "failed", "KILLED": "interrupted"}
 BEST = "best_val_macro_f1"

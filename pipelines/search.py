@@ -8,15 +8,10 @@ from typing import Any
 
 from imgrec.config import Arch, Config
 from imgrec.distributed.demand import plan_demand, plan_trials
-from imgrec.distributed.search import (
-    Search,
-    SearchEvent,
-    TrialEnded,
-    TrialEpoch,
-    TrialStarted,
-    search_on_workers,
-)
+from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
+from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import Session
+from imgrec.distributed.share import Search
 from imgrec.errors import TrainingError
 from imgrec.evaluation.search_pictures import (
     importance_picture,
@@ -24,14 +19,16 @@ from imgrec.evaluation.search_pictures import (
     parallel_coordinates,
 )
 from imgrec.search.study import Study, Trial
-from imgrec.tracking.runs import Run, RunRecord
-from imgrec.training.learner import FitJob
+from imgrec.tracking.query import RunRecord
+from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
+from imgrec.training.job import FitJob
 from imgrec.training.precision import Arithmetic
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.estimate import largest_checkpoint
-from pipelines.ledger import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE, Ledger
+from pipelines.ledger import Ledger
 from pipelines.prepare import Prepared, make_job
 from pipelines.summary import Searched
 

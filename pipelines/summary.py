@@ -9,7 +9,7 @@ from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
 from imgrec.tracking.registry import RegisteredVersion
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.metrics import Scores, scores_from
 
 

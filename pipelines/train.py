@@ -8,15 +8,18 @@ from imgrec.distributed.events import Progress
 from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
 from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
-from imgrec.tracking.runs import Run, metric_history
+from imgrec.tracking.query import metric_history
+from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import DONE
 from imgrec.training.checkpoint import latest_state
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
+from imgrec.training.metrics import MONITOR
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.evaluate import build_classifier, evaluate
-from pipelines.ledger import DONE, MONITOR, Ledger
+from pipelines.ledger import Ledger
 from pipelines.preview import preview
 from pipelines.record import model_metrics, record_evaluation, register_classifier, start_model
 from pipelines.summary import TrainedModel

@@ -32,6 +32,7 @@ from imgrec.config.architectures import (
 from imgrec.config.branch import Branch, is_active
 from imgrec.config.filters import FILTERS, Filter
 from imgrec.config.load import Config, load_config
+from imgrec.config.section import ImageShape, Resize
 from imgrec.config.sections import (
     ClusterConfig,
     DataConfig,
@@ -55,9 +56,11 @@ __all__ = [
     "DataConfig",
     "Dimension",
     "Filter",
+    "ImageShape",
     "Imbalance",
     "ModelConfig",
     "PreprocessConfig",
+    "Resize",
     "RnnConfig",
     "SearchConfig",
     "TrackingConfig",

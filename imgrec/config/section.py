@@ -1,8 +1,12 @@
 """What every section of the settings has in common."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Resize = Literal["fill", "fit", "stretch"]
+ImageShape = tuple[int, int, int]
+"""Height, width, channels (1 or 3)."""
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]

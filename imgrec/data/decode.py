@@ -14,6 +14,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from imgrec.config import ImageShape, Resize
 from imgrec.errors import DecodeError
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
@@ -72,12 +73,9 @@ DOUBTFUL_WHITES = (1.0, 100.0)
 MOST_AT_ONCE, PIXELS_AT_ONCE = 512, 1 << 20
 # Large JPEG files are decoded at a fraction of their size, with at least this shorter side.
 REDUCED_SIDE = 256
-Resize = Literal["fill", "fit", "stretch"]
 Pixels = npt.NDArray[np.uint8]
 """(H, W) or (H, W, 3)."""
 Content = bytes | Pixels
-ImageShape = tuple[int, int, int]
-"""Height, width, channels (1 or 3)."""
 Depth = int | Literal["unit"]
 """Of greys with more than 8 bits: how many of their bits are used, or `unit` for floats from 0 to 1."""
 FULL_DEPTH = 16

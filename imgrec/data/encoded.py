@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from imgrec.data.decode import ImageShape, Pixels
+from imgrec.config import ImageShape
+from imgrec.data.decode import Pixels
 from imgrec.errors import StorageError, reason_of
 from imgrec.machine import available_cores
 

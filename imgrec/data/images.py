@@ -17,7 +17,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
-from imgrec.data.decode import ImageShape
+from imgrec.config import ImageShape
 from imgrec.data.encoded import EncodedImages
 from imgrec.errors import StorageError, reason_of
 from imgrec.machine import take_room

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imgrec.config import DataConfig
+from imgrec.config import DataConfig, ImageShape
 from imgrec.data.content import Content, Missing
 from imgrec.data.decode import (
     DEEP_MODES,
     REDUCED_SIDE,
     Depth,
     Header,
-    ImageShape,
     Picture,
     Pixels,
     decode,

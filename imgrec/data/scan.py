@@ -18,9 +18,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from imgrec.config import DataConfig
+from imgrec.config import DataConfig, ImageShape
 from imgrec.data.content import Content, Missing
-from imgrec.data.decode import Depth, ImageShape, choose_depth, why_depth_is_doubtful
+from imgrec.data.decode import Depth, choose_depth, why_depth_is_doubtful
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looked, Looks, look_at, only_write, peek

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgrec.config import ClusterConfig, SearchConfig
-from imgrec.distributed.session import Node
+from imgrec.distributed.nodes import Node
 from imgrec.errors import ClusterError
 
 

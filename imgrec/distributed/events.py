@@ -14,12 +14,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from imgrec.distributed.box import Box
 from imgrec.errors import reason_of
 from imgrec.machine import memory_kills
+from imgrec.search.study import Trial
+from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
+from imgrec.training.metrics import MONITOR
 
 # The keys of an epoch's report to Ray, which goes by the score. Tune flattens the names of metrics,
 # which have slashes, so they lie one deeper.
 EPOCH, SCORE, METRICS = "epoch", "score", "metrics"
-MONITOR = "val/macro_f1"
 
 
 def as_report(epoch: int, metrics: dict[str, float]) -> dict[str, Any]:
@@ -125,3 +127,32 @@ class Mailbox:
     def is_condemned(self, lane: str) -> bool:
         """Whether the lane was condemned."""
         return cast("bool", ray.get(self.box.is_condemned.remote(lane)))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial begins, or goes on after its process died."""
+
+    number: int
+    settings: dict[str, Any]
+    job: FitJob
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEpoch:
+    """An epoch of a trial; every one once."""
+
+    number: int
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """A trial is over; `best` says whether none of its search was better so far."""
+
+    trial: Trial
+    best: bool
+
+
+SearchEvent = TrialStarted | TrialEpoch | TrialEnded

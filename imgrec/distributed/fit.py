@@ -24,10 +24,11 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, plan_demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
 from imgrec.distributed.session import Session
-from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, Errand, work
+from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
-from imgrec.training.learner import Best, FitJob, best_of
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Best, best_of
 from imgrec.training.loop import SPENT, EpochReport
 
 POLL_SECONDS = 0.25
@@ -138,7 +139,7 @@ def fit_on_workers(
 
     def start(chosen: list[str]) -> _Lane:
         lane = f"lane-{chosen[0]}"
-        errand = Errand(
+        spec = LaneSpec(
             lane=lane,
             jobs={name: jobs[name] for name in chosen},
             threads=demand.cpus,
@@ -151,7 +152,7 @@ def fit_on_workers(
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
-        return _Lane(session, errand, _trainer(errand, demand, cluster, storage), on_event)
+        return _Lane(session, spec, _trainer(spec, demand, cluster, storage), on_event)
 
     lanes = [start(share) for share in shares]
     while lanes:
@@ -162,7 +163,7 @@ def fit_on_workers(
             if ended:
                 lanes.remove(lane)
                 yield from lane.end()
-                shutil.rmtree(storage / lane.errand.lane, ignore_errors=True)
+                shutil.rmtree(storage / lane.spec.lane, ignore_errors=True)
                 if lane.waiting:
                     lanes.append(start(lane.waiting))
 
@@ -178,13 +179,13 @@ def refuse_batches_below(workers: int, jobs: Iterable[FitJob]) -> None:
         raise ClusterError(msg)
 
 
-def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Path) -> TorchTrainer:
+def _trainer(spec: LaneSpec, demand: Demand, cluster: ClusterConfig, storage: Path) -> TorchTrainer:
     if not demand.is_fixed:
         # For some seconds Ray still counts a node that is lost, and waits so long for its place.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
     return TorchTrainer(
         work,
-        train_loop_config={"errand": errand},
+        train_loop_config={"spec": spec},
         scaling_config=ScalingConfig(
             num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
@@ -193,11 +194,11 @@ def _trainer(errand: Errand, demand: Demand, cluster: ClusterConfig, storage: Pa
             elastic_resize_monitor_interval_s=max(LEAST_RESIZE_SECONDS, cluster.checkpoint_seconds),
         ),
         run_config=RunConfig(
-            name=errand.lane,
+            name=spec.lane,
             storage_path=str(storage),
             # What is no death of a worker does not use them up; the workers themselves count those that are.
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures + MOST_EXCUSED * len(errand.jobs)
+                max_failures=cluster.max_failures + MOST_EXCUSED * len(spec.jobs)
             ),
             # One checkpoint is enough: each holds the best weights beside the last.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
@@ -211,18 +212,18 @@ class _Lane:
     def __init__(
         self,
         session: Session,
-        errand: Errand,
+        spec: LaneSpec,
         trainer: TorchTrainer,
         on_event: Callable[[str, Progress], None],
     ) -> None:
-        self.errand = errand
-        self.waiting = list(errand.jobs)  # the names that have not ended yet
-        self._mailbox: Mailbox = errand.mailbox
+        self.spec = spec
+        self.waiting = list(spec.jobs)  # the names that have not ended yet
+        self._mailbox: Mailbox = spec.mailbox
         self._on_event = on_event
-        self._starts: dict[str, list[Started]] = {name: [] for name in errand.jobs}
-        self._epochs_seen: dict[str, int] = dict.fromkeys(errand.jobs, 0)
+        self._starts: dict[str, list[Started]] = {name: [] for name in spec.jobs}
+        self._epochs_seen: dict[str, int] = dict.fromkeys(spec.jobs, 0)
         self._outcome: Any = None
-        self.thread = session.beside(partial(self._fit, trainer), errand.lane)
+        self.thread = session.beside(partial(self._fit, trainer), spec.lane)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -232,7 +233,7 @@ class _Lane:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Pass on what has come from the workers; yield what has ended."""
-        for name, event in self._mailbox.read(self.errand.lane):
+        for name, event in self._mailbox.read(self.spec.lane):
             # After a restart what was told before comes again, and came out the same.
             if name not in self.waiting:
                 continue
@@ -262,7 +263,7 @@ class _Lane:
                 f"log file says more ({reason_of(self._outcome)})"
             )
         else:
-            why = self._mailbox.why_given_up(self.errand.lane, self.errand.max_failures)
+            why = self._mailbox.why_given_up(self.spec.lane, self.spec.max_failures)
             why += f" ({reason_of(self._outcome)})" if died else ""
         yield self.waiting.pop(0), TrainingError(why)
 

@@ -273,3 +273,11 @@ class _Door:
             except OSError as error:
                 closed.append((address, str(error)))
         return closed
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: int
+    gpus: int

@@ -21,7 +21,7 @@ import ray
 from imgrec.config import ClusterConfig
 from imgrec.distributed.address import cluster_address, refuse_silence
 from imgrec.distributed.events import Mailbox
-from imgrec.distributed.nodes import SHARED_MEMORY, machines
+from imgrec.distributed.nodes import SHARED_MEMORY, Node, machines
 from imgrec.errors import ClusterError
 from imgrec.machine import locked, memory_limit
 
@@ -33,14 +33,6 @@ THREAD_SECONDS = 10.0
 LEAST_MEMORY = 3_000_000_000
 PREFIX, RAY = "imgrec-", "ray"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What one machine of the cluster has."""
-
-    cpus: int
-    gpus: int
 
 
 @dataclass(frozen=True, slots=True)

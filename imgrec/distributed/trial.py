@@ -28,11 +28,12 @@ from imgrec.config import ClusterConfig
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
-from imgrec.distributed.worker import MOST_EXCUSED, Errand, work
+from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ImgrecError, StorageError, full_disk, reason_of
 from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
-from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
 
@@ -45,7 +46,7 @@ FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
-class TrialErrand:
+class TrialSpec:
     """What one trial is to do.
 
     Attributes:
@@ -71,19 +72,19 @@ def run_trial(
     What another try would only repeat is reported as the trial's failure; Ray makes good what
     kills the process.
     """
-    errand: TrialErrand = config["errand"]
+    spec: TrialSpec = config["spec"]
     torch.set_num_threads(threads)
     device = torch.device("cuda" if use_gpu else "cpu")
-    job: FitJob | None = errand.job
+    job: FitJob | None = spec.job
     try:
-        if times := _times_killed(errand):
-            job = in_more_parts(errand.job, 1, times)
-        while job and not _fits_into_memory(errand, job, device, checkpoint_seconds):
+        if times := _times_killed(spec):
+            job = in_more_parts(spec.job, 1, times)
+        while job and not _fits_into_memory(spec, job, device, checkpoint_seconds):
             # Here, where no exception keeps alive what the last try had in memory.
             _release_memory()
             job = in_more_parts(job, 1)
         if job is None:
-            tune.report({FAILURE: str(out_of_memory(errand.job, "memory ran out"))})
+            tune.report({FAILURE: str(out_of_memory(spec.job, "memory ran out"))})
     except StorageError as error:
         tune.report({FULL: str(error)})
     except ImgrecError as error:
@@ -95,16 +96,16 @@ def run_trial(
         _release_memory()
 
 
-def _times_killed(errand: TrialErrand) -> int:
+def _times_killed(spec: TrialSpec) -> int:
     """How often the process of this trial was killed for want of memory, noted beside its checkpoints."""
-    note = errand.folder / "memory.json"
-    now = {"host": platform.node(), "session": errand.session, "kills": memory_kills()}
+    note = spec.folder / "memory.json"
+    now = {"host": platform.node(), "session": spec.session, "kills": memory_kills()}
     noted: dict[str, Any] = now
     with contextlib.suppress(FileNotFoundError):
         noted = json.loads(note.read_text(encoding="utf-8"))
-    begun_here = noted["host"] == now["host"] and noted["session"] == errand.session
+    begun_here = noted["host"] == now["host"] and noted["session"] == spec.session
     times = noted.get("times", 0) + (begun_here and noted["kills"] < now["kills"])
-    errand.folder.mkdir(parents=True, exist_ok=True)
+    spec.folder.mkdir(parents=True, exist_ok=True)
     part = note.with_suffix(".part")
     part.write_text(json.dumps(now | {"times": times}), encoding="utf-8")
     part.replace(note)
@@ -112,11 +113,11 @@ def _times_killed(errand: TrialErrand) -> int:
 
 
 def _fits_into_memory(
-    errand: TrialErrand, job: FitJob, device: torch.device, checkpoint_seconds: float
+    spec: TrialSpec, job: FitJob, device: torch.device, checkpoint_seconds: float
 ) -> bool:
     """Train; False where memory ran out."""
     try:
-        _train(errand, job, device, checkpoint_seconds)
+        _train(spec, job, device, checkpoint_seconds)
     except Exception as error:
         if is_out_of_memory(error):
             return False
@@ -124,11 +125,9 @@ def _fits_into_memory(
     return True
 
 
-def _train(
-    errand: TrialErrand, job: FitJob, device: torch.device, checkpoint_seconds: float
-) -> None:
+def _train(spec: TrialSpec, job: FitJob, device: torch.device, checkpoint_seconds: float) -> None:
     learner = build_learner(job, device, Shard())
-    if resumed := latest_state(errand.folder, job.key):
+    if resumed := latest_state(spec.folder, job.key):
         learner.restore(resumed)
         for epoch, metrics in enumerate(learner.history, start=1):
             tune.report(as_report(epoch, metrics))
@@ -137,9 +136,9 @@ def _train(
     def on_epoch(report: EpochReport) -> None:
         nonlocal last_checkpoint
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds
-        if due or report.epoch == report.epochs or report.epoch in errand.milestones:
+        if due or report.epoch == report.epochs or report.epoch in spec.milestones:
             # Before the report, which does not return where the trial is stopped.
-            _replace_checkpoint(errand.folder / f"epoch-{report.epoch}", learner)
+            _replace_checkpoint(spec.folder / f"epoch-{report.epoch}", learner)
             last_checkpoint = time.monotonic()
         tune.report(as_report(report.epoch, report.metrics))
 
@@ -153,29 +152,29 @@ def run_trial_on_workers(
 
     Every epoch's report reaches Tune through the callback.
     """
-    errand: TrialErrand = config["errand"]
-    resumed = latest_state(errand.folder, errand.job.key)
+    spec: TrialSpec = config["spec"]
+    resumed = latest_state(spec.folder, spec.job.key)
     if resumed:
         history = load_state(resumed)["history"]
         for epoch, metrics in enumerate(history, start=1):
             tune.report(as_report(epoch, metrics))
-        if len(history) == errand.job.train.epochs:
+        if len(history) == spec.job.train.epochs:
             return
-    lane = Errand(
-        lane=f"{errand.name}-{uuid.uuid4().hex[:8]}",
-        jobs={errand.name: errand.job},
+    lane = LaneSpec(
+        lane=f"{spec.name}-{uuid.uuid4().hex[:8]}",
+        jobs={spec.name: spec.job},
         threads=demand.cpus,
         checkpoint_seconds=cluster.checkpoint_seconds,
-        results=errand.folder / "results",
+        results=spec.folder / "results",
         mailbox=mailbox,
-        resume={errand.name: resumed} if resumed else {},
-        milestones=errand.milestones,
+        resume={spec.name: resumed} if resumed else {},
+        milestones=spec.milestones,
         report_all=True,
         max_failures=cluster.max_failures,
     )
     trainer = TorchTrainer(
         work,
-        train_loop_config={"errand": lane},
+        train_loop_config={"spec": lane},
         scaling_config=ScalingConfig(
             num_workers=demand.workers,
             use_gpu=bool(demand.gpus),
@@ -183,7 +182,7 @@ def run_trial_on_workers(
         ),
         run_config=RunConfig(
             name=lane.lane,
-            storage_path=str(errand.folder),
+            storage_path=str(spec.folder),
             failure_config=FailureConfig(max_failures=cluster.max_failures + MOST_EXCUSED),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],

@@ -31,7 +31,8 @@ from imgrec.distributed.events import (
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
 from imgrec.errors import DivergedError, ImgrecError, full_disk
 from imgrec.training.checkpoint import save_state
-from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.profiling import StepProfile
@@ -46,7 +47,7 @@ MOST_EXCUSED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class LaneSpec:
     """What travels to every worker of a lane.
 
     Attributes:
@@ -79,29 +80,29 @@ class Errand:
 
 
 def work(config: dict[str, Any]) -> None:
-    """Ray Train's entry: the errand is the one entry of config.
+    """Ray Train's entry: the spec is the one entry of config.
 
     Ray starts all workers again where one ends with an error. What one of them finds, all learn from the
     mailbox: none waits for another in a reduction, and nothing is tried that would only fail again.
     """
-    errand: Errand = config["errand"]
-    mailbox, lane = errand.mailbox, errand.lane
+    spec: LaneSpec = config["spec"]
+    mailbox, lane = spec.mailbox, spec.lane
     if mailbox.is_condemned(lane):
         return
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    torch.set_num_threads(errand.threads)
-    if not _may_begin(errand, shard):
+    torch.set_num_threads(spec.threads)
+    if not _may_begin(spec, shard):
         return
     with _last_checkpoint() as resumed:
-        names = list(errand.jobs)
+        names = list(spec.jobs)
         resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
         # Checkpoints come in the order of the jobs, so all before the last one's are finished.
         for name in names[names.index(resumed_name) :]:
             if mailbox.is_condemned(f"{lane}/{name}"):
                 continue
-            worker = _Worker(errand, name, shard)
-            checkpoint = resumed if resumed and name == resumed_name else errand.resume.get(name)
+            worker = _Worker(spec, name, shard)
+            checkpoint = resumed if resumed and name == resumed_name else spec.resume.get(name)
             try:
                 worker.run(checkpoint)
             except DivergedError as error:
@@ -115,12 +116,12 @@ def work(config: dict[str, Any]) -> None:
                     raise
 
 
-def _may_begin(errand: Errand, shard: Shard) -> bool:
+def _may_begin(spec: LaneSpec, shard: Shard) -> bool:
     """Whether workers may start once more; the driver says what became of the models if not."""
-    mailbox, lane = errand.mailbox, errand.lane
+    mailbox, lane = spec.mailbox, spec.lane
     mailbox.note_kills(lane)
     _meet(shard)
-    if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > errand.max_failures:
+    if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > spec.max_failures:
         mailbox.condemn(lane)
     _meet(shard)
     return not mailbox.is_condemned(lane)
@@ -154,7 +155,7 @@ class _Verdict:
 
 
 def _judge(worker: "_Worker", error: Exception) -> _Verdict:
-    lane, name, alone = worker.errand.lane, worker.name, worker.shard.world_size == 1
+    lane, name, alone = worker.spec.lane, worker.name, worker.shard.world_size == 1
     if full := full_disk(error):
         # Of this node's disk alone; it ends the run, so that the same command goes on from there.
         return _Verdict(full, condemned=lane)
@@ -171,7 +172,7 @@ def _judge(worker: "_Worker", error: Exception) -> _Verdict:
 
 def _carry_out(verdict: _Verdict, worker: "_Worker") -> None:
     """Tell the driver, and the workers that start again."""
-    lane, name, mailbox = worker.errand.lane, worker.name, worker.errand.mailbox
+    lane, name, mailbox = worker.spec.lane, worker.name, worker.spec.mailbox
     if verdict.echo:
         mailbox.note_error(lane, verdict.echo)
     if verdict.ran_out:
@@ -197,8 +198,8 @@ def _last_checkpoint() -> Iterator[Path | None]:
 class _Worker:
     """One worker's view of one model; only rank 0 tells the driver and writes files."""
 
-    def __init__(self, errand: Errand, name: str, shard: Shard) -> None:
-        self.errand = errand
+    def __init__(self, spec: LaneSpec, name: str, shard: Shard) -> None:
+        self.spec = spec
         self.name = name
         self.shard = shard
         self.learner: Learner | None = None
@@ -210,7 +211,7 @@ class _Worker:
     def tell(self, event: Event) -> None:
         """Send an event to the driver, if this is the worker that speaks."""
         if self.shard.rank == 0:
-            self.last_sent = self.errand.mailbox.send(self.errand.lane, self.name, event)
+            self.last_sent = self.spec.mailbox.send(self.spec.lane, self.name, event)
 
     def wait_until_told(self) -> None:
         """Make sure that the driver will hear of everything until now, should this worker die."""
@@ -219,7 +220,7 @@ class _Worker:
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
-        job = self._in_parts(self.errand.jobs[self.name])
+        job = self._in_parts(self.spec.jobs[self.name])
         learner = build_learner(job, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)
@@ -231,10 +232,10 @@ class _Worker:
                 workers=self.shard.world_size,
                 device=learner.device.type,
                 precision=str(learner.precision),
-                decoders=self.errand.spare if isinstance(pictures, StreamedPictures) else 0,
+                decoders=self.spec.spare if isinstance(pictures, StreamedPictures) else 0,
             )
         )
-        folder = self.errand.results / self.name
+        folder = self.spec.results / self.name
         with self._profiled(folder):
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
         if self.shard.rank == 0:
@@ -248,8 +249,8 @@ class _Worker:
         Raises:
             TrainingError: not even the smallest parts fit; on all workers.
         """
-        errand = self.errand
-        times = errand.mailbox.times_ran_out(errand.lane, self.name)
+        spec = self.spec
+        times = spec.mailbox.times_ran_out(spec.lane, self.name)
         if not times:
             return job
         smaller = in_more_parts(job, self.shard.world_size, times)
@@ -259,13 +260,13 @@ class _Worker:
 
     def _pictures(self, folder: Path, device: torch.device) -> Pictures:
         store = open_store(folder)
-        if worth_streaming(store, self.errand.spare):
-            return StreamedPictures(store, device, self.errand.spare)
+        if worth_streaming(store, self.spec.spare):
+            return StreamedPictures(store, device, self.spec.spare)
         return Pictures(store, device)
 
     @contextlib.contextmanager
     def _profiled(self, folder: Path) -> Iterator[None]:
-        if not (self.errand.profile and self.shard.rank == 0):
+        if not (self.spec.profile and self.shard.rank == 0):
             yield
             return
         with StepProfile(folder / PROFILE, get_device()) as self.profile:
@@ -281,9 +282,9 @@ class _Worker:
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.tell(report)
-        wanted = report.epoch == report.epochs or report.epoch in self.errand.milestones
+        wanted = report.epoch == report.epochs or report.epoch in self.spec.milestones
         if not (wanted or self._checkpoint_is_due()):
-            if self.errand.report_all:
+            if self.spec.report_all:
                 ray.train.report(as_report(report.epoch, report.metrics))
             return
         # What lies before a checkpoint is never told again.
@@ -304,7 +305,7 @@ class _Worker:
         """Rank 0's clock decides for all, because all must call Ray equally often."""
         now = time.monotonic()
         wish = GO_ON
-        if now - self.last_checkpoint >= self.errand.checkpoint_seconds:
+        if now - self.last_checkpoint >= self.spec.checkpoint_seconds:
             wish = WRITE
         elif now - self.last_look > HEARTBEAT_SECONDS:
             wish, self.last_look = LOOK_FOR_DRAINS, now

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from imgrec.evaluation.fonts import drawable, lettering
+from imgrec.training.metrics import MONITOR
 
 # Names of classes and files stand in pictures as they are; between two $ would be a formula.
 mpl.rcParams["text.parse_math"] = False
@@ -73,7 +74,7 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int, title:
         ],
         right: [
             ("train/accuracy", "train accuracy, augmented", MUTED),
-            ("val/macro_f1", "validation macro-F1", ACCENT),
+            (MONITOR, "validation macro-F1", ACCENT),
         ],
     }
     for axes, curves in lines.items():
@@ -87,7 +88,7 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int, title:
         axes.tick_params(colors=INK, labelsize=9)
         axes.legend(frameon=False, fontsize=9)
     left.set_ylabel("loss (nats)", color=INK)
-    best = history[best_epoch - 1]["val/macro_f1"]
+    best = history[best_epoch - 1][MONITOR]
     right.annotate(
         f"kept: epoch {best_epoch}, {best:.3f}",
         (best_epoch, best),

@@ -9,8 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from imgrec.config import AnnConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import AnnConfig, ImageShape
 
 
 class Ann(nn.Module):

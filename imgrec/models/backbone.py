@@ -15,8 +15,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from imgrec.config import CnnConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import CnnConfig, ImageShape
 from imgrec.errors import ConfigError
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

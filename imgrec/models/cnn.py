@@ -11,8 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from imgrec.config import CnnConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import CnnConfig, ImageShape
 from imgrec.models.convolution import ConvBlock, Stem
 
 LOGIT_SCALE = 1 / 4

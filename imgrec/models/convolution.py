@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from imgrec.data.decode import ImageShape
+from imgrec.config import ImageShape
 
 LARGEST_MAP = 48
 MOST_TOKENS_A_SIDE = 12

@@ -13,8 +13,7 @@ RowRnn reads rows of pixels from top to bottom and back, and averages over them.
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from imgrec.config import RnnConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import ImageShape, RnnConfig
 from imgrec.models.convolution import tokens_by_convolution
 
 PATCHES_A_SIDE = 16

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from imgrec.config import TransformerConfig
-from imgrec.data.decode import ImageShape
+from imgrec.config import ImageShape, TransformerConfig
 from imgrec.models.convolution import tokens_by_convolution
 
 TOKENS_A_SIDE = 8

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from imgrec.config import Filter
+from imgrec.config import Filter, ImageShape
 from imgrec.config.filters import (
     Bilateral,
     Clahe,
@@ -22,7 +22,6 @@ from imgrec.config.filters import (
     NonLocalMeans,
     Unsharp,
 )
-from imgrec.data.decode import ImageShape
 from imgrec.errors import ConfigError
 from imgrec.preprocess.colors import brightness, equalized
 

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from imgrec.config import Branch, Dimension, is_active
 from imgrec.errors import ConfigError
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from imgrec.training.metrics import Rank
 from imgrec.training.optim import MOMENTUM
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imgrec.errors import ClassifierError
+from imgrec.tracking.tags import FILES
 
-TAG = "imgrec.files."
 CHARACTERS_A_TAG = 4500
 # What MLflow itself adds, or writes anew, whenever a version is downloaded.
 NOT_OURS = frozenset({"registered_model_meta"})
@@ -21,7 +21,7 @@ def hash_tags(folder: Path) -> dict[str, str]:
     """The hashes of all files below a folder, as tags that MLflow has room for."""
     text = json.dumps(_hashes_of(folder), sort_keys=True, separators=(",", ":"))
     parts = [text[at : at + CHARACTERS_A_TAG] for at in range(0, len(text), CHARACTERS_A_TAG)]
-    return {f"{TAG}{number}": part for number, part in enumerate(parts)}
+    return {f"{FILES}{number}": part for number, part in enumerate(parts)}
 
 
 def refuse_changed(folder: Path, tags: Mapping[str, str], what: str) -> None:
@@ -32,7 +32,7 @@ def refuse_changed(folder: Path, tags: Mapping[str, str], what: str) -> None:
         tags: Of the version.
         what: What the files are, for people.
     """
-    parts = {int(name.removeprefix(TAG)): text for name, text in tags.items() if _is_part(name)}
+    parts = {int(name.removeprefix(FILES)): text for name, text in tags.items() if _is_part(name)}
     try:
         known = json.loads("".join(parts[number] for number in sorted(parts)))
         known = dict(known)
@@ -51,7 +51,7 @@ def refuse_changed(folder: Path, tags: Mapping[str, str], what: str) -> None:
 
 
 def _is_part(tag: str) -> bool:
-    return tag.startswith(TAG) and tag.removeprefix(TAG).isdecimal()
+    return tag.startswith(FILES) and tag.removeprefix(FILES).isdecimal()
 
 
 def _hashes_of(folder: Path) -> dict[str, str]:

@@ -13,10 +13,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from imgrec.errors import TrackingError
 from imgrec.machine import birth_of
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.runs import Run, RunRecord, find_run, find_runs, set_status
+from imgrec.tracking.query import RunRecord, find_run, find_runs, set_status
+from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import HEARTBEAT, KIND, OWNER
 
-OWNER = "imgrec.owner"
-HEARTBEAT = "imgrec.heartbeat"
 SECONDS_BETWEEN_HEARTBEATS = 15.0
 SILENCE_OF_THE_DEAD = 4 * SECONDS_BETWEEN_HEARTBEATS
 
@@ -80,7 +80,7 @@ def process_is_alive(owner: str) -> bool | None:
 def close_dead_runs(tracking: Tracking) -> None:
     """Mark as KILLED what says RUNNING though its process is dead, with all that stands below it."""
     for kind in ("workflow", "tune"):
-        for workflow in find_runs(tracking, {"imgrec.kind": kind}, status="RUNNING"):
+        for workflow in find_runs(tracking, {KIND: kind}, status="RUNNING"):
             if not is_alive(workflow):
                 _close(tracking, workflow)
 

@@ -26,8 +26,9 @@ from imgrec.tracking import served_model
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import hash_tags, refuse_changed
 from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import ARCH
+from imgrec.training.metrics import MONITOR
 
-ARCH_TAG = "imgrec.arch"
 CHAMPION = "champion"
 MODELS = "models:/"
 # What MLflow answers where there is no such model, version or alias, or no such name can be.
@@ -201,7 +202,7 @@ def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
             for model in _pages(client.search_registered_models)
         }
         # All at once: in a filter a name with a quote in it could not be written.
-        found = [v for v in _pages(client.search_model_versions) if ARCH_TAG in v.tags]
+        found = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
     versions = [
         RegisteredVersion(
             v.name, int(v.version), str(v.version) == champions.get(v.name), v.run_id, v.tags
@@ -306,9 +307,9 @@ def _why_not(new: Mapping[str, str], champion: ModelVersion) -> str:
             f"version {champion.version} stays champion, for it was scored on other pictures; {way}"
         )
     try:
-        score = float(old["val/macro_f1"])
+        score = float(old[MONITOR])
     except (KeyError, ValueError):
         return f"version {champion.version} stays champion, for it has no score; {way}"
-    if float(new["val/macro_f1"]) >= score:
+    if float(new[MONITOR]) >= score:
         return ""
     return f"version {champion.version} stays champion: it was better on the same data"

@@ -20,8 +20,8 @@ from imgrec.tracking.liveness import (
     process_is_alive,
 )
 from imgrec.tracking.place import SQLITE
+from imgrec.tracking.tags import QUEUE
 
-QUEUE = "imgrec.begin"
 DRAWING = 0
 POLL_SECONDS = 0.2
 MOST_SECONDS = 120.0

@@ -28,7 +28,8 @@ from imgrec.errors import DivergedError, TrainingError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
-from imgrec.training.learner import FitJob, Learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Learner
 from imgrec.training.memory import is_out_of_memory
 from imgrec.training.metrics import Meter, Scores
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from imgrec.errors import TrainingError
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 
 FACTOR = 4
 """Of the number of parts, from one try to the next."""

@@ -13,6 +13,9 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+MONITOR = "val/macro_f1"
+"""What the best epoch, the best trial and the champion are chosen by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

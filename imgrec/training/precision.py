@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
 from imgrec.config import Arch
 from imgrec.machine import processor_kind
@@ -66,14 +65,3 @@ def device_kind(device: torch.device) -> str:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return "cuda bf16" if has_bf16 else "cuda"
     return processor_kind() if device.type == "cpu" else device.type
-
-
-def lay_out(module: nn.Module, arch: Arch) -> nn.Module:
-    """The module with its convolutions in channels_last, the layout that the store's pictures have.
-
-    In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster; the ann
-    has no convolution to gain.
-    """
-    if arch == "ann":
-        return module
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.backends import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imgrec.data.decode import ImageShape
+from imgrec.config import ImageShape
 
 PEAK_FLOPS = {
     "H200": (989e12, 67e12),

@@ -23,7 +23,8 @@ from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.training.clock import EVALUATION
-from imgrec.training.learner import FitJob, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import build_learner
 from imgrec.training.loop import SPENT, evaluate, fit
 from imgrec.training.throughput import card_bytes, card_name, peak_flops, training_flops
 from pipelines.prepare import prepare

@@ -33,7 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from imgrec.config import load_config
 from imgrec.data.loader import Shard, TrainingBatch
 from imgrec.evaluation.pictures import ACCENT, INK, MUTED
-from imgrec.training.learner import FitJob, Learner, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import train_epoch
 from pipelines.prepare import prepare
 from tests.bench.test_loop import noise_folder

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.config import load_config
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from pipelines.prepare import prepare
 from tests.bench.gpu import measure
 from tests.conftest import no_progress

@@ -17,7 +17,7 @@ from PIL import Image
 from imgrec.config import ClusterConfig, load_config
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 

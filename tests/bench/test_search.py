@@ -8,8 +8,10 @@ import pytest
 
 from imgrec.config import load_config
 from imgrec.distributed.demand import plan_trials
-from imgrec.distributed.search import Search, SearchEvent, TrialEpoch, search_on_workers
+from imgrec.distributed.events import SearchEvent, TrialEpoch
+from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import ray_session
+from imgrec.distributed.share import Search
 from imgrec.search.study import Study
 from pipelines.cli import DIGITS
 from pipelines.prepare import prepare

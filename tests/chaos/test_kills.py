@@ -20,7 +20,7 @@ import pytest
 
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
-from imgrec.tracking.runs import find_runs, metric_history
+from imgrec.tracking.query import find_runs, metric_history
 from tests.conftest import picture, processes_of
 
 IMGREC = [sys.executable, "-m", "pipelines"]

@@ -12,7 +12,7 @@ from skimage.data import astronaut, chelsea
 
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
-from imgrec.tracking.runs import find_runs
+from imgrec.tracking.query import find_runs
 from tests.e2e.test_command_line import imgrec
 
 

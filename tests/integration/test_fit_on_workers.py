@@ -22,10 +22,12 @@ from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
 from imgrec.machine import processor_kind
 from imgrec.tracking.connection import connect
-from imgrec.training.learner import FitJob, build_learner
+from imgrec.tracking.tags import ARITHMETIC
+from imgrec.training.job import FitJob
+from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.precision import Arithmetic, choose_arithmetic
-from pipelines.arithmetic import TAG, decide_arithmetic, in_arithmetic
+from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
 from tests.conftest import no_progress, processes_of
@@ -323,7 +325,7 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
             arch: "fp32" if taken == "bf16" else "bf16" for arch, taken in decided.items()
         }
         # As if it had been begun on machines of another kind.
-        begun.set_tags({TAG + arch: taken for arch, taken in elsewhere.items()})
+        begun.set_tags({ARITHMETIC + arch: taken for arch, taken in elsewhere.items()})
         begun.end("FAILED")
     with ledger.workflow("workflow", "") as again:
         taken = decide_arithmetic(ledger, again, session)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.search import SearchEvent, TrialEpoch, TrialStarted
+from imgrec.distributed.events import SearchEvent, TrialEpoch, TrialStarted
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import StorageError
 from imgrec.search.study import DEFAULTS

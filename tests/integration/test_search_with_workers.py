@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.search import SearchEvent, TrialEpoch
+from imgrec.distributed.events import SearchEvent, TrialEpoch
 from imgrec.distributed.session import Session, ray_session
 from imgrec.search.study import DEFAULTS
 from imgrec.training.checkpoint import latest_state

@@ -13,12 +13,12 @@ from imgrec.classifier import Card, Classifier
 from imgrec.config import CnnConfig, TrackingConfig
 from imgrec.data.decode import encode_png
 from imgrec.models import build_model
+from imgrec.models.build import lay_out
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
-from imgrec.training.precision import lay_out
 from tests.conftest import picture
 from tests.unit.test_filters import EVERY
 

@@ -30,8 +30,6 @@ from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.tracking import connection, turns
 from imgrec.tracking.connection import Tracking, connect, experiment_id
 from imgrec.tracking.liveness import (
-    HEARTBEAT,
-    OWNER,
     close_dead_runs,
     heartbeat,
     is_alive,
@@ -40,15 +38,16 @@ from imgrec.tracking.liveness import (
     owner_tags,
     refuse_alive,
 )
+from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.registry import (
-    ARCH_TAG,
     SHOWN_SCORES,
     fetch_classifier,
     list_versions,
     register,
     version_of,
 )
-from imgrec.tracking.runs import RunRecord, find_runs, start_run
+from imgrec.tracking.runs import start_run
+from imgrec.tracking.tags import ARCH, HEARTBEAT, OWNER
 from imgrec.tracking.turns import one_at_a_time
 
 
@@ -242,7 +241,7 @@ def test_what_others_wrote_into_the_same_mlflow_is_passed_over(
     client = tracking.client
     client.create_registered_model("it's mine")
     client.create_registered_model("foreign")
-    for some in ({ARCH_TAG: "cnn"}, {**tags(0.9), "test/accuracy": "high"}, {"else": "x"}):
+    for some in ({ARCH: "cnn"}, {**tags(0.9), "test/accuracy": "high"}, {"else": "x"}):
         client.create_model_version("foreign", "file:///tmp", tags=some)
     with start_run(tracking, "others", "run", {}) as run:
         register(run, "beside-ann", classifier, encode_png(digits.images[0]), tags(0.9))

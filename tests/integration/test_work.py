@@ -9,7 +9,7 @@ from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
 from imgrec.tracking.liveness import owner_tags
 from imgrec.tracking.runs import start_run
-from pipelines.ledger import KEY
+from imgrec.tracking.tags import KEY
 from pipelines.run import _remove_work
 
 

@@ -5,14 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from imgrec.config import load_config
-from imgrec.distributed.search import (
-    Search,
-    SearchEvent,
-    TrialEnded,
-    TrialEpoch,
-    search_on_workers,
-)
+from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch
+from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import Session
+from imgrec.distributed.share import Search
 from imgrec.search.study import Study, Trial
 from pipelines.prepare import Prepared, prepare
 from pipelines.search import job_with

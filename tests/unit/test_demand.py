@@ -6,7 +6,7 @@ import pytest
 
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials, spare_cores
-from imgrec.distributed.session import Node
+from imgrec.distributed.nodes import Node
 from imgrec.errors import ClusterError
 
 

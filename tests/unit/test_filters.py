@@ -30,7 +30,8 @@ from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.filters import filtered, refuse_too_small
 from imgrec.preprocess.recipe import Recipe
 from imgrec.preprocess.statistics import channel_statistics
-from imgrec.training.learner import FitJob, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import build_learner
 
 EVERY: tuple[Filter, ...] = (
     Gaussian(),

@@ -14,14 +14,14 @@ def test_all_trials_together_use_a_second_in_a_second(
     """A budget of 100 s let 400 s pass where two trials ran on eight places."""
     now = [0.0]
     monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    shares = search._Shares(
+    shares = search.Shares(
         (
             name,
             SimpleNamespace(trials={str(n): SimpleNamespace(used=0.0) for n in range(count)}),
         )
         for name, count in zip("ab", running, strict=False)
     )
-    clock = search._Clock(shares)
+    clock = search.ShareClock(shares)
     for _ in range(100):
         now[0] += 1.0
         clock.advance()

@@ -8,7 +8,7 @@ import pytest
 from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError
 from imgrec.search.study import Study, Trial, best_of
-from imgrec.training.learner import FitJob
+from imgrec.training.job import FitJob
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 

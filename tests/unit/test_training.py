@@ -25,7 +25,8 @@ from imgrec.preprocess.augment import NO_AUGMENTATION
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
-from imgrec.training.learner import FitJob, Learner, best_of, build_learner
+from imgrec.training.job import FitJob
+from imgrec.training.learner import Learner, best_of, build_learner
 from imgrec.training.loop import EpochReport, fit, train_epoch
 from imgrec.training.memory import in_more_parts, is_out_of_memory
 from imgrec.training.metrics import Meter

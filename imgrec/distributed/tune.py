@@ -1,0 +1,139 @@
+"""Ray Tune's own hooks: what to try next, what to stop, and what to tell the driver."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from imgrec.config import ClusterConfig, SearchConfig
+from imgrec.distributed.demand import TrialDemand
+from imgrec.distributed.session import Session
+from imgrec.distributed.share import Share, Shares
+from imgrec.distributed.trial import run_trial, run_trial_on_workers
+from imgrec.search.study import DEFAULTS
+
+# Held by a trial that starts workers of its own, and computes nothing itself: something that every
+# cluster has, and not the cores that its workers wait for.
+HEAD_NODE = "node:__internal_head__"
+
+
+class FairSearcher(Searcher):  # type: ignore[misc]
+    """Asks the search that has had the least."""
+
+    def __init__(self, shares: Shares, *, by_time: bool) -> None:
+        super().__init__()
+        self._shares = shares
+        self._by_time = by_time
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        while waiting := [share for share in self._shares.values() if share.wants_more]:
+            share = min(waiting, key=lambda share: share.used if self._by_time else share.asked)
+            if suggestion := share.ask(trial_id):
+                return suggestion
+        # What runs may still be given back by a process that dies.
+        running = any(share.trials for share in self._shares.values())
+        return None if running else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: `TunerCallback` is told too, and of more."""
+
+
+class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
+    """ASHA for each search by itself, whose scores and epochs do not compare with others'.
+
+    ASHA: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". The defaults are
+    never stopped, so that what wins has won against all of them.
+    """
+
+    def __init__(self, shares: Shares) -> None:
+        super().__init__()
+        self._shares = shares
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self._share(trial).halving.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        share = self._share(trial)
+        action = share.halving.on_trial_result(tune_controller, trial, result)
+        if share.trials[trial.trial_id].number == DEFAULTS:
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.STOP if share.is_over else action
+
+    def on_trial_complete(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> None:
+        """Nothing: a trial's last result has been heard as a result."""
+
+    def _share(self, trial: TuneTrial) -> Share:
+        return self._shares[trial.config["search"]]
+
+
+class TunerCallback(tune.Callback):  # type: ignore[misc]
+    """Hears of every trial in the Tuner's thread."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+
+    def on_trial_start(self, *, trial: TuneTrial, **_: Any) -> None:
+        self._share(trial).begins(trial.trial_id)
+
+    def on_trial_result(self, *, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
+        self._share(trial).result(trial.trial_id, result)
+
+    def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:
+        self._share(trial).end(trial.trial_id)
+
+    def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:
+        self._share(trial).died(trial.trial_id)
+
+    def _share(self, trial: TuneTrial) -> Share:
+        return self._shares[trial.config["search"]]
+
+
+def build_tuner(
+    shares: Shares,
+    search: SearchConfig,
+    demand: TrialDemand,
+    cluster: ClusterConfig,
+    session: Session,
+    storage: Path,
+) -> tune.Tuner:
+    if demand.workers == 1:
+        holds = {"CPU": demand.cpus} | ({"GPU": demand.gpus} if demand.gpus else {})
+        trainable = tune.with_parameters(
+            run_trial,
+            threads=demand.cpus,
+            use_gpu=bool(demand.gpus),
+            checkpoint_seconds=cluster.checkpoint_seconds,
+        )
+    else:
+        holds = {HEAD_NODE: 0.001}
+        trainable = tune.with_parameters(
+            run_trial_on_workers, demand=demand, cluster=cluster, mailbox=session.mailbox
+        )
+    return tune.Tuner(
+        tune.with_resources(trainable, holds),
+        tune_config=tune.TuneConfig(
+            search_alg=FairSearcher(shares, by_time=bool(search.budget)),
+            scheduler=HalvingScheduler(shares),
+            num_samples=-1,  # until the searcher has no more
+            max_concurrent_trials=demand.room,
+            # A trial of a small model is shorter than the start of its process. One that starts
+            # workers must end with its process, or they would go on when it is stopped.
+            reuse_actors=demand.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[TunerCallback(shares)],
+            failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )

@@ -1,0 +1,12 @@
+"""Names of the tags that imgrec writes on MLflow's runs."""
+
+KIND, KEY, ARCH, DONE = "imgrec.kind", "imgrec.key", "imgrec.arch", "imgrec.done"
+NUMBER, SETTINGS, STATE = "imgrec.trial", "imgrec.settings", "imgrec.state"
+COMMAND = "imgrec.command"
+OWNER, HEARTBEAT = "imgrec.owner", "imgrec.heartbeat"
+ARITHMETIC, DEVICES = "imgrec.arithmetic.", "imgrec.devices"
+"""The first is followed by the name of an architecture."""
+QUEUE = "imgrec.begin"
+"""Of an experiment: the queue of those who want to begin the same run."""
+FILES = "imgrec.files."
+"""Of a model version: the hashes of its files, in as many tags as they need."""
