@@ -10,8 +10,8 @@ from imgrec.distributed.session import Session
 from imgrec.tracking.query import find_run
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARITHMETIC, DEVICES
-from imgrec.training.job import FitJob
 from imgrec.training.precision import Arithmetic, choose_arithmetic
+from imgrec.training.spec import FitSpec
 from pipelines.ledger import Ledger
 
 
@@ -44,7 +44,7 @@ def decide_arithmetic(ledger: Ledger, workflow: Run, session: Session) -> dict[A
     return taken
 
 
-def in_arithmetic(job: FitJob, taken: dict[Arch, Arithmetic]) -> FitJob:
-    """The job with what was decided for its architecture, unless its own settings say which."""
-    own = job.train.precision
-    return replace(job, arithmetic=taken[job.model.arch] if own == "auto" else own)
+def in_arithmetic(spec: FitSpec, taken: dict[Arch, Arithmetic]) -> FitSpec:
+    """The spec with what was decided for its architecture, unless its own settings say which."""
+    own = spec.train.precision
+    return replace(spec, arithmetic=taken[spec.model.arch] if own == "auto" else own)

@@ -25,9 +25,9 @@ from imgrec.distributed.events import (
     TrialEpoch,
     TrialStarted,
 )
-from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
+from imgrec.training.spec import FitSpec
 from pipelines.logs import own_stderr
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
@@ -47,7 +47,7 @@ STAGES = {
 class _Row:
     """One architecture on the screen."""
 
-    job: FitJob
+    spec: FitSpec
     state: str = "waiting"
     most_trials: int = 0
     trials: int = 0
@@ -69,9 +69,11 @@ class _Row:
             if self.search_ends:
                 whole = self.search_ends - self.search_began
                 return min(1.0, (time.monotonic() - self.search_began) / whole)
-            begun = sum(self.running.values()) / self.job.train.epochs
+            begun = sum(self.running.values()) / self.spec.train.epochs
             return min(1.0, (self.trials + begun) / self.most_trials)
-        return min(1.0, (self.epoch + self.step / self.job.steps_per_epoch) / self.job.train.epochs)
+        return min(
+            1.0, (self.epoch + self.step / self.spec.steps_per_epoch) / self.spec.train.epochs
+        )
 
     @property
     def left(self) -> str:
@@ -81,13 +83,13 @@ class _Row:
         if self.state != "training" or not self.epoch_seconds:
             return ""
         ahead = self._costs[self.epoch :]
-        begun = self.step / self.job.steps_per_epoch * ahead[0] if ahead else 0.0
+        begun = self.step / self.spec.steps_per_epoch * ahead[0] if ahead else 0.0
         per_cost = self.epoch_seconds / self._costs[self.epoch - 1]
         return duration((sum(ahead) - begun) * per_cost)
 
     @cached_property
     def _costs(self) -> list[float]:
-        return [self.job.cost(epoch) for epoch in range(self.job.train.epochs)]
+        return [self.spec.cost(epoch) for epoch in range(self.spec.train.epochs)]
 
     @property
     def _search_left(self) -> str:
@@ -180,8 +182,8 @@ class Display:
                 self._line(f"data: {problem.text}")
         if store.quarantined:
             self._line(f"data: what was left out is listed in {store.quarantine_file}")
-        for arch, job in prepared.jobs.items():
-            self._rows[arch] = _Row(job)
+        for arch, spec in prepared.specs.items():
+            self._rows[arch] = _Row(spec)
 
     def searching(self, config: Config, tried: dict[Arch, int]) -> None:
         """Searches begin: say how they share what there is."""
@@ -269,24 +271,24 @@ class Display:
                 f"{model.version} (run {model.run_id[:12]})"
             )
 
-    def will_train(self, arch: Arch, job: FitJob) -> None:
+    def will_train(self, arch: Arch, spec: FitSpec) -> None:
         """An architecture is to be trained, with these settings."""
-        self._rows[arch] = _Row(job)
+        self._rows[arch] = _Row(spec)
         self._line(
-            f"{arch}: {job.train.epochs} epochs, batch {job.train.batch_size}, "
-            f"{job.train.optimizer}, augmentation: {job.augmentation}"
+            f"{arch}: {spec.train.epochs} epochs, batch {spec.train.batch_size}, "
+            f"{spec.train.optimizer}, augmentation: {spec.augmentation}"
         )
-        if job.filters:
-            self._line(f"{arch}: filters: {', '.join(one.filter for one in job.filters)}")
-        if job.train.imbalance != "none":
-            most, least = max(job.class_counts), min(job.class_counts)
+        if spec.filters:
+            self._line(f"{arch}: filters: {', '.join(one.filter for one in spec.filters)}")
+        if spec.train.imbalance != "none":
+            most, least = max(spec.class_counts), min(spec.class_counts)
             self._line(
-                f"{arch}: train.imbalance = {job.train.imbalance} (classes of {least:,} to {most:,})"
+                f"{arch}: train.imbalance = {spec.train.imbalance} (classes of {least:,} to {most:,})"
             )
 
     def trained_already(self, arch: Arch) -> None:
         """Its best trial, or a run that was interrupted, has trained it to the end."""
-        self._rows[arch].epoch = self._rows[arch].job.train.epochs
+        self._rows[arch].epoch = self._rows[arch].spec.train.epochs
         self._line(f"{arch}: trained to the end already; nothing to repeat")
 
     def event(self, arch: Arch, event: Progress) -> None:
@@ -351,9 +353,9 @@ class Display:
         if self._live or not row.share or now - row.printed < SECONDS_BETWEEN_LINES:
             return
         row.printed = now
-        text = f"{arch}: epoch {row.epoch}/{row.job.train.epochs}"
+        text = f"{arch}: epoch {row.epoch}/{row.spec.train.epochs}"
         if row.step:
-            text += f" and {row.step / row.job.steps_per_epoch:.0%} of the next"
+            text += f" and {row.step / row.spec.steps_per_epoch:.0%} of the next"
         if row.metrics:
             loss, score = row.metrics["train/loss"], row.metrics[MONITOR]
             text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"
@@ -382,7 +384,7 @@ class Display:
         for arch, row in self._rows.items():
             metrics = row.metrics
             style = {"registered": "green", "on record": "green", "failed": "red"}.get(row.state)
-            place = f"{row.epoch}/{row.job.train.epochs}"
+            place = f"{row.epoch}/{row.spec.train.epochs}"
             if row.state == "searching":
                 of = f"/{row.most_trials}" if row.most_trials else ""
                 place = f"trial {row.trials}{of}"

@@ -10,7 +10,7 @@ from torch import nn
 from imgrec.config import Branch
 from imgrec.errors import ConfigError
 from imgrec.models import build_model, count_parameters
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 
 # A backward pass costs about twice its forward pass.
 PASSES = 3
@@ -20,11 +20,11 @@ COPIES = 5
 SEARCHED_SHARE = 0.5
 
 
-def images_per_second(job: FitJob) -> float:
+def images_per_second(spec: FitSpec) -> float:
     """Training speed of this machine, guessed from a few timed forward passes; 0.1 s."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        model = build_model(job.model, job.image_shape, job.num_classes).eval()
-        height, width, channels = job.image_shape
+        model = build_model(spec.model, spec.image_shape, spec.num_classes).eval()
+        height, width, channels = spec.image_shape
         images = torch.zeros(TIMED_BATCH, channels, height, width)
         seconds = []
         for _ in range(4):  # the first warms up
@@ -34,33 +34,33 @@ def images_per_second(job: FitJob) -> float:
     return TIMED_BATCH / (PASSES * min(seconds[1:]))
 
 
-def fit_seconds(job: FitJob, speed: float) -> float:
+def fit_seconds(spec: FitSpec, speed: float) -> float:
     """All epochs at a speed in images/s."""
-    return job.train.epochs * job.steps_per_epoch * job.train.batch_size / speed
+    return spec.train.epochs * spec.steps_per_epoch * spec.train.batch_size / speed
 
 
-def checkpoint_bytes(job: FitJob) -> int:
+def checkpoint_bytes(spec: FitSpec) -> int:
     """At most of one checkpoint: the weights, their average, the best ones, two states of AdamW."""
-    return COPIES * 4 * parameters(job)
+    return COPIES * 4 * parameters(spec)
 
 
-def largest_checkpoint(branch: Branch, job: FitJob) -> int:
+def largest_checkpoint(branch: Branch, spec: FitSpec) -> int:
     """The most that a trial's checkpoint can take, over the sizes of models in the space."""
     sizes = [d for d in branch.space if d.key.startswith("model.") and (d.choices or d.whole)]
-    largest = checkpoint_bytes(job)
+    largest = checkpoint_bytes(spec)
     for values in itertools.product(*(d.ends for d in sizes)):
         try:
             model = branch.with_settings(
                 dict(zip((d.key for d in sizes), values, strict=True))
             ).model
-            largest = max(largest, checkpoint_bytes(replace(job, model=model)))
+            largest = max(largest, checkpoint_bytes(replace(spec, model=model)))
         except ConfigError:
             continue  # such a model cannot be built, and so not be tried
     return largest
 
 
-def parameters(job: FitJob) -> int:
+def parameters(spec: FitSpec) -> int:
     """Trainable numbers of the model, without making it."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model: nn.Module = build_model(job.model, job.image_shape, job.num_classes)
+        model: nn.Module = build_model(spec.model, spec.image_shape, spec.num_classes)
     return count_parameters(model)

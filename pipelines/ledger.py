@@ -4,7 +4,7 @@ A stage whose key stands on a run that got past it is not run again. The keys:
 
 - prepare: the store's own, made of the pictures' contents and of how they are decoded;
 - search: settings, space, budget, data, seed and code;
-- fit: the very job (settings, data, seed, code), so it does not matter who chose the settings;
+- fit: the very spec (settings, data, seed, code), so it does not matter who chose the settings;
 - evaluate and register follow from the fit, and are marked on its run by `imgrec.done`.
 """
 
@@ -24,9 +24,9 @@ from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, start_run
 from imgrec.tracking.tags import COMMAND, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.tracking.turns import one_at_a_time
-from imgrec.training.job import FitJob
 from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import MONITOR
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import Prepared
 from pipelines.summary import Searched, TrainedModel
 
@@ -61,24 +61,24 @@ class Ledger:
 
     def search_key(self, arch: Arch) -> str:
         """The key of a search."""
-        branch, job = self.config.branch(arch), self.prepared.jobs[arch]
+        branch, spec = self.config.branch(arch), self.prepared.specs[arch]
         how = self.config.search.model_dump(
             include={"trials", "budget", "min_epochs", "reduction", "workers_per_trial"}
         )
         if self.config.search.budget:
             how["searches"] = len(self.config.archs)  # among which the time is divided
-        return key_of(self.config.name, job.key, branch.model_dump(mode="json")["space"], how)
+        return key_of(self.config.name, spec.key, branch.model_dump(mode="json")["space"], how)
 
-    def fit_key(self, job: FitJob) -> str:
+    def fit_key(self, spec: FitSpec) -> str:
         """The key of a fit, and of the model that comes of it."""
-        return key_of(self.config.name, job.key)
+        return key_of(self.config.name, spec.key)
 
     @property
     def workflow_key(self) -> str:
         """The key of the whole."""
         if self.config.search.wanted:
             return key_of(*(self.search_key(arch) for arch in self.config.archs))
-        return key_of(*(self.fit_key(job) for job in self.prepared.jobs.values()))
+        return key_of(*(self.fit_key(spec) for spec in self.prepared.specs.values()))
 
     @contextmanager
     def workflow(self, kind: str, command: str) -> Iterator[Run]:
@@ -118,12 +118,12 @@ class Ledger:
         if best_of(trials) is None:
             return None
         return Searched.of(
-            self.config.branch(arch), self.prepared.jobs[arch], trials, record.id, taken=True
+            self.config.branch(arch), self.prepared.specs[arch], trials, record.id, taken=True
         )
 
-    def finished_model(self, arch: Arch, job: FitJob) -> TrainedModel | None:
-        """A model of exactly this job that is registered."""
-        record = self.last("model", self.fit_key(job), done="register")
+    def finished_model(self, arch: Arch, spec: FitSpec) -> TrainedModel | None:
+        """A model of exactly this spec that is registered."""
+        record = self.last("model", self.fit_key(spec), done="register")
         if record is None:
             return None
         version = version_of(self.tracking, record.id)

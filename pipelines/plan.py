@@ -18,7 +18,7 @@ from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from pipelines.cli import print_json
 from pipelines.display import Display, duration, size
 from pipelines.estimate import (
@@ -31,7 +31,7 @@ from pipelines.estimate import (
 )
 from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
-from pipelines.search import job_with
+from pipelines.search import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.
 BYTES_BESIDE_WEIGHTS = 1_000_000
@@ -116,53 +116,53 @@ def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
         ledger = Ledger(tracking, config, prepared, fresh=fresh)
     if config.search.wanted:
         for branch in config.branches:
-            default_settings(branch, prepared.jobs[branch.arch])
+            default_settings(branch, prepared.specs[branch.arch])
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
     for arch in config.archs:
-        stages += _branch(config, ledger, prepared.jobs[arch], arch)
+        stages += _branch(config, ledger, prepared.specs[arch], arch)
     return _with_starts(config, [*stages, _compare(stages)])
 
 
-def _branch(config: Config, ledger: Ledger | None, job: FitJob, arch: Arch) -> Iterator[Stage]:
-    speed, source = _speed(ledger, job)
+def _branch(config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch) -> Iterator[Stage]:
+    speed, source = _speed(ledger, spec)
     note = f"{speed:,.0f} images/s, {source}"
     if config.search.wanted:
         searched = ledger.finished_search(arch) if ledger else None
         if searched is None:
-            yield _search(config, ledger, job, arch, speed, note)
+            yield _search(config, ledger, spec, arch, speed, note)
             # The best trial is often trained to its end; then there is nothing left to fit.
-            yield _fit(job, speed, "at most: goes on from the best trial")
-            yield _register(job)
+            yield _fit(spec, speed, "at most: goes on from the best trial")
+            yield _register(spec)
             return
         yield Stage(
             "search", arch, "done", note=f"{searched.trials} trials, run {searched.run_id[:12]}"
         )
         assert ledger
-        job = job_with(config, ledger.prepared, arch, searched.best.settings)
-    model = ledger.finished_model(arch, job) if ledger else None
+        spec = spec_with(config, ledger.prepared, arch, searched.best.settings)
+    model = ledger.finished_model(arch, spec) if ledger else None
     if model:
         yield Stage("fit", arch, "done", note=f"run {model.run_id[:12]}")
         registered = f"{model.registered_model} version {model.version}"
         yield Stage("evaluate, register", arch, "done", note=registered)
         return
-    begun = ledger.last("model", ledger.fit_key(job)) if ledger else None
+    begun = ledger.last("model", ledger.fit_key(spec)) if ledger else None
     if begun and begun.tags.get(DONE) in {"fit", "evaluate"}:
         yield Stage("fit", arch, "done", note=f"run {begun.id[:12]}")
-        yield _register(job)
+        yield _register(spec)
         return
-    yield _fit(job, speed, note, begun)
-    yield _register(job)
+    yield _fit(spec, speed, note, begun)
+    yield _register(spec)
 
 
 def _search(
-    config: Config, ledger: Ledger | None, job: FitJob, arch: Arch, speed: float, note: str
+    config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch, speed: float, note: str
 ) -> Stage:
     search, branch = config.search, config.branch(arch)
     begun = ledger.last("search", ledger.search_key(arch)) if ledger else None
     tried = ledger.trial_runs(begun) if ledger and begun else []
     ended = [trial for trial, record in tried if STATE in record.tags]
     left = max(0, search.trials - len(ended)) if search.trials else None
-    each = fit_seconds(job, speed) * SEARCHED_SHARE
+    each = fit_seconds(spec, speed) * SEARCHED_SHARE
     seconds = search.budget / len(config.archs) if left is None else left * each
     if search.budget and left is not None:
         seconds = min(seconds, search.budget / len(config.archs))
@@ -172,25 +172,25 @@ def _search(
         score = f", best {best.score:.4f}" if best else ""
         parts.append(f"{len(ended)} ended{score}, run {begun.id[:12]}")
     # A running trial's checkpoint and the next, and that of the best one.
-    disk = 3 * largest_checkpoint(branch, job)
+    disk = 3 * largest_checkpoint(branch, spec)
     return Stage(
         "search", arch, "goes on" if begun else "to do", seconds, disk, "; ".join([*parts, note])
     )
 
 
-def _fit(job: FitJob, speed: float, note: str, begun: RunRecord | None = None) -> Stage:
-    seconds = fit_seconds(job, speed)
+def _fit(spec: FitSpec, speed: float, note: str, begun: RunRecord | None = None) -> Stage:
+    seconds = fit_seconds(spec, speed)
     if begun:
         note = f"{note}; run {begun.id[:12]}"
     state = "goes on" if begun else "to do"
-    return Stage("fit", job.model.arch, state, seconds, 2 * checkpoint_bytes(job), note)
+    return Stage("fit", spec.model.arch, state, seconds, 2 * checkpoint_bytes(spec), note)
 
 
-def _register(job: FitJob) -> Stage:
-    weights = 4 * parameters(job)
+def _register(spec: FitSpec) -> Stage:
+    weights = 4 * parameters(spec)
     return Stage(
         "evaluate, register",
-        job.model.arch,
+        spec.model.arch,
         seconds=SECONDS_TO_REGISTER,
         disk=weights + BYTES_BESIDE_WEIGHTS,
     )
@@ -231,12 +231,12 @@ def _before_data(config: Config) -> list[Stage]:
     return [*stages, Stage("compare")]
 
 
-def _speed(ledger: Ledger | None, job: FitJob) -> tuple[float, str]:
+def _speed(ledger: Ledger | None, spec: FitSpec) -> tuple[float, str]:
     """Images/s of the last model of this architecture on these data, or a guess."""
     if ledger:
         fingerprint = ledger.prepared.store.fingerprint
-        tags = {KIND: "model", ARCH: job.model.arch, "data.fingerprint": fingerprint}
+        tags = {KIND: "model", ARCH: spec.model.arch, "data.fingerprint": fingerprint}
         for record in find_runs(ledger.tracking, tags, experiment=ledger.experiment):
             if speed := record.metrics.get("median_images_per_second"):
                 return speed, "as measured before"
-    return images_per_second(job), "guessed from a forward pass"
+    return images_per_second(spec), "guessed from a forward pass"

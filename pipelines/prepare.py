@@ -1,4 +1,4 @@
-"""Pictures to a store, splits and one job for each architecture."""
+"""Pictures to a store, splits and one spec for each architecture."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.preprocess.statistics import channel_statistics
 from imgrec.training.growth import resized
-from imgrec.training.job import FitJob
 from imgrec.training.optim import build_optimizers
+from imgrec.training.spec import FitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Prepared:
         findings: What is wrong with them, or odd.
         splits: Which of them train, choose and test.
         statistics: Of the training split, behind any filters.
-        jobs: What each architecture will be trained with, unless a search finds better.
+        specs: What each architecture will be trained with, unless a search finds better.
     """
 
     store: Store
     findings: Findings
     splits: Splits
     statistics: "Statistics"
-    jobs: dict[Arch, FitJob]
+    specs: dict[Arch, FitSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,45 +77,45 @@ def prepare(config: Config, progress: Progress, places: Places | None = None) ->
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
     statistics = Statistics(store, splits)
-    jobs = {
-        branch.arch: make_job(config, branch, store, splits, statistics)
+    specs = {
+        branch.arch: make_spec(config, branch, store, splits, statistics)
         for branch in config.branches
     }
     with torch.random.fork_rng(devices=[]):
-        for job in jobs.values():
-            model = build_model(job.model, job.image_shape, job.num_classes)
-            build_optimizers(model, job.train)
-            _refuse_growth(model, job)
-    return Prepared(store, findings, splits, statistics, jobs)
+        for spec in specs.values():
+            model = build_model(spec.model, spec.image_shape, spec.num_classes)
+            build_optimizers(model, spec.train)
+            _refuse_growth(model, spec)
+    return Prepared(store, findings, splits, statistics, specs)
 
 
-def _refuse_growth(model: nn.Module, job: FitJob) -> None:
+def _refuse_growth(model: nn.Module, spec: FitSpec) -> None:
     """Raise ConfigError where the model does not take the pictures of the first steps."""
-    share = job.share_of_side(0)
+    share = spec.share_of_side(0)
     if share >= 1:
         return
-    height, width, channels = job.image_shape
+    height, width, channels = spec.image_shape
     try:
         with torch.inference_mode():
             model.eval()(resized(torch.zeros(2, channels, height, width), share))
     except (RuntimeError, AssertionError, ValueError) as error:
         msg = (
-            f"{job.model.arch}.train.start_size = {job.train.start_size:g}: this network takes "
+            f"{spec.model.arch}.train.start_size = {spec.train.start_size:g}: this network takes "
             f"pictures of {height} x {width} pixels only; set it to 1"
         )
         raise ConfigError(msg) from error
 
 
-def make_job(
+def make_spec(
     config: Config, branch: Branch, store: Store, splits: Splits, statistics: "Statistics"
-) -> FitJob:
+) -> FitSpec:
     """What an architecture is trained with, with all that the settings leave to the data chosen."""
     counts = np.bincount(store.labels[splits.train], minlength=len(store.class_names))
     class_counts = tuple(counts.tolist())
     filters = branch.preprocess.filters
     refuse_too_small(filters, store.image_shape)
     train = branch.train.resolved(class_counts)
-    return FitJob(
+    return FitSpec(
         store=store.folder,
         data=config.data,
         seed=config.seed,

@@ -12,7 +12,7 @@ from imgrec.preprocess.recipe import Recipe
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from pipelines.cli import print_json
 from pipelines.display import Display
 from pipelines.prepare import Prepared, prepare
@@ -27,8 +27,8 @@ def show_preview(config: Config, file: Path, *, as_json: bool, quiet: bool) -> N
     with Display(quiet=quiet) as display:
         display.stage("data")
         prepared = prepare(config, display.progress)
-        job = prepared.jobs[config.archs[0]]
-        figure = preview(prepared, job)
+        spec = prepared.specs[config.archs[0]]
+        figure = preview(prepared, spec)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(file, format="png", dpi=130)
@@ -41,15 +41,15 @@ def show_preview(config: Config, file: Path, *, as_json: bool, quiet: bool) -> N
         with start_run(tracking, experiment, f"{config.name} preview", {KIND: "preview"}) as run:
             run.log_figure(figure, "preview.png")
     if as_json:
-        seen = {"filters": [one.filter for one in job.filters], "augment": str(job.augmentation)}
-        print_json({"file": str(file), "arch": job.model.arch} | seen)
+        seen = {"filters": [one.filter for one in spec.filters], "augment": str(spec.augmentation)}
+        print_json({"file": str(file), "arch": spec.model.arch} | seen)
     else:
         sys.stdout.write(f"{file}\n")
 
 
-def preview(prepared: Prepared, job: FitJob) -> Figure:
-    """What a model of this job sees in training."""
-    recipe = Recipe(job.statistics, job.filters, job.augmentation)
-    filters = ", ".join(one.filter for one in job.filters) or "no filter"
-    title = f"{job.model.arch}: {filters}; {job.augmentation}"
-    return preview_picture(prepared.store, prepared.splits.train, recipe, title, job.seed)
+def preview(prepared: Prepared, spec: FitSpec) -> Figure:
+    """What a model of this spec sees in training."""
+    recipe = Recipe(spec.statistics, spec.filters, spec.augmentation)
+    filters = ", ".join(one.filter for one in spec.filters) or "no filter"
+    title = f"{spec.model.arch}: {filters}; {spec.augmentation}"
+    return preview_picture(prepared.store, prepared.splits.train, recipe, title, spec.seed)

@@ -19,7 +19,7 @@ from imgrec.tracking.registry import RegisteredVersion, register
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, DONE, KEY, KIND
 from imgrec.training.clock import ON_DEVICE
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
@@ -42,7 +42,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "val": len(splits.val),
         "test": len(splits.test),
         "quarantined": store.quarantined,
-        "class_counts": next(iter(prepared.jobs.values())).class_counts,
+        "class_counts": next(iter(prepared.specs.values())).class_counts,
     }
     workflow.log_dict(data, "data.json")
     findings = prepared.findings
@@ -78,18 +78,18 @@ def record_data(run: Run, findings: Findings, page: Path) -> None:
     run.set_tags({"data.fingerprint": findings.store.fingerprint})
 
 
-def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, key: str) -> Run:
+def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec, key: str) -> Run:
     """The run of one architecture's model, with everything that it is trained with."""
-    arch = job.model.arch
+    arch = spec.model.arch
     tags = {KIND: "model", ARCH: arch, KEY: key, "data.fingerprint": prepared.store.fingerprint}
     branch = workflow.start_child(f"{config.name}-{arch}", tags)
     branch.log_params(
         {
-            "model": job.model.model_dump(mode="json"),
-            "train": job.train.model_dump(mode="json"),
-            "filters": [one.model_dump(mode="json") for one in job.filters],
-            "augmentation": dataclasses.asdict(job.augmentation),
-            "data": config.data.model_dump(mode="json") | {"image_shape": job.image_shape},
+            "model": spec.model.model_dump(mode="json"),
+            "train": spec.train.model_dump(mode="json"),
+            "filters": [one.model_dump(mode="json") for one in spec.filters],
+            "augmentation": dataclasses.asdict(spec.augmentation),
+            "data": config.data.model_dump(mode="json") | {"image_shape": spec.image_shape},
             "seed": config.seed,
             "workers": config.cluster.workers,
         }
@@ -98,7 +98,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, job: FitJob, 
 
 
 def model_metrics(
-    fitted: Fitted, job: FitJob, classifier: Classifier, evaluation: Evaluation
+    fitted: Fitted, spec: FitSpec, classifier: Classifier, evaluation: Evaluation
 ) -> dict[str, float]:
     """What a model came to, in numbers; its run keeps them, and all reports are made of them."""
     return (
@@ -113,15 +113,15 @@ def model_metrics(
             "restarts": fitted.restarts,
             "parameters": count_parameters(classifier.model),
         }
-        | _throughput(fitted, job, classifier)
+        | _throughput(fitted, spec, classifier)
     )
 
 
-def _throughput(fitted: Fitted, job: FitJob, classifier: Classifier) -> dict[str, float]:
+def _throughput(fitted: Fitted, spec: FitSpec, classifier: Classifier) -> dict[str, float]:
     """How much was computed; on a GPU also what share of what it could."""
     flops = training_flops(classifier.model, classifier.card.image_shape)
     # In the time of one picture of each epoch.
-    done = sum(flops * job.cost(epoch) for epoch in range(len(fitted.history)))
+    done = sum(flops * spec.cost(epoch) for epoch in range(len(fitted.history)))
     rate = done / sum(1 / epoch["images_per_second"] for epoch in fitted.history)
     metrics = {"training_flops": float(flops), "flops_per_second": rate}
     if fitted.device == "cuda":

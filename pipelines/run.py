@@ -30,7 +30,7 @@ from pipelines.ledger import Ledger
 from pipelines.memory import MemoryWatch
 from pipelines.prepare import prepare
 from pipelines.record import record_inputs
-from pipelines.search import job_with, search
+from pipelines.search import search, spec_with
 from pipelines.summary import Searched, Summary, TrainedModel
 from pipelines.timing import in_detail
 from pipelines.train import train
@@ -92,12 +92,12 @@ def _run(
         searches, failures = _search(ledger, workflow, session, work, display)
         models = _finished_models(ledger, searches)
         display.taken({}, models)
-        jobs = {
-            arch: job_with(config, ledger.prepared, arch, _settings(searches, arch))
+        specs = {
+            arch: spec_with(config, ledger.prepared, arch, _settings(searches, arch))
             for arch in config.archs
             if arch not in models and arch not in failures
         }
-        outcomes = train(ledger, workflow, session, work, display, jobs, profile=profile)
+        outcomes = train(ledger, workflow, session, work, display, specs, profile=profile)
         for arch, outcome in outcomes.items():
             if isinstance(outcome, TrainingError):
                 failures[arch] = str(outcome)
@@ -163,11 +163,11 @@ def _open(
     display.stage("data")
     prepared = prepare(config, display.progress, places)
     display.prepared(prepared)
-    refuse_batches_below(config.cluster.most_workers, prepared.jobs.values())
+    refuse_batches_below(config.cluster.most_workers, prepared.specs.values())
     if config.search.wanted:
-        refuse_batches_below(config.search.workers_per_trial, prepared.jobs.values())
+        refuse_batches_below(config.search.workers_per_trial, prepared.specs.values())
         for branch in config.branches:
-            default_settings(branch, prepared.jobs[branch.arch])
+            default_settings(branch, prepared.specs[branch.arch])
     return Ledger(tracking, config, prepared, fresh=fresh)
 
 
@@ -225,7 +225,7 @@ def _finished_models(ledger: Ledger, searches: Mapping[Arch, Searched]) -> dict[
     known = [arch for arch in config.archs if arch in searches or not config.search.wanted]
     found = {
         arch: ledger.finished_model(
-            arch, job_with(config, ledger.prepared, arch, _settings(searches, arch))
+            arch, spec_with(config, ledger.prepared, arch, _settings(searches, arch))
         )
         for arch in known
     }

@@ -22,14 +22,14 @@ from imgrec.search.study import Study, Trial
 from imgrec.tracking.query import RunRecord
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
-from imgrec.training.job import FitJob
 from imgrec.training.precision import Arithmetic
+from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
 from pipelines.estimate import largest_checkpoint
 from pipelines.ledger import Ledger
-from pipelines.prepare import Prepared, make_job
+from pipelines.prepare import Prepared, make_spec
 from pipelines.summary import Searched
 
 Outcome = Searched | TrainingError
@@ -54,7 +54,7 @@ def search(
     searches = {
         arch: Search(
             study=recorder.study,
-            make_job=partial(_job_of_trial, ledger, arch, taken),
+            make_spec=partial(_job_of_trial, ledger, arch, taken),
             folder=work / f"search-{arch}",
         )
         for arch, recorder in recorders.items()
@@ -63,7 +63,7 @@ def search(
     # What the fits after it will need too: refused now rather than after the search.
     plan_demand(session.nodes, config.cluster)
     largest = [
-        largest_checkpoint(config.branch(arch), ledger.prepared.jobs[arch]) for arch in archs
+        largest_checkpoint(config.branch(arch), ledger.prepared.specs[arch]) for arch in archs
     ]
     display.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
     # Of each running trial one and the next, which is written before the first goes; and of the
@@ -88,16 +88,18 @@ def search(
     return {arch: recorder.finish() for arch, recorder in recorders.items()}
 
 
-def job_with(config: Config, prepared: Prepared, arch: Arch, settings: Mapping[str, Any]) -> FitJob:
+def spec_with(
+    config: Config, prepared: Prepared, arch: Arch, settings: Mapping[str, Any]
+) -> FitSpec:
     """What an architecture is trained with, with some settings replaced."""
     branch = config.branch(arch).with_settings(settings)
-    return make_job(config, branch, prepared.store, prepared.splits, prepared.statistics)
+    return make_spec(config, branch, prepared.store, prepared.splits, prepared.statistics)
 
 
 def _job_of_trial(
     ledger: Ledger, arch: Arch, taken: dict[Arch, Arithmetic], settings: Mapping[str, Any]
-) -> FitJob:
-    return in_arithmetic(job_with(ledger.config, ledger.prepared, arch, settings), taken)
+) -> FitSpec:
+    return in_arithmetic(spec_with(ledger.config, ledger.prepared, arch, settings), taken)
 
 
 class _Recorder:
@@ -121,7 +123,7 @@ class _Recorder:
         }
         self.study = Study.open(
             ledger.config.branch(arch),
-            ledger.prepared.jobs[arch],
+            ledger.prepared.specs[arch],
             seed=ledger.config.seed,
             ended=[trial for trial, record in trials if STATE in record.tags],
             interrupted=[trial for trial, _ in self._interrupted.values()],
@@ -154,11 +156,11 @@ class _Recorder:
             self._run.end("FAILED")
             return error
         branch = self._ledger.config.branch(self.arch)
-        job = self._ledger.prepared.jobs[self.arch]
-        found = Searched.of(branch, job, trials, self._run.id, taken=False)
+        spec = self._ledger.prepared.specs[self.arch]
+        found = Searched.of(branch, spec, trials, self._run.id, taken=False)
         title = f"{self._ledger.config.name}-{self.arch}"
         figures = {
-            "optimization_history.png": optimization_history(trials, job.train.epochs, title),
+            "optimization_history.png": optimization_history(trials, spec.train.epochs, title),
         }
         if branch.space:
             figures["parallel_coordinates.png"] = parallel_coordinates(

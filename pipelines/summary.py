@@ -9,8 +9,8 @@ from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
 from imgrec.tracking.registry import RegisteredVersion
-from imgrec.training.job import FitJob
 from imgrec.training.metrics import Scores, scores_from
+from imgrec.training.spec import FitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,12 @@ class Searched:
 
     @classmethod
     def of(
-        cls, branch: Branch, job: FitJob, trials: Sequence[Trial], run_id: str, *, taken: bool
+        cls, branch: Branch, spec: FitSpec, trials: Sequence[Trial], run_id: str, *, taken: bool
     ) -> "Searched":
         """From the trials of a search, of which one at least counts."""
         best = best_of(trials)
         assert best is not None
-        defaults = default_settings(branch, job)
+        defaults = default_settings(branch, spec)
         # Trials that failed say nothing of what stopping saves.
         counted = [trial for trial in trials if trial.counts]
         trained = sum(len(trial.scores) for trial in counted)
@@ -130,7 +130,7 @@ class Searched:
             run_id=run_id,
             trials=len(trials),
             failed=len(trials) - len(counted),
-            steps_saved=1 - trained / (len(counted) * job.train.epochs),
+            steps_saved=1 - trained / (len(counted) * spec.train.epochs),
             default=next((t.score for t in trials if t.number == DEFAULTS and t.counts), None),
             best=best,
             tuned={

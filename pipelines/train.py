@@ -12,9 +12,9 @@ from imgrec.tracking.query import metric_history
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import DONE
 from imgrec.training.checkpoint import latest_state
-from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
+from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.curves import Curves
 from pipelines.display import Display
@@ -33,13 +33,13 @@ def train(
     session: Callable[[], Session],
     work: Path,
     display: Display,
-    jobs: Mapping[Arch, FitJob],
+    specs: Mapping[Arch, FitSpec],
     *,
     profile: bool = False,
 ) -> dict[Arch, Outcome]:
     """Train, score and register, each architecture as it ends; one that fails stops no other.
 
-    A job that a trial or an interrupted run has begun goes on from its last checkpoint; one that was
+    A spec that a trial or an interrupted run has begun goes on from its last checkpoint; one that was
     trained to its end needs no worker.
 
     Args:
@@ -48,16 +48,16 @@ def train(
         session: Brings Ray up; called where something is left to train.
         work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
         display: Told how it goes.
-        jobs: What to train.
+        specs: What to train.
         profile: Trace some steps of each.
     """
-    models = {arch: _Model(ledger, workflow, display, arch, job) for arch, job in jobs.items()}
+    models = {arch: _Model(ledger, workflow, display, arch, spec) for arch, spec in specs.items()}
     outcomes: dict[Arch, Outcome] = {}
     begun: dict[str, Path] = {}
-    for arch, job in jobs.items():
-        found = latest_state(work if ledger.fresh else work.parent, job.key)
+    for arch, spec in specs.items():
+        found = latest_state(work if ledger.fresh else work.parent, spec.key)
         fitted = load_fitted(found) if found else None
-        if fitted and len(fitted.history) == job.train.epochs:
+        if fitted and len(fitted.history) == spec.train.epochs:
             display.trained_already(arch)
             outcomes[arch] = models[arch].finish(fitted)
         elif found:
@@ -70,7 +70,7 @@ def train(
     display.stage("train")
     fits = fit_on_workers(
         running,
-        {name: in_arithmetic(jobs[arch], taken) for name, arch in arch_of.items()},
+        {name: in_arithmetic(specs[arch], taken) for name, arch in arch_of.items()},
         ledger.config.cluster,
         storage=work,
         on_event=lambda name, event: models[arch_of[name]].progress(event),
@@ -91,25 +91,25 @@ class _Model:
     """One architecture's way from its first epoch to the registry, on record and on the screen."""
 
     def __init__(
-        self, ledger: Ledger, workflow: Run, display: Display, arch: Arch, job: FitJob
+        self, ledger: Ledger, workflow: Run, display: Display, arch: Arch, spec: FitSpec
     ) -> None:
         self.name = f"{ledger.config.name}-{arch}"
         self._ledger = ledger
         self._display = display
         self._arch = arch
-        self._job = job
-        key = ledger.fit_key(job)
+        self._job = spec
+        key = ledger.fit_key(spec)
         earlier = ledger.last("model", key)
         if earlier:
             self._run = workflow.resume_child(earlier)
             known = metric_history(ledger.tracking, earlier.id, MONITOR)
             self._done = earlier.tags.get(DONE, "")
         else:
-            self._run = start_model(workflow, ledger.config, ledger.prepared, job, key)
-            self._run.log_figure(preview(ledger.prepared, job), "preview.png")
+            self._run = start_model(workflow, ledger.config, ledger.prepared, spec, key)
+            self._run.log_figure(preview(ledger.prepared, spec), "preview.png")
             known, self._done = {}, ""
         self._curves = Curves(self._run, list(known))
-        display.will_train(arch, job)
+        display.will_train(arch, spec)
 
     def progress(self, event: Progress) -> None:
         """Something came from the workers."""

@@ -15,9 +15,9 @@ from imgrec.distributed.box import Box
 from imgrec.errors import reason_of
 from imgrec.machine import memory_kills
 from imgrec.search.study import Trial
-from imgrec.training.job import FitJob
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
+from imgrec.training.spec import FitSpec
 
 # The keys of an epoch's report to Ray, which goes by the score. Tune flattens the names of metrics,
 # which have slashes, so they lie one deeper.
@@ -135,7 +135,7 @@ class TrialStarted:
 
     number: int
     settings: dict[str, Any]
-    job: FitJob
+    spec: FitSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,9 @@ from imgrec.distributed.session import Session
 from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
 from imgrec.training.checkpoint import load_state
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Best, best_of
 from imgrec.training.loop import SPENT, EpochReport
+from imgrec.training.spec import FitSpec
 
 POLL_SECONDS = 0.25
 LEAST_RESIZE_SECONDS = 5.0
@@ -100,7 +100,7 @@ Outcome = tuple[str, Fitted | TrainingError]
 
 def fit_on_workers(
     session: Session,
-    jobs: Mapping[str, FitJob],
+    specs: Mapping[str, FitSpec],
     cluster: ClusterConfig,
     *,
     storage: Path,
@@ -115,12 +115,12 @@ def fit_on_workers(
 
     Args:
         session: A Ray that is up.
-        jobs: What to train, by name.
+        specs: What to train, by name.
         cluster: How many workers, and with what.
         storage: Folder for checkpoints, seen by every node and this call's own: Ray continues what
             it finds there, whatever its settings.
         on_event: Told in this process how each model goes; every epoch once.
-        resume: Checkpoints of the same jobs to go on from, by name.
+        resume: Checkpoints of the same specs to go on from, by name.
         profile: Leave a trace of some steps of each (training/profiling.py).
 
     Yields:
@@ -133,15 +133,15 @@ def fit_on_workers(
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
     demand = plan_demand(session.nodes, cluster)
-    refuse_batches_below(cluster.most_workers, jobs.values())
-    names = list(jobs)
+    refuse_batches_below(cluster.most_workers, specs.values())
+    names = list(specs)
     shares = [names[first :: demand.room] for first in range(min(demand.room, len(names)))]
 
     def start(chosen: list[str]) -> _Lane:
         lane = f"lane-{chosen[0]}"
-        spec = LaneSpec(
+        lane_spec = LaneSpec(
             lane=lane,
-            jobs={name: jobs[name] for name in chosen},
+            specs={name: specs[name] for name in chosen},
             threads=demand.cpus,
             checkpoint_seconds=cluster.checkpoint_seconds,
             results=storage / lane / "results",
@@ -152,7 +152,7 @@ def fit_on_workers(
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
-        return _Lane(session, spec, _trainer(spec, demand, cluster, storage), on_event)
+        return _Lane(session, lane_spec, _trainer(lane_spec, demand, cluster, storage), on_event)
 
     lanes = [start(share) for share in shares]
     while lanes:
@@ -163,14 +163,14 @@ def fit_on_workers(
             if ended:
                 lanes.remove(lane)
                 yield from lane.end()
-                shutil.rmtree(storage / lane.spec.lane, ignore_errors=True)
+                shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
                 if lane.waiting:
                     lanes.append(start(lane.waiting))
 
 
-def refuse_batches_below(workers: int, jobs: Iterable[FitJob]) -> None:
+def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
     """Raise ClusterError where a batch leaves a worker with less than two pictures."""
-    batch_size = min(job.train.batch_size for job in jobs)
+    batch_size = min(spec.train.batch_size for spec in specs)
     if batch_size < 2 * workers:
         msg = (
             f"cluster.workers = {workers}: a batch of {batch_size} leaves some with less than "
@@ -179,13 +179,15 @@ def refuse_batches_below(workers: int, jobs: Iterable[FitJob]) -> None:
         raise ClusterError(msg)
 
 
-def _trainer(spec: LaneSpec, demand: Demand, cluster: ClusterConfig, storage: Path) -> TorchTrainer:
+def _trainer(
+    lane_spec: LaneSpec, demand: Demand, cluster: ClusterConfig, storage: Path
+) -> TorchTrainer:
     if not demand.is_fixed:
         # For some seconds Ray still counts a node that is lost, and waits so long for its place.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
     return TorchTrainer(
         work,
-        train_loop_config={"spec": spec},
+        train_loop_config={"lane_spec": lane_spec},
         scaling_config=ScalingConfig(
             num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
@@ -194,11 +196,11 @@ def _trainer(spec: LaneSpec, demand: Demand, cluster: ClusterConfig, storage: Pa
             elastic_resize_monitor_interval_s=max(LEAST_RESIZE_SECONDS, cluster.checkpoint_seconds),
         ),
         run_config=RunConfig(
-            name=spec.lane,
+            name=lane_spec.lane,
             storage_path=str(storage),
             # What is no death of a worker does not use them up; the workers themselves count those that are.
             failure_config=FailureConfig(
-                max_failures=cluster.max_failures + MOST_EXCUSED * len(spec.jobs)
+                max_failures=cluster.max_failures + MOST_EXCUSED * len(lane_spec.specs)
             ),
             # One checkpoint is enough: each holds the best weights beside the last.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
@@ -212,18 +214,18 @@ class _Lane:
     def __init__(
         self,
         session: Session,
-        spec: LaneSpec,
+        lane_spec: LaneSpec,
         trainer: TorchTrainer,
         on_event: Callable[[str, Progress], None],
     ) -> None:
-        self.spec = spec
-        self.waiting = list(spec.jobs)  # the names that have not ended yet
-        self._mailbox: Mailbox = spec.mailbox
+        self.lane_spec = lane_spec
+        self.waiting = list(lane_spec.specs)  # the names that have not ended yet
+        self._mailbox: Mailbox = lane_spec.mailbox
         self._on_event = on_event
-        self._starts: dict[str, list[Started]] = {name: [] for name in spec.jobs}
-        self._epochs_seen: dict[str, int] = dict.fromkeys(spec.jobs, 0)
+        self._starts: dict[str, list[Started]] = {name: [] for name in lane_spec.specs}
+        self._epochs_seen: dict[str, int] = dict.fromkeys(lane_spec.specs, 0)
         self._outcome: Any = None
-        self.thread = session.beside(partial(self._fit, trainer), spec.lane)
+        self.thread = session.beside(partial(self._fit, trainer), lane_spec.lane)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -233,7 +235,7 @@ class _Lane:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Pass on what has come from the workers; yield what has ended."""
-        for name, event in self._mailbox.read(self.spec.lane):
+        for name, event in self._mailbox.read(self.lane_spec.lane):
             # After a restart what was told before comes again, and came out the same.
             if name not in self.waiting:
                 continue
@@ -263,7 +265,7 @@ class _Lane:
                 f"log file says more ({reason_of(self._outcome)})"
             )
         else:
-            why = self._mailbox.why_given_up(self.spec.lane, self.spec.max_failures)
+            why = self._mailbox.why_given_up(self.lane_spec.lane, self.lane_spec.max_failures)
             why += f" ({reason_of(self._outcome)})" if died else ""
         yield self.waiting.pop(0), TrainingError(why)
 

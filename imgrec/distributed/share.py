@@ -26,8 +26,8 @@ from imgrec.distributed.events import (
 from imgrec.distributed.trial import BUG, FAILURE, FULL, TrialSpec
 from imgrec.errors import StorageError
 from imgrec.search.study import DEFAULTS, Study, Trial
-from imgrec.training.job import FitJob
 from imgrec.training.loop import JUDGED_BY
+from imgrec.training.spec import FitSpec
 
 
 @dataclass
@@ -36,12 +36,12 @@ class Search:
 
     Attributes:
         study: What is tried, and what is known already.
-        make_job: Settings to what is trained with them.
+        make_spec: Settings to what is trained with them.
         folder: For checkpoints, seen by every node: one of each running trial and of the best.
     """
 
     study: Study
-    make_job: Callable[[Mapping[str, Any]], FitJob]
+    make_spec: Callable[[Mapping[str, Any]], FitSpec]
     folder: Path
 
     def checkpoints(self, number: int) -> Path:
@@ -76,8 +76,8 @@ class Share:
         self._most_trials = config.trials or math.inf
         self._most_seconds = config.budget / among if config.budget else math.inf
         self._exhausted = False
-        job = search.make_job({})
-        epochs = job.train.epochs
+        spec = search.make_spec({})
+        epochs = spec.train.epochs
         self.halving = ASHAScheduler(
             time_attr=EPOCH,
             metric=SCORE,
@@ -122,23 +122,23 @@ class Share:
             self._exhausted = True
             return None
         number, settings = asked
-        job = self.search.make_job(settings)
+        spec = self.search.make_spec(settings)
         self._clock.advance()
-        self.trials[trial_id] = RunningTrial(number, settings, job)
-        spec = TrialSpec(
+        self.trials[trial_id] = RunningTrial(number, settings, spec)
+        trial_spec = TrialSpec(
             name=f"{self.name}-{number}",
-            job=job,
+            spec=spec,
             folder=self.search.checkpoints(number),
             milestones=self.milestones,
             session=self._session,
         )
-        return {"search": self.name, "spec": spec}
+        return {"search": self.name, "trial_spec": trial_spec}
 
     def begins(self, trial_id: str) -> None:
         """A process has taken the trial up."""
         trial = self.trials[trial_id]
         trial.began = True
-        self._tell((self.name, TrialStarted(trial.number, trial.settings, trial.job)))
+        self._tell((self.name, TrialStarted(trial.number, trial.settings, trial.spec)))
 
     def result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """An epoch is over, or the trial has failed."""
@@ -175,7 +175,7 @@ class Share:
         self._clock.advance()
         running = self.trials.pop(trial_id)
         failure = failure or running.failure
-        finished = len(running.scores) == running.job.train.epochs
+        finished = len(running.scores) == running.spec.train.epochs
         trial = Trial(
             number=running.number,
             settings=running.settings,
@@ -205,7 +205,7 @@ class Share:
 class RunningTrial:
     number: int
     settings: dict[str, Any]
-    job: FitJob
+    spec: FitSpec
     scores: dict[int, float] = field(default_factory=dict)
     sides: dict[int, float] = field(default_factory=dict)
     used: float = 0.0

@@ -32,10 +32,10 @@ from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ImgrecError, StorageError, full_disk, reason_of
 from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.spec import FitSpec
 
 FAILURE = "failure"
 """The key of what a trial reports in place of an epoch, when it cannot go on."""
@@ -51,14 +51,14 @@ class TrialSpec:
 
     Attributes:
         name: Such as `digits-cnn-3`.
-        job: What to train.
+        spec: What to train.
         folder: For its checkpoints, seen by every node.
         milestones: Epochs after which it may be stopped, and so writes one.
         session: Of the driver that sent it: a trial that another driver began was not killed, but interrupted.
     """
 
     name: str
-    job: FitJob
+    spec: FitSpec
     folder: Path
     milestones: frozenset[int]
     session: str
@@ -72,19 +72,19 @@ def run_trial(
     What another try would only repeat is reported as the trial's failure; Ray makes good what
     kills the process.
     """
-    spec: TrialSpec = config["spec"]
+    trial_spec: TrialSpec = config["trial_spec"]
     torch.set_num_threads(threads)
     device = torch.device("cuda" if use_gpu else "cpu")
-    job: FitJob | None = spec.job
+    spec: FitSpec | None = trial_spec.spec
     try:
-        if times := _times_killed(spec):
-            job = in_more_parts(spec.job, 1, times)
-        while job and not _fits_into_memory(spec, job, device, checkpoint_seconds):
+        if times := _times_killed(trial_spec):
+            spec = in_more_parts(trial_spec.spec, 1, times)
+        while spec and not _fits_into_memory(trial_spec, spec, device, checkpoint_seconds):
             # Here, where no exception keeps alive what the last try had in memory.
             _release_memory()
-            job = in_more_parts(job, 1)
-        if job is None:
-            tune.report({FAILURE: str(out_of_memory(spec.job, "memory ran out"))})
+            spec = in_more_parts(spec, 1)
+        if spec is None:
+            tune.report({FAILURE: str(out_of_memory(trial_spec.spec, "memory ran out"))})
     except StorageError as error:
         tune.report({FULL: str(error)})
     except ImgrecError as error:
@@ -96,16 +96,16 @@ def run_trial(
         _release_memory()
 
 
-def _times_killed(spec: TrialSpec) -> int:
+def _times_killed(trial_spec: TrialSpec) -> int:
     """How often the process of this trial was killed for want of memory, noted beside its checkpoints."""
-    note = spec.folder / "memory.json"
-    now = {"host": platform.node(), "session": spec.session, "kills": memory_kills()}
+    note = trial_spec.folder / "memory.json"
+    now = {"host": platform.node(), "session": trial_spec.session, "kills": memory_kills()}
     noted: dict[str, Any] = now
     with contextlib.suppress(FileNotFoundError):
         noted = json.loads(note.read_text(encoding="utf-8"))
-    begun_here = noted["host"] == now["host"] and noted["session"] == spec.session
+    begun_here = noted["host"] == now["host"] and noted["session"] == trial_spec.session
     times = noted.get("times", 0) + (begun_here and noted["kills"] < now["kills"])
-    spec.folder.mkdir(parents=True, exist_ok=True)
+    trial_spec.folder.mkdir(parents=True, exist_ok=True)
     part = note.with_suffix(".part")
     part.write_text(json.dumps(now | {"times": times}), encoding="utf-8")
     part.replace(note)
@@ -113,11 +113,11 @@ def _times_killed(spec: TrialSpec) -> int:
 
 
 def _fits_into_memory(
-    spec: TrialSpec, job: FitJob, device: torch.device, checkpoint_seconds: float
+    trial_spec: TrialSpec, spec: FitSpec, device: torch.device, checkpoint_seconds: float
 ) -> bool:
     """Train; False where memory ran out."""
     try:
-        _train(spec, job, device, checkpoint_seconds)
+        _train(trial_spec, spec, device, checkpoint_seconds)
     except Exception as error:
         if is_out_of_memory(error):
             return False
@@ -125,9 +125,11 @@ def _fits_into_memory(
     return True
 
 
-def _train(spec: TrialSpec, job: FitJob, device: torch.device, checkpoint_seconds: float) -> None:
-    learner = build_learner(job, device, Shard())
-    if resumed := latest_state(spec.folder, job.key):
+def _train(
+    trial_spec: TrialSpec, spec: FitSpec, device: torch.device, checkpoint_seconds: float
+) -> None:
+    learner = build_learner(spec, device, Shard())
+    if resumed := latest_state(trial_spec.folder, spec.key):
         learner.restore(resumed)
         for epoch, metrics in enumerate(learner.history, start=1):
             tune.report(as_report(epoch, metrics))
@@ -136,9 +138,9 @@ def _train(spec: TrialSpec, job: FitJob, device: torch.device, checkpoint_second
     def on_epoch(report: EpochReport) -> None:
         nonlocal last_checkpoint
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds
-        if due or report.epoch == report.epochs or report.epoch in spec.milestones:
+        if due or report.epoch == report.epochs or report.epoch in trial_spec.milestones:
             # Before the report, which does not return where the trial is stopped.
-            _replace_checkpoint(spec.folder / f"epoch-{report.epoch}", learner)
+            _replace_checkpoint(trial_spec.folder / f"epoch-{report.epoch}", learner)
             last_checkpoint = time.monotonic()
         tune.report(as_report(report.epoch, report.metrics))
 
@@ -152,29 +154,29 @@ def run_trial_on_workers(
 
     Every epoch's report reaches Tune through the callback.
     """
-    spec: TrialSpec = config["spec"]
-    resumed = latest_state(spec.folder, spec.job.key)
+    trial_spec: TrialSpec = config["trial_spec"]
+    resumed = latest_state(trial_spec.folder, trial_spec.spec.key)
     if resumed:
         history = load_state(resumed)["history"]
         for epoch, metrics in enumerate(history, start=1):
             tune.report(as_report(epoch, metrics))
-        if len(history) == spec.job.train.epochs:
+        if len(history) == trial_spec.spec.train.epochs:
             return
     lane = LaneSpec(
-        lane=f"{spec.name}-{uuid.uuid4().hex[:8]}",
-        jobs={spec.name: spec.job},
+        lane=f"{trial_spec.name}-{uuid.uuid4().hex[:8]}",
+        specs={trial_spec.name: trial_spec.spec},
         threads=demand.cpus,
         checkpoint_seconds=cluster.checkpoint_seconds,
-        results=spec.folder / "results",
+        results=trial_spec.folder / "results",
         mailbox=mailbox,
-        resume={spec.name: resumed} if resumed else {},
-        milestones=spec.milestones,
+        resume={trial_spec.name: resumed} if resumed else {},
+        milestones=trial_spec.milestones,
         report_all=True,
         max_failures=cluster.max_failures,
     )
     trainer = TorchTrainer(
         work,
-        train_loop_config={"spec": lane},
+        train_loop_config={"lane_spec": lane},
         scaling_config=ScalingConfig(
             num_workers=demand.workers,
             use_gpu=bool(demand.gpus),
@@ -182,7 +184,7 @@ def run_trial_on_workers(
         ),
         run_config=RunConfig(
             name=lane.lane,
-            storage_path=str(spec.folder),
+            storage_path=str(trial_spec.folder),
             failure_config=FailureConfig(max_failures=cluster.max_failures + MOST_EXCUSED),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],

@@ -31,11 +31,11 @@ from imgrec.distributed.events import (
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
 from imgrec.errors import DivergedError, ImgrecError, full_disk
 from imgrec.training.checkpoint import save_state
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.profiling import StepProfile
+from imgrec.training.spec import FitSpec
 
 HEARTBEAT_SECONDS = 1.0
 # What rank 0 decides for all at the end of an epoch.
@@ -52,7 +52,7 @@ class LaneSpec:
 
     Attributes:
         lane: Its name, which is also that of Ray's run.
-        jobs: What to train, by name, in this order.
+        specs: What to train, by name, in this order.
         threads: Cores of each worker.
         checkpoint_seconds: Least time between two checkpoints.
         results: Folder for finished models, seen by every node.
@@ -66,7 +66,7 @@ class LaneSpec:
     """
 
     lane: str
-    jobs: dict[str, FitJob]
+    specs: dict[str, FitSpec]
     threads: int
     checkpoint_seconds: float
     results: Path
@@ -80,29 +80,29 @@ class LaneSpec:
 
 
 def work(config: dict[str, Any]) -> None:
-    """Ray Train's entry: the spec is the one entry of config.
+    """Ray Train's entry: the lane_spec is the one entry of config.
 
     Ray starts all workers again where one ends with an error. What one of them finds, all learn from the
     mailbox: none waits for another in a reduction, and nothing is tried that would only fail again.
     """
-    spec: LaneSpec = config["spec"]
-    mailbox, lane = spec.mailbox, spec.lane
+    lane_spec: LaneSpec = config["lane_spec"]
+    mailbox, lane = lane_spec.mailbox, lane_spec.lane
     if mailbox.is_condemned(lane):
         return
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    torch.set_num_threads(spec.threads)
-    if not _may_begin(spec, shard):
+    torch.set_num_threads(lane_spec.threads)
+    if not _may_begin(lane_spec, shard):
         return
     with _last_checkpoint() as resumed:
-        names = list(spec.jobs)
+        names = list(lane_spec.specs)
         resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
-        # Checkpoints come in the order of the jobs, so all before the last one's are finished.
+        # Checkpoints come in the order of the specs, so all before the last one's are finished.
         for name in names[names.index(resumed_name) :]:
             if mailbox.is_condemned(f"{lane}/{name}"):
                 continue
-            worker = _Worker(spec, name, shard)
-            checkpoint = resumed if resumed and name == resumed_name else spec.resume.get(name)
+            worker = _Worker(lane_spec, name, shard)
+            checkpoint = resumed if resumed and name == resumed_name else lane_spec.resume.get(name)
             try:
                 worker.run(checkpoint)
             except DivergedError as error:
@@ -116,12 +116,12 @@ def work(config: dict[str, Any]) -> None:
                     raise
 
 
-def _may_begin(spec: LaneSpec, shard: Shard) -> bool:
+def _may_begin(lane_spec: LaneSpec, shard: Shard) -> bool:
     """Whether workers may start once more; the driver says what became of the models if not."""
-    mailbox, lane = spec.mailbox, spec.lane
+    mailbox, lane = lane_spec.mailbox, lane_spec.lane
     mailbox.note_kills(lane)
     _meet(shard)
-    if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > spec.max_failures:
+    if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > lane_spec.max_failures:
         mailbox.condemn(lane)
     _meet(shard)
     return not mailbox.is_condemned(lane)
@@ -155,7 +155,7 @@ class _Verdict:
 
 
 def _judge(worker: "_Worker", error: Exception) -> _Verdict:
-    lane, name, alone = worker.spec.lane, worker.name, worker.shard.world_size == 1
+    lane, name, alone = worker.lane_spec.lane, worker.name, worker.shard.world_size == 1
     if full := full_disk(error):
         # Of this node's disk alone; it ends the run, so that the same command goes on from there.
         return _Verdict(full, condemned=lane)
@@ -172,7 +172,7 @@ def _judge(worker: "_Worker", error: Exception) -> _Verdict:
 
 def _carry_out(verdict: _Verdict, worker: "_Worker") -> None:
     """Tell the driver, and the workers that start again."""
-    lane, name, mailbox = worker.spec.lane, worker.name, worker.spec.mailbox
+    lane, name, mailbox = worker.lane_spec.lane, worker.name, worker.lane_spec.mailbox
     if verdict.echo:
         mailbox.note_error(lane, verdict.echo)
     if verdict.ran_out:
@@ -198,8 +198,8 @@ def _last_checkpoint() -> Iterator[Path | None]:
 class _Worker:
     """One worker's view of one model; only rank 0 tells the driver and writes files."""
 
-    def __init__(self, spec: LaneSpec, name: str, shard: Shard) -> None:
-        self.spec = spec
+    def __init__(self, lane_spec: LaneSpec, name: str, shard: Shard) -> None:
+        self.lane_spec = lane_spec
         self.name = name
         self.shard = shard
         self.learner: Learner | None = None
@@ -211,7 +211,7 @@ class _Worker:
     def tell(self, event: Event) -> None:
         """Send an event to the driver, if this is the worker that speaks."""
         if self.shard.rank == 0:
-            self.last_sent = self.spec.mailbox.send(self.spec.lane, self.name, event)
+            self.last_sent = self.lane_spec.mailbox.send(self.lane_spec.lane, self.name, event)
 
     def wait_until_told(self) -> None:
         """Make sure that the driver will hear of everything until now, should this worker die."""
@@ -220,22 +220,22 @@ class _Worker:
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
-        job = self._in_parts(self.spec.jobs[self.name])
-        learner = build_learner(job, get_device(), self.shard)
+        spec = self._in_parts(self.lane_spec.specs[self.name])
+        learner = build_learner(spec, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
-        pictures = self._pictures(job.store, learner.device)
+        pictures = self._pictures(spec.store, learner.device)
         self.tell(
             Started(
                 epochs_done=learner.epochs_done,
                 workers=self.shard.world_size,
                 device=learner.device.type,
                 precision=str(learner.precision),
-                decoders=self.spec.spare if isinstance(pictures, StreamedPictures) else 0,
+                decoders=self.lane_spec.spare if isinstance(pictures, StreamedPictures) else 0,
             )
         )
-        folder = self.spec.results / self.name
+        folder = self.lane_spec.results / self.name
         with self._profiled(folder):
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
         if self.shard.rank == 0:
@@ -243,30 +243,30 @@ class _Worker:
             self.tell(Finished(str(folder)))
             self.wait_until_told()
 
-    def _in_parts(self, job: FitJob) -> FitJob:
-        """The job with a batch in as many parts as fit, by what is known; the same on all workers.
+    def _in_parts(self, spec: FitSpec) -> FitSpec:
+        """The spec with a batch in as many parts as fit, by what is known; the same on all workers.
 
         Raises:
             TrainingError: not even the smallest parts fit; on all workers.
         """
-        spec = self.spec
-        times = spec.mailbox.times_ran_out(spec.lane, self.name)
+        lane_spec = self.lane_spec
+        times = lane_spec.mailbox.times_ran_out(lane_spec.lane, self.name)
         if not times:
-            return job
-        smaller = in_more_parts(job, self.shard.world_size, times)
+            return spec
+        smaller = in_more_parts(spec, self.shard.world_size, times)
         if smaller is None:
-            raise out_of_memory(job, f"memory ran out {times} times")
+            raise out_of_memory(spec, f"memory ran out {times} times")
         return smaller
 
     def _pictures(self, folder: Path, device: torch.device) -> Pictures:
         store = open_store(folder)
-        if worth_streaming(store, self.spec.spare):
-            return StreamedPictures(store, device, self.spec.spare)
+        if worth_streaming(store, self.lane_spec.spare):
+            return StreamedPictures(store, device, self.lane_spec.spare)
         return Pictures(store, device)
 
     @contextlib.contextmanager
     def _profiled(self, folder: Path) -> Iterator[None]:
-        if not (self.spec.profile and self.shard.rank == 0):
+        if not (self.lane_spec.profile and self.shard.rank == 0):
             yield
             return
         with StepProfile(folder / PROFILE, get_device()) as self.profile:
@@ -282,9 +282,9 @@ class _Worker:
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.tell(report)
-        wanted = report.epoch == report.epochs or report.epoch in self.spec.milestones
+        wanted = report.epoch == report.epochs or report.epoch in self.lane_spec.milestones
         if not (wanted or self._checkpoint_is_due()):
-            if self.spec.report_all:
+            if self.lane_spec.report_all:
                 ray.train.report(as_report(report.epoch, report.metrics))
             return
         # What lies before a checkpoint is never told again.
@@ -305,7 +305,7 @@ class _Worker:
         """Rank 0's clock decides for all, because all must call Ray equally often."""
         now = time.monotonic()
         wish = GO_ON
-        if now - self.last_checkpoint >= self.spec.checkpoint_seconds:
+        if now - self.last_checkpoint >= self.lane_spec.checkpoint_seconds:
             wish = WRITE
         elif now - self.last_look > HEARTBEAT_SECONDS:
             wish, self.last_look = LOOK_FOR_DRAINS, now

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from imgrec.config import Branch, Dimension, is_active
 from imgrec.errors import ConfigError
-from imgrec.training.job import FitJob
 from imgrec.training.metrics import Rank
 from imgrec.training.optim import MOMENTUM
+from imgrec.training.spec import FitSpec
 
 State = Literal["finished", "stopped", "failed"]
 STATES = {
@@ -99,7 +99,7 @@ class Study:
     def open(
         cls,
         branch: Branch,
-        job: FitJob,
+        spec: FitSpec,
         *,
         seed: int,
         ended: Iterable[Trial] = (),
@@ -109,7 +109,7 @@ class Study:
 
         Args:
             branch: With its space.
-            job: Made from the branch: what "chosen from the data" came to.
+            spec: Made from the branch: what "chosen from the data" came to.
             seed: Of what is drawn.
             ended: Trials that are not run again.
             interrupted: Trials that come first, under their own numbers.
@@ -117,7 +117,7 @@ class Study:
         Raises:
             ConfigError: a default lies outside its dimension.
         """
-        study = cls(branch, default_settings(branch, job))
+        study = cls(branch, default_settings(branch, spec))
         ended = sorted(ended, key=lambda trial: trial.number)
         # Another seed after every restart, or the same random draws would come again.
         sampler = optuna.samplers.TPESampler(
@@ -251,7 +251,7 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
     return max(candidates, key=lambda trial: (trial.rank, -trial.number), default=None)
 
 
-def default_settings(branch: Branch, job: FitJob) -> dict[str, Any]:
+def default_settings(branch: Branch, spec: FitSpec) -> dict[str, Any]:
     """The default of every dimension that has a part in the branch as it is.
 
     Raises:
@@ -261,7 +261,7 @@ def default_settings(branch: Branch, job: FitJob) -> dict[str, Any]:
     for dimension in branch.space:
         if not is_active(dimension, branch, {}):
             continue
-        value = _default(branch, job, dimension.key)
+        value = _default(branch, spec, dimension.key)
         if not dimension.holds(value):
             tried = list(dimension.choices) or f"{dimension.low} to {dimension.high}"
             msg = (
@@ -274,15 +274,15 @@ def default_settings(branch: Branch, job: FitJob) -> dict[str, Any]:
     return defaults
 
 
-def _default(branch: Branch, job: FitJob, key: str) -> Any:
+def _default(branch: Branch, spec: FitSpec, key: str) -> Any:
     """The value of a setting; what is chosen from the data as it was chosen."""
     part, _, name = key.partition(".")
     value = branch.value(key)
     if part == "train":
-        value = getattr(job.train, name)
+        value = getattr(spec.train, name)
         return MOMENTUM.get(branch.train.optimizer) if value is None else value
     if part == "preprocess" and value is None:
-        return getattr(job.augmentation, name)
+        return getattr(spec.augmentation, name)
     return value
 
 

@@ -31,8 +31,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def latest_state(folder: Path, job: str) -> Path | None:
-    """The folder of the state of a job that got furthest, anywhere below `folder`.
+def latest_state(folder: Path, spec: str) -> Path | None:
+    """The folder of the state of a spec that got furthest, anywhere below `folder`.
 
     A process that was killed may have left a part of a state, which is passed over; and other runs
     below the folder remove theirs while it is looked through.
@@ -44,7 +44,7 @@ def latest_state(folder: Path, job: str) -> Path | None:
         file = Path(root, STRUCTURE)
         try:
             structure = json.loads(file.read_text(encoding="utf-8"))
-            if dict(structure["dict"]).get("job") == job:
+            if dict(structure["dict"]).get("spec") == spec:
                 state = load_state(file.parent)  # all of it, to see that it is whole
                 found.append((state["epochs_done"], file.parent))
         except (OSError, ValueError, KeyError, SafetensorError):

@@ -23,11 +23,11 @@ from imgrec.preprocess.recipe import Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.clock import Clock
 from imgrec.training.ema import MovingAverage
-from imgrec.training.job import FitJob
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Rank, Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
+from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import card_bytes, card_name, forget_card_bytes
 
 SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
@@ -48,7 +48,7 @@ class Best:
 class Learner:
     """A model in training. Built by `build_learner`, moved by `loop.fit`."""
 
-    job: FitJob
+    spec: FitSpec
     shard: Shard
     device: torch.device
     precision: Precision
@@ -94,7 +94,7 @@ class Learner:
         """
 
         def rank(epoch: int, scores: Scores) -> Rank:
-            return Rank(self.job.side_after(epoch), scores.macro_f1, -scores.loss)
+            return Rank(self.spec.side_after(epoch), scores.macro_f1, -scores.loss)
 
         better = self.best is None or (
             rank(self.epochs_done, val) > rank(self.best.epoch, self.best.val)
@@ -128,7 +128,7 @@ class Learner:
             "weights": self.best.weights,
         }
         return {
-            "job": self.job.key,
+            "spec": self.spec.key,
             "epochs_done": self.epochs_done,
             "best": best,
             "history": self.history,
@@ -141,7 +141,7 @@ class Learner:
     def restore(self, folder: Path) -> None:
         """Continue from what `save` wrote, as if nothing had happened."""
         state = load_state(folder)
-        assert state["job"] == self.job.key, "the checkpoint of another job"
+        assert state["spec"] == self.spec.key, "the checkpoint of another spec"
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -164,20 +164,20 @@ def best_of(state: dict[str, Any]) -> Best | None:
     return best and Best(best["epoch"], Scores(**best["val"]), best["weights"])
 
 
-def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
+def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     """A learner with fresh weights, the same on every worker.
 
     Raises:
         ConfigError: the architecture cannot be built as asked.
     """
-    torch.manual_seed(job.seed)
+    torch.manual_seed(spec.seed)
     forget_card_bytes(device)
-    arch = job.model.arch
-    recipe = Recipe(job.statistics, job.filters, job.augmentation).to(device)
-    model = lay_out(build_model(job.model, job.image_shape, job.num_classes), arch).to(device)
+    arch = spec.model.arch
+    recipe = Recipe(spec.statistics, spec.filters, spec.augmentation).to(device)
+    model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes), arch).to(device)
     for layer in model.modules():
         if isinstance(layer, Whiten):
-            layer.fit_to(recipe.eval()(_some_pictures(job, device)))
+            layer.fit_to(recipe.eval()(_some_pictures(spec, device)))
             if dist.is_initialized():
                 # What one kind of machine computes, another may compute with the opposite sign.
                 dist.broadcast(layer.weight, src=0)
@@ -189,34 +189,36 @@ def build_learner(job: FitJob, device: torch.device, shard: Shard) -> Learner:
             broadcast_buffers=False,  # share_buffers does it once an epoch, and with the mean
             gradient_as_bucket_view=True,
         )
-    optimizers = build_optimizers(model, job.train)
-    total_steps = job.train.epochs * job.steps_per_epoch
+    optimizers = build_optimizers(model, spec.train)
+    total_steps = spec.train.epochs * spec.steps_per_epoch
     return Learner(
-        job=job,
+        spec=spec,
         shard=shard,
         device=device,
         precision=Precision(
             device,
-            job.arithmetic or choose_arithmetic(job.train.precision, arch, [device_kind(device)]),
+            spec.arithmetic or choose_arithmetic(spec.train.precision, arch, [device_kind(device)]),
         ),
         model=model,
         parallel=parallel,
         recipe=recipe,
-        loss_fn=Loss(job.train.imbalance, job.class_counts, job.train.label_smoothing).to(device),
+        loss_fn=Loss(spec.train.imbalance, spec.class_counts, spec.train.label_smoothing).to(
+            device
+        ),
         optimizers=optimizers,
-        schedules=build_schedules(optimizers, job.train, total_steps),
-        average=MovingAverage(model, job.train.ema_decay) if job.train.ema_decay else None,
+        schedules=build_schedules(optimizers, spec.train, total_steps),
+        average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
     )
 
 
-def _some_pictures(job: FitJob, device: torch.device) -> Tensor:
+def _some_pictures(spec: FitSpec, device: torch.device) -> Tensor:
     """Of the training split, drawn by the seed: (N, C, H, W) uint8, of large ones fewer."""
-    store = open_store(job.store)
-    rows = make_splits(store, job.data).train
-    height, width, _ = job.image_shape
+    store = open_store(spec.store)
+    rows = make_splits(store, spec.data).train
+    height, width, _ = spec.image_shape
     count = max(64, min(MOST_TO_WHITEN, PIXELS_TO_WHITEN // (height * width)))
-    chosen = np.random.default_rng(job.seed).permutation(rows)[:count]
+    chosen = np.random.default_rng(spec.seed).permutation(rows)[:count]
     return torch.from_numpy(store.images[chosen]).permute(0, 3, 1, 2).to(device)
 
 

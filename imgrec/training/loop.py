@@ -28,10 +28,10 @@ from imgrec.errors import DivergedError, TrainingError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Learner
 from imgrec.training.memory import is_out_of_memory
 from imgrec.training.metrics import Meter, Scores
+from imgrec.training.spec import FitSpec
 
 SPENT = "seconds/"
 """Before the kind of work, in the metrics of an epoch."""
@@ -75,47 +75,47 @@ def fit(
         learner: Fresh, or restored from a checkpoint.
         on_epoch: Called after every epoch, when `learner.save` would be consistent.
         on_step: Called after every step with the epoch (from 1) and the step in it (from 1).
-        pictures: Those of the job's store, where they come from elsewhere.
+        pictures: Those of the spec's store, where they come from elsewhere.
 
     Raises:
         DivergedError: the loss of an epoch is not a number.
     """
-    job = learner.job
-    store = open_store(job.store)
-    splits = make_splits(store, job.data)
+    spec = learner.spec
+    store = open_store(spec.store)
+    splits = make_splits(store, spec.data)
     pictures = pictures or Pictures(store, learner.device)
     learner.clock.take()
-    for epoch in range(learner.epochs_done, job.train.epochs):
+    for epoch in range(learner.epochs_done, spec.train.epochs):
         started = time.perf_counter()
-        _seed_epoch(job.seed, epoch, learner.shard)
+        _seed_epoch(spec.seed, epoch, learner.shard)
         batches = training_batches(
             pictures,
             splits.train,
-            batch_size=job.train.batch_size,
-            seed=job.seed,
+            batch_size=spec.train.batch_size,
+            seed=spec.seed,
             epoch=epoch,
             shard=learner.shard,
-            balanced=job.train.imbalance == "sampler",
+            balanced=spec.train.imbalance == "sampler",
         )
         train = train_epoch(learner, batches, partial(on_step, epoch + 1))
         trained = time.perf_counter()
-        _refuse_divergence(job, train, epoch + 1)
+        _refuse_divergence(spec, train, epoch + 1)
         learner.share_buffers()
         with learner.clock.on(EVALUATION):
-            val = evaluate(learner, pictures, splits.val, share=job.share_after(epoch + 1))
+            val = evaluate(learner, pictures, splits.val, share=spec.share_after(epoch + 1))
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
-        images = job.steps_per_epoch * job.train.batch_size
+        images = spec.steps_per_epoch * spec.train.batch_size
         metrics = train.as_metrics("train") | val.as_metrics("val")
         metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
-        metrics["image_side"] = job.mean_side(epoch)
-        metrics[JUDGED_BY] = job.side_after(epoch + 1)
+        metrics["image_side"] = spec.mean_side(epoch)
+        metrics[JUDGED_BY] = spec.side_after(epoch + 1)
         metrics["images_per_second"] = images / (trained - started)
         metrics["epoch_seconds"] = time.perf_counter() - started
         metrics |= {f"{SPENT}{kind}": spent for kind, spent in learner.clock.take().items()}
         learner.history.append(metrics)
         with learner.clock.on(REPORT):
-            on_epoch(EpochReport(epoch + 1, job.train.epochs, metrics, best))
+            on_epoch(EpochReport(epoch + 1, spec.train.epochs, metrics, best))
 
 
 def train_epoch(
@@ -124,14 +124,14 @@ def train_epoch(
     """One pass over the batches; scores are those of the moving model, augmentation included."""
     learner.model.train()
     learner.recipe.train()
-    meter = Meter(learner.job.num_classes, learner.device)
-    max_norm = learner.job.train.max_grad_norm
-    share_of_one = learner.shard.world_size / learner.job.train.batch_size
+    meter = Meter(learner.spec.num_classes, learner.device)
+    max_norm = learner.spec.train.max_grad_norm
+    share_of_one = learner.shard.world_size / learner.spec.train.batch_size
     clock = learner.clock
-    steps_before = learner.epochs_done * learner.job.steps_per_epoch
-    parts = learner.job.parts(learner.shard.world_size)
+    steps_before = learner.epochs_done * learner.spec.steps_per_epoch
+    parts = learner.spec.parts(learner.shard.world_size)
     for step, batch in enumerate(clock.each(DATA, batches), start=1):
-        share = learner.job.share_of_side(steps_before + step - 1)
+        share = learner.spec.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
             divided = zip(*(one.tensor_split(parts) for one in batch), strict=True)
             for part, (images, labels, turns) in enumerate(divided, start=1):
@@ -141,8 +141,8 @@ def train_epoch(
                         inputs, targets = mixed(
                             resized(learner.recipe(images, turns), share),
                             labels,
-                            learner.job.num_classes,
-                            learner.job.augmentation,
+                            learner.spec.num_classes,
+                            learner.spec.augmentation,
                         )
                         logits = learner.parallel(inputs)  # (B / parts, K)
                     loss = learner.loss_fn(_at_least_fp32(logits), targets)
@@ -171,8 +171,8 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
     Pictures have this share of their side: a network that has seen small ones says little of whole ones.
     """
     model, recipe = learner.evaluated.eval(), learner.recipe.eval()
-    meter = Meter(learner.job.num_classes, learner.device)
-    at_once = pictures_at_once(learner.job.image_shape)
+    meter = Meter(learner.spec.num_classes, learner.device)
+    at_once = pictures_at_once(learner.spec.image_shape)
     batches = evaluation_batches(pictures, rows, batch_size=at_once, shard=learner.shard)
     try:
         for images, labels in batches:
@@ -181,7 +181,7 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
             meter.update(logits, labels)
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise _too_large(learner.job, at_once) from error
+            raise _too_large(learner.spec, at_once) from error
         raise
     meter.reduce()
     return meter.scores()
@@ -192,11 +192,11 @@ def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _too_large(job: FitJob, at_once: int) -> TrainingError:
-    height, width, _ = job.image_shape
+def _too_large(spec: FitSpec, at_once: int) -> TrainingError:
+    height, width, _ = spec.image_shape
     return TrainingError(
         f"out of memory while {at_once} pictures of {height} x {width} were evaluated at once: lower "
-        f"data.image_size, or take a smaller {job.model.arch}"
+        f"data.image_size, or take a smaller {spec.model.arch}"
     )
 
 
@@ -206,11 +206,11 @@ def _seed_epoch(seed: int, epoch: int, shard: Shard) -> None:
     torch.manual_seed(int(mixed))
 
 
-def _refuse_divergence(job: FitJob, train: Scores, epoch: int) -> None:
+def _refuse_divergence(spec: FitSpec, train: Scores, epoch: int) -> None:
     if math.isfinite(train.loss):
         return
-    cure = f"lower {job.model.arch}.train.learning_rate (now {job.train.learning_rate:g})"
-    if not job.train.max_grad_norm:
+    cure = f"lower {spec.model.arch}.train.learning_rate (now {spec.train.learning_rate:g})"
+    if not spec.train.max_grad_norm:
         cure += " or set train.max_grad_norm"
     msg = f"loss is {train.loss} in epoch {epoch}: {cure}"
     raise DivergedError(msg)

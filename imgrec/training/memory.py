@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from imgrec.errors import TrainingError
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 
 FACTOR = 4
 """Of the number of parts, from one try to the next."""
@@ -13,24 +13,24 @@ SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLO
 """In the messages of those that have no exception of their own for it."""
 
 
-def in_more_parts(job: FitJob, world_size: int, tries: int = 1) -> FitJob | None:
-    """The same job with its batches computed in more parts, whose gradients are added up.
+def in_more_parts(spec: FitSpec, world_size: int, tries: int = 1) -> FitSpec | None:
+    """The same spec with its batches computed in more parts, whose gradients are added up.
 
     Args:
-        job: What did not fit.
+        spec: What did not fit.
         world_size: Workers that share a batch.
         tries: How often memory ran out.
 
     Returns:
         None where a batch was in as many parts before as it can be.
     """
-    parts = job.parts(world_size)
+    parts = spec.parts(world_size)
     for _ in range(tries):
-        more = replace(job, accumulate=parts * FACTOR)
+        more = replace(spec, accumulate=parts * FACTOR)
         if more.parts(world_size) == parts:
             return None
-        job, parts = more, more.parts(world_size)
-    return job
+        spec, parts = more, more.parts(world_size)
+    return spec
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -40,15 +40,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
-def out_of_memory(job: FitJob, reason: str) -> TrainingError:
+def out_of_memory(spec: FitSpec, reason: str) -> TrainingError:
     """The error for people, where not even the smallest parts fit.
 
     Args:
-        job: What was trained.
+        spec: What was trained.
         reason: What torch, or the system, said.
     """
     reason = next(iter(reason.strip().splitlines()), "")[:200]
     return TrainingError(
-        f"out of memory, even with a batch of {job.train.batch_size} in the smallest parts: lower "
-        f"data.image_size, take a smaller {job.model.arch} or a machine with more memory ({reason})"
+        f"out of memory, even with a batch of {spec.train.batch_size} in the smallest parts: lower "
+        f"data.image_size, take a smaller {spec.model.arch} or a machine with more memory ({reason})"
     )

@@ -23,19 +23,19 @@ from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.training.clock import EVALUATION
-from imgrec.training.job import FitJob
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import SPENT, evaluate, fit
+from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import card_bytes, card_name, peak_flops, training_flops
 from pipelines.prepare import prepare
 
 GOAL = 0.90
 
 
-def measure(job: FitJob, device: torch.device) -> dict[str, Any]:
+def measure(spec: FitSpec, device: torch.device) -> dict[str, Any]:
     """One fit, and the best epoch's accuracy on the test split."""
     started = time.perf_counter()
-    learner = build_learner(job, device, Shard())
+    learner = build_learner(spec, device, Shard())
     built = time.perf_counter()
     fit(learner, on_epoch=lambda _: None)
     ended = time.perf_counter()
@@ -46,12 +46,12 @@ def measure(job: FitJob, device: torch.device) -> dict[str, Any]:
             reached = training
     assert learner.best is not None
     learner.evaluated.load_state_dict(learner.best.weights)
-    store = open_store(job.store)
-    rows = make_splits(store, job.data).test
+    store = open_store(spec.store)
+    rows = make_splits(store, spec.data).test
     test = evaluate(learner, Pictures(store, device), rows)
-    images = job.train.epochs * job.steps_per_epoch * job.train.batch_size
-    cost = statistics.fmean(job.cost(epoch) for epoch in range(job.train.epochs))
-    flops = training_flops(learner.model, job.image_shape) * cost * images / training
+    images = spec.train.epochs * spec.steps_per_epoch * spec.train.batch_size
+    cost = statistics.fmean(spec.cost(epoch) for epoch in range(spec.train.epochs))
+    flops = training_flops(learner.model, spec.image_shape) * cost * images / training
     peak = peak_flops(card_name(device), str(learner.precision))
     return {
         "build_seconds": built - started,
@@ -65,8 +65,8 @@ def measure(job: FitJob, device: torch.device) -> dict[str, Any]:
         "share_of_peak": flops / peak if peak else None,
         "card_bytes": card_bytes(device),
         "precision": str(learner.precision),
-        "epochs": job.train.epochs,
-        "batch_size": job.train.batch_size,
+        "epochs": spec.train.epochs,
+        "batch_size": spec.train.batch_size,
     }
 
 
@@ -85,11 +85,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         settings = [f"storage='{storage}'", f"data.source='{arguments.data}'", f"archs={archs}"]
         config = load_config(None, [*settings, *arguments.settings])
-        jobs = prepare(config, lambda *_: None).jobs
+        specs = prepare(config, lambda *_: None).specs
         card = card_name(device) or "CPU"
         found: dict[str, Any] = {"card": card, "torch": torch.__version__}
-        for arch, job in jobs.items():
-            found[arch] = [measure(job, device) for _ in range(arguments.fits)]
+        for arch, spec in specs.items():
+            found[arch] = [measure(spec, device) for _ in range(arguments.fits)]
             first, last = found[arch][0], found[arch][-1]
             reached, share = last["seconds_to_goal"], last["share_of_peak"]
             print(

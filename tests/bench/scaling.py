@@ -33,9 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from imgrec.config import load_config
 from imgrec.data.loader import Shard, TrainingBatch
 from imgrec.evaluation.pictures import ACCENT, INK, MUTED
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import train_epoch
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.bench.test_loop import noise_folder
 from tests.conftest import no_progress
@@ -136,26 +136,26 @@ def simulate(
     }
 
 
-def noise_job(folder: Path) -> FitJob:
+def noise_job(folder: Path) -> FitSpec:
     """The default cnn on 32x32 pictures."""
     source = noise_folder(folder / "noise", 3000)
     settings = [f"storage='{folder}'", f"data.source='{source}'", "archs=['cnn']"]
     settings += ["train.precision='fp32'", f"train.batch_size={BATCH}"]
-    return prepare(load_config(None, settings), no_progress).jobs["cnn"]
+    return prepare(load_config(None, settings), no_progress).specs["cnn"]
 
 
-def one_batch(job: FitJob, size: int, device: torch.device) -> TrainingBatch:
-    """Noise in the shape of the job's pictures."""
-    height, width, channels = job.image_shape
+def one_batch(spec: FitSpec, size: int, device: torch.device) -> TrainingBatch:
+    """Noise in the shape of the spec's pictures."""
+    height, width, channels = spec.image_shape
     images = torch.randint(0, 256, (size, height, width, channels), dtype=torch.uint8)
-    labels = torch.randint(0, job.num_classes, (size,))
+    labels = torch.randint(0, spec.num_classes, (size,))
     turns = torch.zeros(size, dtype=torch.bool)
     return TrainingBatch(images.permute(0, 3, 1, 2).to(device), labels.to(device), turns.to(device))
 
 
 def step_times(learner: Learner, share: int, repeats: int) -> list[float]:
     """Of a training step, without the first two, which warm up."""
-    batch = one_batch(learner.job, share, learner.device)
+    batch = one_batch(learner.spec, share, learner.device)
     times = []
     for _ in range(repeats + 2):
         if learner.device.type == "cuda":
@@ -166,10 +166,10 @@ def step_times(learner: Learner, share: int, repeats: int) -> list[float]:
     return times[2:]
 
 
-def measure_step(job: FitJob, device: torch.device) -> Step:
+def measure_step(spec: FitSpec, device: torch.device) -> Step:
     """A line through the medians by the size of the batch."""
     torch.set_num_threads(1)
-    learner = build_learner(job, device, Shard())
+    learner = build_learner(spec, device, Shard())
     samples = {size: step_times(learner, size, 30) for size in SIZES}
     medians = [statistics.median(samples[size]) for size in SIZES]
     # In shares of what is measured: small batches count as much as large ones.
@@ -201,7 +201,7 @@ def _reduce_times(rank: int, workers: int) -> list[tuple[int, float]]:  # noqa: 
     return found
 
 
-def measure_workers(job: FitJob, folder: Path) -> dict[tuple[int, int], list[float]]:
+def measure_workers(spec: FitSpec, folder: Path) -> dict[tuple[int, int], list[float]]:
     """Images a second by workers and threads; rounds in turn, for the machine is shared."""
     found: dict[tuple[int, int], list[float]] = {
         (1, os.cpu_count() or 1): [],
@@ -209,16 +209,16 @@ def measure_workers(job: FitJob, folder: Path) -> dict[tuple[int, int], list[flo
     }
     for _ in range(ROUNDS):
         for (workers, threads), speeds in found.items():
-            times = in_group(workers, _Steps(job, threads), folder)
+            times = in_group(workers, _Steps(spec, threads), folder)
             speeds.append(BATCH / statistics.median(times))
     return found
 
 
-def measure_contention(job: FitJob, folder: Path) -> float:
+def measure_contention(spec: FitSpec, folder: Path) -> float:
     """How much longer a step takes beside another process: they share memory, and GPUs do not."""
     times = {
         workers: statistics.median(
-            statistics.median(in_group(workers, _Steps(job, 1, apart=True), folder))
+            statistics.median(in_group(workers, _Steps(spec, 1, apart=True), folder))
             for _ in range(ROUNDS)
         )
         for workers in (1, 2)
@@ -228,14 +228,14 @@ def measure_contention(job: FitJob, folder: Path) -> float:
 
 @dataclass(frozen=True)
 class _Steps:
-    job: FitJob
+    spec: FitSpec
     threads: int
     apart: bool = False  # each by itself, with half a batch
 
     def __call__(self, rank: int, workers: int) -> list[float]:
         torch.set_num_threads(self.threads)
         shard = Shard() if self.apart else Shard(rank, workers)
-        learner = build_learner(self.job, torch.device("cpu"), shard)
+        learner = build_learner(self.spec, torch.device("cpu"), shard)
         share = BATCH // 2 if self.apart else len(range(rank, BATCH, workers))
         return step_times(learner, share, 8)
 
@@ -263,13 +263,13 @@ def _member(rank: int, workers: int, work: object, meeting: str) -> None:
         dist.destroy_process_group()
 
 
-def operations(job: FitJob) -> tuple[float, float, int]:
+def operations(spec: FitSpec) -> tuple[float, float, int]:
     """Of a step: floating point operations for one picture, those for any, and calls of kernels."""
-    learner = build_learner(job, torch.device("cpu"), Shard())
+    learner = build_learner(spec, torch.device("cpu"), Shard())
     totals = {}
     for size in (8, 16):
         with FlopCounterMode(display=False) as counter, _Calls() as calls:
-            train_epoch(learner, [one_batch(job, size, learner.device)], lambda _: None)
+            train_epoch(learner, [one_batch(spec, size, learner.device)], lambda _: None)
         totals[size] = counter.get_total_flops()
     per_image = (totals[16] - totals[8]) / 8
     return per_image, totals[8] - 8 * per_image, calls.count
@@ -355,15 +355,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = noise_job(folder)
-        step = measure_step(job, torch.device("cpu"))
+        spec = noise_job(folder)
+        step = measure_step(spec, torch.device("cpu"))
         link = measure_link(folder)
-        per_image, of_step, calls = operations(job)
-        contention = measure_contention(job, folder)
-        learner = build_learner(job, torch.device("cpu"), Shard())
+        per_image, of_step, calls = operations(spec)
+        contention = measure_contention(spec, folder)
+        learner = build_learner(spec, torch.device("cpu"), Shard())
         gradient_bytes = 4 * sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
-        speeds = measure_workers(job, folder)
-        on_card = measure_step(job, torch.device("cuda")) if torch.cuda.is_available() else None
+        speeds = measure_workers(spec, folder)
+        on_card = measure_step(spec, torch.device("cuda")) if torch.cuda.is_available() else None
     report = [
         f"step: {1e3 * step.fixed:.1f} ms + {1e3 * step.per_image:.3f} ms an image, one thread"
     ]

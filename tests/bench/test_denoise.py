@@ -95,10 +95,10 @@ def _trained(folder: Path, denoiser: str, seed: int) -> tuple[Classifier, Store,
         ]
     )
     prepared = prepare(config, lambda *_: None)
-    learner = build_learner(prepared.jobs["cnn"], torch.device("cpu"), Shard())
+    learner = build_learner(prepared.specs["cnn"], torch.device("cpu"), Shard())
     fit(learner, on_epoch=lambda _: None)
     assert learner.best
-    classifier = build_classifier(config, prepared, learner.job, learner.best)
+    classifier = build_classifier(config, prepared, learner.spec, learner.best)
     return classifier, prepared.store, prepared.splits.test
 
 

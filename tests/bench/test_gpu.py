@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.config import load_config
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.bench.gpu import measure
 from tests.conftest import no_progress
@@ -20,15 +20,15 @@ CUDA = torch.device("cuda")
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FitJob]:
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FitSpec]:
     storage: Path = tmp_path_factory.mktemp("gpu")
-    return dict(prepare(load_config(None, [f"storage='{storage}'"]), no_progress).jobs)
+    return dict(prepare(load_config(None, [f"storage='{storage}'"]), no_progress).specs)
 
 
 @pytest.mark.parametrize("arch", ["ann", "cnn", "rnn", "transformer"])
-def test_every_architecture_learns_on_a_gpu(jobs: dict[str, FitJob], arch: str) -> None:
+def test_every_architecture_learns_on_a_gpu(specs: dict[str, FitSpec], arch: str) -> None:
     """In bf16, with what it took of the card's memory and time on record."""
-    found = measure(jobs[arch], CUDA)
+    found = measure(specs[arch], CUDA)
 
     assert found["test_accuracy"] > 0.9
     assert found["precision"] == "bf16"
@@ -36,10 +36,10 @@ def test_every_architecture_learns_on_a_gpu(jobs: dict[str, FitJob], arch: str) 
     assert found["flops_per_second"] > 0
 
 
-def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(jobs: dict[str, FitJob]) -> None:
+def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(specs: dict[str, FitSpec]) -> None:
     """The same pictures in the same order, so about the same accuracy; not the same bits."""
-    job = jobs["ann"]
-    job = replace(job, train=job.train.model_copy(update={"precision": "fp32", "epochs": 3}))
-    here, there = measure(job, torch.device("cpu")), measure(job, CUDA)
+    spec = specs["ann"]
+    spec = replace(spec, train=spec.train.model_copy(update={"precision": "fp32", "epochs": 3}))
+    here, there = measure(spec, torch.device("cpu")), measure(spec, CUDA)
 
     assert there["test_accuracy"] == pytest.approx(here["test_accuracy"], abs=0.03)

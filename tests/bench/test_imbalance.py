@@ -52,15 +52,15 @@ def _balanced_accuracy(folder: Path, way: str, seed: int) -> float:
         f"cnn.model.widths={WIDTHS}",
     ]
     prepared = prepare(load_config(settings=settings), lambda *_: None)
-    job = prepared.jobs["cnn"]
-    learner = build_learner(job, torch.device("cpu"), Shard())
+    spec = prepared.specs["cnn"]
+    learner = build_learner(spec, torch.device("cpu"), Shard())
     fit(learner, on_epoch=lambda _: None)
     assert learner.best
     found = evaluate_classifier(
-        build_classifier(load_config(settings=settings), prepared, job, learner.best),
+        build_classifier(load_config(settings=settings), prepared, spec, learner.best),
         prepared.store,
         prepared.splits.test,
-        job.class_counts,
+        spec.class_counts,
     )
     print(
         f"{way:17} seed {seed}  balanced {found.scores.balanced_accuracy:.4f}"

@@ -17,7 +17,7 @@ from PIL import Image
 from imgrec.config import ClusterConfig, load_config
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
@@ -37,19 +37,19 @@ from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.training.growth import resized
 from imgrec.training.learner import build_learner
-job = pickle.loads(sys.stdin.buffer.read())
+spec = pickle.loads(sys.stdin.buffer.read())
 torch.set_num_threads({threads})
-made = build_learner(job, torch.device("cpu"), Shard())
+made = build_learner(spec, torch.device("cpu"), Shard())
 model, recipe, loss_fn = made.model.train(), made.recipe.train(), made.loss_fn
-store = open_store(job.store)
-rows = make_splits(store, job.data).train
+store = open_store(spec.store)
+rows = make_splits(store, spec.data).train
 images = torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2)
 labels = torch.from_numpy(store.labels[rows])
 speeds, done = [], 0
-for epoch in range(job.train.epochs):
+for epoch in range(spec.train.epochs):
     started = time.perf_counter()
-    for chosen in torch.randperm(len(rows)).split(job.train.batch_size)[: job.steps_per_epoch]:
-        inputs = resized(recipe(images[chosen]), job.share_of_side(done))
+    for chosen in torch.randperm(len(rows)).split(spec.train.batch_size)[: spec.steps_per_epoch]:
+        inputs = resized(recipe(images[chosen]), spec.share_of_side(done))
         loss = loss_fn(model(inputs), labels[chosen])
         loss.backward()
         for optimizer, schedule in zip(made.optimizers, made.schedules):
@@ -59,7 +59,7 @@ for epoch in range(job.train.epochs):
         if made.average:
             made.average.update()
         done += 1
-    seen = job.steps_per_epoch * job.train.batch_size
+    seen = spec.steps_per_epoch * spec.train.batch_size
     speeds.append(seen / (time.perf_counter() - started))
 print(statistics.median(speeds))
 """
@@ -75,22 +75,22 @@ def noise_folder(folder: Path, count: int) -> Path:
     return folder
 
 
-def bare_speed(job: FitJob) -> float:
+def bare_speed(spec: FitSpec) -> float:
     import pickle
 
     ended = subprocess.run(
         [sys.executable, "-c", BARE.format(threads=THREADS)],
-        input=pickle.dumps(job),
+        input=pickle.dumps(spec),
         capture_output=True,
         check=True,
     )
     return float(ended.stdout)
 
 
-def speed_on_ray(session: Session, job: FitJob, cluster: ClusterConfig, folder: Path) -> float:
+def speed_on_ray(session: Session, spec: FitSpec, cluster: ClusterConfig, folder: Path) -> float:
     """Images/s of a fit through Ray Train."""
-    name = f"{job.model.arch}-{uuid.uuid4().hex[:6]}"
-    fits = fit_on_workers(session, {name: job}, cluster, storage=folder, on_event=lambda *_: None)
+    name = f"{spec.model.arch}-{uuid.uuid4().hex[:6]}"
+    fits = fit_on_workers(session, {name: spec}, cluster, storage=folder, on_event=lambda *_: None)
     ((_, outcome),) = fits
     assert isinstance(outcome, Fitted)
     return outcome.images_per_second
@@ -114,17 +114,17 @@ def test_the_loop_in_a_ray_worker_is_as_fast_as_one_written_by_hand(tmp_path: Pa
         "archs=['ann', 'cnn']",  # the shortest steps, where overhead shows most, and the longest
         "ann.train.epochs=60",
     ]
-    jobs = prepare(load_config(None, settings), no_progress).jobs
-    bare: dict[str, list[float]] = {arch: [] for arch in jobs}
-    on_ray: dict[str, list[float]] = {arch: [] for arch in jobs}
+    specs = prepare(load_config(None, settings), no_progress).specs
+    bare: dict[str, list[float]] = {arch: [] for arch in specs}
+    on_ray: dict[str, list[float]] = {arch: [] for arch in specs}
     cluster = ClusterConfig(cpus_per_worker=THREADS)
     with ray_session(cluster, tmp_path / "ray.log") as session:
         for _ in range(ROUNDS):
-            for arch, job in jobs.items():
-                bare[arch].append(bare_speed(job))
-                on_ray[arch].append(speed_on_ray(session, job, cluster, tmp_path / "ray"))
+            for arch, spec in specs.items():
+                bare[arch].append(bare_speed(spec))
+                on_ray[arch].append(speed_on_ray(session, spec, cluster, tmp_path / "ray"))
     ratios = {}
-    for arch in jobs:
+    for arch in specs:
         pairs = zip(on_ray[arch], bare[arch], strict=True)
         ratios[arch] = statistics.median(ray / alone for ray, alone in pairs)
         print(
@@ -149,13 +149,13 @@ def test_two_workers_of_one_core_are_nearly_as_fast_as_one_with_two(tmp_path: Pa
         "archs=['cnn']",
         "train.batch_size=256",
     ]
-    job = prepare(load_config(None, settings), no_progress).jobs["cnn"]
+    spec = prepare(load_config(None, settings), no_progress).specs["cnn"]
     one, two = ClusterConfig(cpus_per_worker=2), ClusterConfig(workers=2, cpus_per_worker=1)
     speeds: dict[int, list[float]] = {1: [], 2: []}
     with ray_session(one, tmp_path / "ray.log") as session:
         for _ in range(ROUNDS):
-            speeds[1].append(speed_on_ray(session, job, one, tmp_path / "ray"))
-            speeds[2].append(speed_on_ray(session, job, two, tmp_path / "ray"))
+            speeds[1].append(speed_on_ray(session, spec, one, tmp_path / "ray"))
+            speeds[2].append(speed_on_ray(session, spec, two, tmp_path / "ray"))
     ratio = statistics.median(b / a for a, b in zip(speeds[1], speeds[2], strict=True))
     print(
         f"\n{told('one worker, two threads', speeds[1])}{told('two workers', speeds[2])}"

@@ -15,7 +15,7 @@ from imgrec.distributed.share import Search
 from imgrec.search.study import Study
 from pipelines.cli import DIGITS
 from pipelines.prepare import prepare
-from pipelines.search import job_with
+from pipelines.search import spec_with
 from tests.conftest import no_progress
 
 TRIALS = 8
@@ -30,8 +30,8 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
     prepared = prepare(config, no_progress)
     searches = {
         branch.arch: Search(
-            Study.open(branch, prepared.jobs[branch.arch], seed=0),
-            partial(job_with, config, prepared, branch.arch),
+            Study.open(branch, prepared.specs[branch.arch], seed=0),
+            partial(spec_with, config, prepared, branch.arch),
             tmp_path / "work" / branch.arch,
         )
         for branch in config.branches
@@ -59,7 +59,7 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
     trials = [trial for search in searches.values() for trial in search.study.trials.values()]
     overhead = (wall - training / places) / len(trials)
     epochs = sum(len(trial.scores) for trial in trials)
-    unstopped = sum(TRIALS * search.make_job({}).train.epochs for search in searches.values())
+    unstopped = sum(TRIALS * search.make_spec({}).train.epochs for search in searches.values())
     print(
         f"\n{len(trials)} trials, {places} at a time: {wall:.1f} s, of which {training / places:.1f} s "
         f"in epochs; {overhead:.2f} s a trial beside them; {epochs / unstopped:.0%} of the epochs "

@@ -23,10 +23,10 @@ from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingErro
 from imgrec.machine import processor_kind
 from imgrec.tracking.connection import connect
 from imgrec.tracking.tags import ARITHMETIC
-from imgrec.training.job import FitJob
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.precision import Arithmetic, choose_arithmetic
+from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
@@ -43,11 +43,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield up
 
 
-def jobs_for(storage: Path, archs: str, *settings: str) -> dict[str, FitJob]:
+def specs_for(storage: Path, archs: str, *settings: str) -> dict[str, FitSpec]:
     small = ["train.epochs=3", "ann.model.hidden=[32]", "cnn.model.widths=[8, 16]"]
     changes = [f"storage='{storage}'", f"archs={archs}", *small, *settings]
-    jobs = prepare(load_config(None, changes), no_progress).jobs
-    return {f"{arch}-{storage.name}": job for arch, job in jobs.items()}
+    specs = prepare(load_config(None, changes), no_progress).specs
+    return {f"{arch}-{storage.name}": spec for arch, spec in specs.items()}
 
 
 class Watched:
@@ -68,11 +68,11 @@ class Watched:
 
 
 def run(
-    session: Session, jobs: dict[str, FitJob], storage: Path, watched: Watched, **cluster: object
+    session: Session, specs: dict[str, FitSpec], storage: Path, watched: Watched, **cluster: object
 ) -> dict[str, Fitted | TrainingError]:
     return dict(
         fit_on_workers(
-            session, jobs, ClusterConfig(**cluster), storage=storage / "ray", on_event=watched
+            session, specs, ClusterConfig(**cluster), storage=storage / "ray", on_event=watched
         )
     )
 
@@ -86,13 +86,13 @@ def test_a_worker_ends_with_the_weights_of_the_plain_loop_bit_for_bit(
     session: Session, tmp_path: Path
 ) -> None:
     """Ray carries the loop; it must not change what it computes."""
-    jobs = jobs_for(tmp_path, "['ann', 'cnn']")
+    specs = specs_for(tmp_path, "['ann', 'cnn']")
     watched = Watched()
-    fitted = run(session, jobs, tmp_path, watched, cpus_per_worker=2)
+    fitted = run(session, specs, tmp_path, watched, cpus_per_worker=2)
 
-    for name, job in jobs.items():
+    for name, spec in specs.items():
         torch.set_num_threads(2)
-        learner = build_learner(job, torch.device("cpu"), Shard())
+        learner = build_learner(spec, torch.device("cpu"), Shard())
         fit(learner, on_epoch=lambda _: None)
         outcome = fitted[name]
         assert isinstance(outcome, Fitted)
@@ -118,18 +118,18 @@ def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> 
         "rnn.model.hidden=16",
         "rnn.model.dropout=0",
     ]
-    jobs = jobs_for(tmp_path, "['rnn']", *settings)
-    (name,) = jobs
+    specs = specs_for(tmp_path, "['rnn']", *settings)
+    (name,) = specs
     one, two = (
-        run(session, jobs, tmp_path / str(workers), Watched(), workers=workers, cpus_per_worker=1)
+        run(session, specs, tmp_path / str(workers), Watched(), workers=workers, cpus_per_worker=1)
         for workers in (1, 2)
     )
     alone, shared = one[name], two[name]
 
     assert isinstance(alone, Fitted)
     assert isinstance(shared, Fitted)
-    job = jobs[name]
-    val = len(make_splits(open_store(job.store), job.data).val)
+    spec = specs[name]
+    val = len(make_splits(open_store(spec.store), spec.data).val)
     for first, second in zip(alone.history, shared.history, strict=True):
         assert second["train/loss"] == pytest.approx(first["train/loss"], rel=1e-3)
         # Every picture counts once: the accuracy is a whole number of those of the split.
@@ -139,13 +139,13 @@ def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> 
 
 def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path: Path) -> None:
     """Their statistics are averaged, so that both evaluate one model: the one that is kept."""
-    jobs = jobs_for(tmp_path, "['cnn']", "train.epochs=12", "train.precision='fp32'")
-    ((name, outcome),) = run(session, jobs, tmp_path, Watched(), workers=2).items()
+    specs = specs_for(tmp_path, "['cnn']", "train.epochs=12", "train.precision='fp32'")
+    ((name, outcome),) = run(session, specs, tmp_path, Watched(), workers=2).items()
     assert isinstance(outcome, Fitted)
-    learner = build_learner(jobs[name], torch.device("cpu"), Shard())
+    learner = build_learner(specs[name], torch.device("cpu"), Shard())
     learner.evaluated.load_state_dict(outcome.best.weights)
-    store = open_store(jobs[name].store)
-    rows = make_splits(store, jobs[name].data).val
+    store = open_store(specs[name].store)
+    rows = make_splits(store, specs[name].data).val
     alone = evaluate(learner, Pictures(store, learner.device), rows)
 
     assert outcome.best.val.accuracy > 0.9
@@ -157,8 +157,8 @@ def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(
     session: Session, tmp_path: Path
 ) -> None:
     """Kill -9 in the second model: the first is not trained again, the second ends complete."""
-    jobs = jobs_for(tmp_path, "['ann', 'cnn']", "train.epochs=8")
-    ann, cnn = jobs
+    specs = specs_for(tmp_path, "['ann', 'cnn']", "train.epochs=8")
+    ann, cnn = specs
     killed: list[int] = []
 
     def kill_once(_: Progress) -> None:
@@ -169,14 +169,14 @@ def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(
                 os.kill(process.pid, signal.SIGKILL)
 
     watched = Watched(kill_once)
-    fitted = run(session, jobs, tmp_path, watched, checkpoint_seconds=0, cpus_per_worker=2)
-    undisturbed = run(session, jobs, tmp_path / "again", Watched(), cpus_per_worker=2)
+    fitted = run(session, specs, tmp_path, watched, checkpoint_seconds=0, cpus_per_worker=2)
+    undisturbed = run(session, specs, tmp_path / "again", Watched(), cpus_per_worker=2)
 
     assert killed
     assert watched.epochs == {ann: list(range(1, 9)), cnn: list(range(1, 9))}
     assert len(watched.starts) == 3
     assert watched.starts[2].epochs_done > 0
-    for name in jobs:
+    for name in specs:
         one, other = fitted[name], undisturbed[name]
         assert isinstance(one, Fitted)
         assert isinstance(other, Fitted)
@@ -190,7 +190,7 @@ def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(
 
 def test_a_model_that_fails_does_not_stop_the_others(session: Session, tmp_path: Path) -> None:
     """Its loss is no number; that is said at once, not after four tries."""
-    jobs = jobs_for(
+    specs = specs_for(
         tmp_path,
         "['ann', 'cnn']",
         "ann.train.optimizer='sgd'",
@@ -200,9 +200,9 @@ def test_a_model_that_fails_does_not_stop_the_others(session: Session, tmp_path:
         "ann.train.warmup=0",
         "ann.train.epochs=300",
     )
-    ann, cnn = jobs
+    ann, cnn = specs
     watched = Watched()
-    fitted = run(session, jobs, tmp_path, watched)
+    fitted = run(session, specs, tmp_path, watched)
 
     assert isinstance(fitted[ann], DivergedError)
     assert "lower ann.train.learning_rate" in str(fitted[ann])
@@ -210,19 +210,19 @@ def test_a_model_that_fails_does_not_stop_the_others(session: Session, tmp_path:
     assert len(watched.starts) == 2
 
 
-class Greedy(FitJob):
-    """A job whose step finds no memory on one worker, until a batch is in sixteen parts."""
+class Greedy(FitSpec):
+    """A spec whose step finds no memory on one worker, until a batch is in sixteen parts."""
 
     def share_of_side(self, step: int) -> float:
         rank = dist.get_rank() if dist.is_initialized() else 0
         if self.accumulate < 16 and rank == dist.get_world_size() - 1:
             msg = "[enforce fail] DefaultCPUAllocator: can't allocate memory"
             raise RuntimeError(msg)
-        return FitJob.share_of_side(self, step)
+        return FitSpec.share_of_side(self, step)
 
 
-class Lost(FitJob):
-    """A job that one worker cannot build, as where weights cannot be had on one node."""
+class Lost(FitSpec):
+    """A spec that one worker cannot build, as where weights cannot be had on one node."""
 
     @property
     def num_classes(self) -> int:
@@ -232,18 +232,18 @@ class Lost(FitJob):
         return len(self.class_counts)
 
 
-def as_kind(kind: type[FitJob], job: FitJob) -> FitJob:
-    return kind(**{one.name: getattr(job, one.name) for one in fields(FitJob)})
+def as_kind(kind: type[FitSpec], spec: FitSpec) -> FitSpec:
+    return kind(**{one.name: getattr(spec, one.name) for one in fields(FitSpec)})
 
 
 def test_memory_that_runs_out_uses_up_no_failure_and_ends_in_smaller_parts(
     session: Session, tmp_path: Path
 ) -> None:
     """On one of two workers, twice: all of them go on with the same number of parts."""
-    jobs = jobs_for(tmp_path, "['ann']", "train.batch_size=65")
-    ((name, job),) = jobs.items()
+    specs = specs_for(tmp_path, "['ann']", "train.batch_size=65")
+    ((name, spec),) = specs.items()
     fitted = run(
-        session, {name: as_kind(Greedy, job)}, tmp_path, Watched(), workers=2, max_failures=0
+        session, {name: as_kind(Greedy, spec)}, tmp_path, Watched(), workers=2, max_failures=0
     )[name]
 
     assert isinstance(fitted, Fitted)
@@ -253,38 +253,38 @@ def test_memory_that_runs_out_uses_up_no_failure_and_ends_in_smaller_parts(
 
 def test_what_one_worker_finds_all_learn(session: Session, tmp_path: Path) -> None:
     """The others would wait for it in a reduction, until that times out half an hour later."""
-    jobs = jobs_for(tmp_path, "['ann']")
-    ((name, job),) = jobs.items()
+    specs = specs_for(tmp_path, "['ann']")
+    ((name, spec),) = specs.items()
     began = time.monotonic()
 
     with pytest.raises(ConfigError, match="cannot be had on this node"):
-        run(session, {name: as_kind(Lost, job)}, tmp_path, Watched(), workers=2)
+        run(session, {name: as_kind(Lost, spec)}, tmp_path, Watched(), workers=2)
     assert time.monotonic() - began < 120
 
 
 def test_a_bug_is_raised_once_with_its_traceback(session: Session, tmp_path: Path) -> None:
     """To try it again would only repeat it, for half a minute."""
-    ((name, job),) = jobs_for(tmp_path, "['ann']").items()
-    for path in job.store.iterdir():
+    ((name, spec),) = specs_for(tmp_path, "['ann']").items()
+    for path in spec.store.iterdir():
         path.unlink()
 
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*FileNotFoundError"):
-        run(session, {name: job}, tmp_path, Watched())
+        run(session, {name: spec}, tmp_path, Watched())
 
 
 def test_workers_that_die_too_often_are_given_up_and_the_next_model_is_trained(
     session: Session, tmp_path: Path
 ) -> None:
     """Out of memory at every try, say."""
-    jobs = jobs_for(tmp_path, "['cnn', 'ann']", "cnn.train.epochs=2000")
-    cnn, ann = jobs
+    specs = specs_for(tmp_path, "['cnn', 'ann']", "cnn.train.epochs=2000")
+    cnn, ann = specs
 
     def kill_always(event: Progress) -> None:
         if isinstance(event, EpochReport) and event.epochs == 2000:
             for process in workers_of_ray():
                 os.kill(process.pid, signal.SIGKILL)
 
-    fitted = run(session, jobs, tmp_path, Watched(kill_always), max_failures=0)
+    fitted = run(session, specs, tmp_path, Watched(kill_always), max_failures=0)
 
     assert isinstance(fitted[cnn], TrainingError)
     assert "more often than cluster.max_failures = 0 allows" in str(fitted[cnn])
@@ -307,7 +307,7 @@ def test_what_the_cluster_can_never_give_is_refused_with_the_numbers(
 ) -> None:
     """Ray itself would wait for ever."""
     with pytest.raises(ClusterError) as caught:
-        run(session, jobs_for(tmp_path, "['ann']"), tmp_path, Watched(), **cluster)
+        run(session, specs_for(tmp_path, "['ann']"), tmp_path, Watched(), **cluster)
 
     assert said in str(caught.value)
 
@@ -334,6 +334,6 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
     assert decided == {arch: choose_arithmetic("auto", arch, here) for arch in config.archs}
     assert again.id == begun.id
     assert taken == elsewhere
-    job = ledger.prepared.jobs["cnn"]
-    assert in_arithmetic(job, taken).arithmetic == elsewhere["cnn"]
-    assert in_arithmetic(job, taken).key == job.key
+    spec = ledger.prepared.specs["cnn"]
+    assert in_arithmetic(spec, taken).arithmetic == elsewhere["cnn"]
+    assert in_arithmetic(spec, taken).key == spec.key

@@ -46,7 +46,7 @@ def test_every_search_has_the_same_number_of_trials_and_keeps_the_checkpoint_of_
         trials = {trial.number: trial for trial in watched.ended[arch]}
         best = search.study.best
         assert best is not None
-        job = search.make_job(best.settings)
+        spec = search.make_spec(best.settings)
 
         assert sorted(trials) == [0, 1, 2, 3, 4]
         assert trials[DEFAULTS].state == "finished"
@@ -57,7 +57,7 @@ def test_every_search_has_the_same_number_of_trials_and_keeps_the_checkpoint_of_
         for number, trial in trials.items():
             assert watched.epochs[arch, number] == list(range(1, len(trial.scores) + 1))
         assert [f.name for f in search.folder.iterdir()] == [f"trial-{best.number}"]
-        assert latest_state(search.folder, job.key) is not None
+        assert latest_state(search.folder, spec.key) is not None
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_others_go_on(

@@ -46,7 +46,7 @@ def test_trials_with_several_workers_are_stopped_early_and_keep_their_best_check
     assert sorted(trial.number for trial in watched.ended["ann"]) == [0, 1, 2]
     assert len(next(t for t in watched.ended["ann"] if t.number == DEFAULTS).scores) == 9
     assert any(trial.state == "stopped" for trial in watched.ended["ann"])
-    assert latest_state(search.folder, search.make_job(best.settings).key) is not None
+    assert latest_state(search.folder, search.make_spec(best.settings).key) is not None
     assert [f.name for f in search.folder.iterdir()] == [f"trial-{best.number}"]
 
 

@@ -130,17 +130,17 @@ def test_a_file_that_cannot_be_read_there_costs_no_batch(
 def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: Path) -> None:
     """One core trains; the other decodes, where it is told to, and else has nothing to do."""
     settings = [f"storage='{tmp_path}'", "data.keep=jpeg", "archs=['ann']", "train.epochs=2"]
-    job = prepare(load_config(None, settings), no_progress).jobs["ann"]
+    spec = prepare(load_config(None, settings), no_progress).specs["ann"]
     cluster, events = ClusterConfig(cpus_per_worker=1), list[Progress]()
     fits = fit_on_workers(
         session,
-        {"ann": job},
+        {"ann": spec},
         cluster,
         storage=tmp_path / "ray",
         on_event=lambda _, event: events.append(event),
     )
     ((_, outcome),) = fits
-    plain = build_learner(job, CPU, Shard())
+    plain = build_learner(spec, CPU, Shard())
     fit(plain, on_epoch=lambda _: None)
 
     assert [event.decoders for event in events if isinstance(event, Started)] == [1]

@@ -11,7 +11,7 @@ from imgrec.distributed.session import Session
 from imgrec.distributed.share import Search
 from imgrec.search.study import Study, Trial
 from pipelines.prepare import Prepared, prepare
-from pipelines.search import job_with
+from pipelines.search import spec_with
 from tests.conftest import no_progress
 
 SMALL = ["ann.model.hidden=[16]", "cnn.model.widths=[8, 16]", "train.epochs=9"]
@@ -33,10 +33,10 @@ class Watched:
 
     def run(self, session: Session, **known: list[Trial]) -> None:
         for branch in self.config.branches:
-            job = self.prepared.jobs[branch.arch]
+            spec = self.prepared.specs[branch.arch]
             self.searches[branch.arch] = Search(
-                Study.open(branch, job, seed=0, **known),
-                partial(job_with, self.config, self.prepared, branch.arch),
+                Study.open(branch, spec, seed=0, **known),
+                partial(spec_with, self.config, self.prepared, branch.arch),
                 self.storage / "work" / branch.arch,
             )
         search_on_workers(

@@ -29,16 +29,16 @@ def fitted(
     small = ["train.epochs=2", "cnn.model.widths=[8, 16]", "train.precision='fp32'"]
     config = load_config(None, [f"storage='{storage}'", f"archs=['{request.param}']", *small])
     prepared = prepare(config, no_progress)
-    job = prepared.jobs[request.param]
-    learner = build_learner(job, torch.device("cpu"), Shard())
+    spec = prepared.specs[request.param]
+    learner = build_learner(spec, torch.device("cpu"), Shard())
     fit(learner, on_epoch=lambda _: None)
     assert learner.best is not None
     card = Card(
-        model=job.model,
-        image_shape=job.image_shape,
+        model=spec.model,
+        image_shape=spec.image_shape,
         resize="fill",
         max_pixels=1_000_000,
-        statistics=job.statistics,
+        statistics=spec.statistics,
         class_names=prepared.store.class_names,
     )
     for module in (learner.model, learner.evaluated):

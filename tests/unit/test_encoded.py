@@ -111,8 +111,8 @@ def test_a_model_learns_from_pictures_that_are_kept_as_jpeg(
         "train.batch_size=16",
         "train.epochs=20",
     ]
-    job = prepare(load_config(None, settings), no_progress).jobs["ann"]
-    learner = build_learner(job, CPU, Shard())
+    spec = prepare(load_config(None, settings), no_progress).specs["ann"]
+    learner = build_learner(spec, CPU, Shard())
     fit(learner, on_epoch=lambda _: None)
 
     assert learner.best is not None

@@ -30,8 +30,8 @@ from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.filters import filtered, refuse_too_small
 from imgrec.preprocess.recipe import Recipe
 from imgrec.preprocess.statistics import channel_statistics
-from imgrec.training.job import FitJob
 from imgrec.training.learner import build_learner
+from imgrec.training.spec import FitSpec
 
 EVERY: tuple[Filter, ...] = (
     Gaussian(),
@@ -185,7 +185,7 @@ def _error(images: torch.Tensor, clean: torch.Tensor) -> float:
 def test_training_and_serving_agree_to_1e_5(one: Filter, digits: Store, tmp_path: Path) -> None:
     """The recipe of training, and the classifier that was saved, loaded and given files."""
     config = AnnConfig(hidden=(16,))
-    job = FitJob(
+    spec = FitSpec(
         store=digits.folder,
         data=DataConfig(),
         seed=0,
@@ -197,14 +197,14 @@ def test_training_and_serving_agree_to_1e_5(one: Filter, digits: Store, tmp_path
         statistics=channel_statistics(digits, np.arange(200), [one]),
         augmentation=Augmentation(flip=True, erase=0.5),
     )
-    learner = build_learner(job, torch.device("cpu"), Shard())
+    learner = build_learner(spec, torch.device("cpu"), Shard())
     card = Card(
         model=config,
-        image_shape=job.image_shape,
+        image_shape=spec.image_shape,
         resize="fill",
         max_pixels=1000,
-        filters=job.filters,
-        statistics=job.statistics,
+        filters=spec.filters,
+        statistics=spec.statistics,
         class_names=digits.class_names,
     )
     Classifier(card, learner.model.state_dict()).save(tmp_path)

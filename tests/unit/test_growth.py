@@ -79,10 +79,10 @@ def test_published_networks_see_whole_pictures_unless_told_otherwise() -> None:
 def test_the_time_left_counts_larger_pictures_as_what_they_cost(tmp_path: Path) -> None:
     """After 3 of 10 epochs of 16 of 32 pixels: 3 of 24 and 4 of 32 cost 9/4 and 4 times as much."""
     config = load_config(None, [f"storage='{tmp_path}'", "archs=['cnn']", "train.epochs=10"])
-    job = replace(prepare(config, no_progress).jobs["cnn"], image_shape=(32, 32, 1))
-    row = _Row(job, state="training", epoch=3, epoch_seconds=4.0)
+    spec = replace(prepare(config, no_progress).specs["cnn"], image_shape=(32, 32, 1))
+    row = _Row(spec, state="training", epoch=3, epoch_seconds=4.0)
 
-    assert [round(job.cost(epoch), 2) for epoch in (0, 2, 3, 5, 6, 9)] == [
+    assert [round(spec.cost(epoch), 2) for epoch in (0, 2, 3, 5, 6, 9)] == [
         0.25,
         0.25,
         0.56,

@@ -8,20 +8,20 @@ import pytest
 from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError
 from imgrec.search.study import Study, Trial, best_of
-from imgrec.training.job import FitJob
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
 
-def prepared(storage: Path, *settings: str) -> tuple[Config, FitJob]:
+def prepared(storage: Path, *settings: str) -> tuple[Config, FitSpec]:
     archs = ["storage='" + str(storage) + "'", "archs=['ann']"]
     config = load_config(None, [*archs, "train.epochs=10", *settings])
-    return config, prepare(config, no_progress).jobs["ann"]
+    return config, prepare(config, no_progress).specs["ann"]
 
 
 def study(storage: Path, *settings: str, **known: list[Trial]) -> Study:
-    config, job = prepared(storage, *settings)
-    return Study.open(config.branches[0], job, seed=0, **known)
+    config, spec = prepared(storage, *settings)
+    return Study.open(config.branches[0], spec, seed=0, **known)
 
 
 def ended(number: int, settings: dict[str, object], *scores: float) -> Trial:

@@ -25,18 +25,18 @@ from imgrec.preprocess.augment import NO_AUGMENTATION
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
-from imgrec.training.job import FitJob
 from imgrec.training.learner import Learner, best_of, build_learner
 from imgrec.training.loop import EpochReport, fit, train_epoch
 from imgrec.training.memory import in_more_parts, is_out_of_memory
 from imgrec.training.metrics import Meter
 from imgrec.training.optim import build_optimizers, build_schedules
 from imgrec.training.precision import choose_arithmetic, device_kind
+from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
 CPU = torch.device("cpu")
-BARE_JOB = FitJob(
+BARE_JOB = FitSpec(
     store=Path("store"),
     data=DataConfig(),
     seed=0,
@@ -58,18 +58,18 @@ SMALL = [
 ARCHS: list[Arch] = ["ann", "cnn", "rnn", "transformer"]
 
 
-def job_for(arch: Arch, storage: Path, *extra: str) -> FitJob:
+def job_for(arch: Arch, storage: Path, *extra: str) -> FitSpec:
     config = load_config(None, [f"storage='{storage}'", "train.epochs=3", *SMALL, *extra])
-    return prepare(config, no_progress).jobs[arch]
+    return prepare(config, no_progress).specs[arch]
 
 
-def trained(job: FitJob, stop_after: int | None = None, folder: Path | None = None) -> Learner:
+def trained(spec: FitSpec, stop_after: int | None = None, folder: Path | None = None) -> Learner:
     """Fit; with stop_after, save to folder after that epoch and break off."""
 
     class StoppedError(Exception):
         pass
 
-    learner = build_learner(job, CPU, Shard())
+    learner = build_learner(spec, CPU, Shard())
 
     def on_epoch(report: EpochReport) -> None:
         if report.epoch == stop_after:
@@ -80,7 +80,7 @@ def trained(job: FitJob, stop_after: int | None = None, folder: Path | None = No
     try:
         fit(learner, on_epoch=on_epoch)
     except StoppedError:
-        learner = build_learner(job, CPU, Shard())
+        learner = build_learner(spec, CPU, Shard())
         assert folder is not None
         learner.restore(folder)
         fit(learner, on_epoch=lambda _: None)
@@ -94,9 +94,9 @@ def weights(learner: Learner) -> torch.Tensor:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(arch: Arch, tmp_path: Path) -> None:
     """What cannot be repeated cannot be explained."""
-    job = job_for(arch, tmp_path)
-    first, second = trained(job), trained(job)
-    other = trained(replace(job, seed=1))
+    spec = job_for(arch, tmp_path)
+    first, second = trained(spec), trained(spec)
+    other = trained(replace(spec, seed=1))
 
     assert torch.equal(weights(first), weights(second))
     assert not torch.equal(weights(first), weights(other))
@@ -108,9 +108,9 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(
     arch: Arch, optimizer: str, tmp_path: Path
 ) -> None:
     """A crash must not change the result; dropout and augmentation included."""
-    job = job_for(arch, tmp_path, f"train.optimizer='{optimizer}'")
-    through = trained(job)
-    resumed = trained(job, stop_after=2, folder=tmp_path / "checkpoint")
+    spec = job_for(arch, tmp_path, f"train.optimizer='{optimizer}'")
+    through = trained(spec)
+    resumed = trained(spec, stop_after=2, folder=tmp_path / "checkpoint")
 
     assert torch.equal(weights(through), weights(resumed))
     assert through.best is not None
@@ -121,8 +121,8 @@ def test_a_resumed_fit_ends_with_the_same_weights_bit_for_bit(
 
 def test_the_kept_weights_are_those_of_the_best_epoch_with_its_score(tmp_path: Path) -> None:
     """Not those of the last one."""
-    job = job_for("ann", tmp_path, "train.epochs=8", "train.learning_rate=0.02")
-    learner = trained(job)
+    spec = job_for("ann", tmp_path, "train.epochs=8", "train.learning_rate=0.02")
+    learner = trained(spec)
     scores = [(m["val/macro_f1"], -m["val/loss"]) for m in learner.history]
     best = learner.best
 
@@ -133,7 +133,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch_with_its_score(tmp_path: P
 
 def test_a_loss_that_is_no_number_stops_the_fit_with_the_cure(tmp_path: Path) -> None:
     """Hours of training on nan help nobody."""
-    job = job_for(
+    spec = job_for(
         "ann",
         tmp_path,
         "train.optimizer='sgd'",
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_the_fit_with_the_cure(tmp_path: Path) ->
         "train.epochs=40",
         "train.warmup=0",
     )
-    learner = build_learner(job, CPU, Shard())
+    learner = build_learner(spec, CPU, Shard())
     nn.init.constant_(learner.model.head.weight, float("inf"))
 
     with pytest.raises(DivergedError, match=r"epoch 1: lower ann\.train\.learning_rate \(now 10\)"):
@@ -188,7 +188,7 @@ def test_an_epoch_is_judged_by_pictures_as_large_as_its_own(tmp_path: Path) -> N
     assert sides == sorted(sides)
     assert set(sides) == {16, 24, 32}
     assert learner.best is not None
-    assert learner.job.share_after(learner.best.epoch) == 1
+    assert learner.spec.share_after(learner.best.epoch) == 1
     scores = replace(learner.best.val, macro_f1=1.0, loss=0.0)
     learner.epochs_done = 1
     assert not learner.keep_if_best(scores)
@@ -196,9 +196,9 @@ def test_an_epoch_is_judged_by_pictures_as_large_as_its_own(tmp_path: Path) -> N
 
 def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> None:
     """The first and last layers, norms and biases are not what Muon was made for."""
-    job = job_for("transformer", tmp_path, "transformer.model.tokens=patches")
-    model = build_learner(job, CPU, Shard()).model
-    muon, adamw = build_optimizers(model, job.train)
+    spec = job_for("transformer", tmp_path, "transformer.model.tokens=patches")
+    model = build_learner(spec, CPU, Shard()).model
+    muon, adamw = build_optimizers(model, spec.train)
     inside = {id(weight) for group in muon.param_groups for weight in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in inside}
     count = sum(len(group["params"]) for opt in (muon, adamw) for group in opt.param_groups)
@@ -209,9 +209,9 @@ def test_muon_takes_the_inner_matrices_and_adamw_the_rest(tmp_path: Path) -> Non
 
 def test_a_recurrent_first_layer_is_a_first_layer_in_both_directions(tmp_path: Path) -> None:
     """What reads the pixels from the top and what reads them from the bottom are trained alike."""
-    job = job_for("rnn", tmp_path, "rnn.model.tokens=rows", "rnn.train.optimizer=muon")
-    model = build_learner(job, CPU, Shard()).model
-    muon, _ = build_optimizers(model, job.train)
+    spec = job_for("rnn", tmp_path, "rnn.model.tokens=rows", "rnn.train.optimizer=muon")
+    model = build_learner(spec, CPU, Shard()).model
+    muon, _ = build_optimizers(model, spec.train)
     inside = {id(weight) for group in muon.param_groups for weight in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in inside}
 
@@ -221,9 +221,9 @@ def test_a_recurrent_first_layer_is_a_first_layer_in_both_directions(tmp_path: P
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> None:
     """They have no reason to be small."""
-    job = job_for("cnn", tmp_path, f"train.optimizer='{optimizer}'")
-    model = build_learner(job, CPU, Shard()).model
-    (built,) = build_optimizers(model, job.train)
+    spec = job_for("cnn", tmp_path, f"train.optimizer='{optimizer}'")
+    model = build_learner(spec, CPU, Shard()).model
+    (built,) = build_optimizers(model, spec.train)
 
     for group in built.param_groups:
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
@@ -299,16 +299,16 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(parts: int, tmp_path: 
     # An architecture without BatchNorm, which sees the parts.
     extra += ["transformer.model.tokens=patches", "train.batch_size=66", "train.ema_decay=0.0"]
     extra += ["train.max_grad_norm=0", "train.precision=fp32"]
-    job = job_for("transformer", tmp_path, *extra)
-    whole, divided = gradients_of_a_step(job), gradients_of_a_step(replace(job, accumulate=parts))
+    spec = job_for("transformer", tmp_path, *extra)
+    whole, divided = gradients_of_a_step(spec), gradients_of_a_step(replace(spec, accumulate=parts))
 
-    assert job.key == replace(job, accumulate=parts).key
+    assert spec.key == replace(spec, accumulate=parts).key
     torch.testing.assert_close(divided, whole, rtol=1e-9, atol=1e-12)
 
 
-def gradients_of_a_step(job: FitJob) -> torch.Tensor:
+def gradients_of_a_step(spec: FitSpec) -> torch.Tensor:
     """Of all parameters together, in float64: what is left of the weights after a step of rate 1."""
-    learner = build_learner(job, CPU, Shard())
+    learner = build_learner(spec, CPU, Shard())
     learner.model.double()
     learner.recipe.register_forward_hook(lambda _, __, inputs: inputs.double())
     learner.loss_fn.register_forward_pre_hook(lambda _, given: (given[0].double(), given[1]))
@@ -318,12 +318,12 @@ def gradients_of_a_step(job: FitJob) -> torch.Tensor:
             torch.cat([p.grad.flatten().clone() for p in learner.model.parameters()])
         )
     )
-    store = open_store(job.store)
-    rows = make_splits(store, job.data).train[: job.train.batch_size]
+    store = open_store(spec.store)
+    rows = make_splits(store, spec.data).train[: spec.train.batch_size]
     batches = training_batches(
         Pictures(store, CPU),
         rows,
-        batch_size=job.train.batch_size,
+        batch_size=spec.train.batch_size,
         seed=0,
         epoch=0,
         shard=Shard(),
@@ -339,9 +339,9 @@ def test_all_workers_compute_a_batch_in_as_many_parts_of_two_pictures_at_least(
 ) -> None:
     """Else reductions of different steps would pair up; and of one picture there is no variance."""
     batch_size = max(batch_size, 2 * world_size)
-    job = replace(BARE_JOB, accumulate=accumulate)
-    job = replace(job, train=job.train.model_copy(update={"batch_size": batch_size}))
-    parts = job.parts(world_size)
+    spec = replace(BARE_JOB, accumulate=accumulate)
+    spec = replace(spec, train=spec.train.model_copy(update={"batch_size": batch_size}))
+    parts = spec.parts(world_size)
     shares = [len(range(rank, batch_size, world_size)) for rank in range(world_size)]
 
     for share in shares:
@@ -352,8 +352,8 @@ def test_all_workers_compute_a_batch_in_as_many_parts_of_two_pictures_at_least(
 
 def test_the_number_of_parts_grows_until_it_cannot() -> None:
     """A batch of 66 on two workers: 33 each, in 4 and then 16 parts; more there cannot be."""
-    job = replace(BARE_JOB, train=BARE_JOB.train.model_copy(update={"batch_size": 66}))
-    grown = [in_more_parts(job, 2, tries) for tries in (1, 2, 3)]
+    spec = replace(BARE_JOB, train=BARE_JOB.train.model_copy(update={"batch_size": 66}))
+    grown = [in_more_parts(spec, 2, tries) for tries in (1, 2, 3)]
 
     assert [one and one.parts(2) for one in grown] == [4, 16, None]
 
@@ -395,18 +395,18 @@ def test_what_is_no_lack_of_memory_is_not_taken_for_one() -> None:
 def test_the_state_that_got_furthest_is_found_and_broken_or_foreign_ones_are_passed_over(
     tmp_path: Path,
 ) -> None:
-    """A killed process may leave half a state; another job's weights would be worse than none."""
-    job = job_for("ann", tmp_path / "data")
-    trained(job, stop_after=1, folder=tmp_path / "a" / "epoch-1")
-    trained(job, stop_after=2, folder=tmp_path / "b" / "epoch-2")
-    trained(job, stop_after=3, folder=tmp_path / "b" / "epoch-3")
+    """A killed process may leave half a state; another spec's weights would be worse than none."""
+    spec = job_for("ann", tmp_path / "data")
+    trained(spec, stop_after=1, folder=tmp_path / "a" / "epoch-1")
+    trained(spec, stop_after=2, folder=tmp_path / "b" / "epoch-2")
+    trained(spec, stop_after=3, folder=tmp_path / "b" / "epoch-3")
     tensors = tmp_path / "b" / "epoch-3" / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:1000])
-    other = replace(job, seed=1)
+    other = replace(spec, seed=1)
 
-    assert latest_state(tmp_path, job.key) == tmp_path / "b" / "epoch-2"
+    assert latest_state(tmp_path, spec.key) == tmp_path / "b" / "epoch-2"
     assert latest_state(tmp_path, other.key) is None
-    assert latest_state(tmp_path / "nowhere", job.key) is None
+    assert latest_state(tmp_path / "nowhere", spec.key) is None
 
 
 def test_states_that_vanish_while_they_are_looked_through_are_no_error(tmp_path: Path) -> None:
@@ -514,21 +514,21 @@ def test_no_clock_has_a_part_in_the_arithmetic(
 @pytest.mark.parametrize("begun", ["bf16", "fp32"])
 def test_what_was_begun_in_one_arithmetic_goes_on_in_it(begun: Any, tmp_path: Path) -> None:
     """Also on a machine whose kind would choose the other one."""
-    job = job_for("cnn", tmp_path)
+    spec = job_for("cnn", tmp_path)
     other = "fp32" if begun == "bf16" else "bf16"
-    first = build_learner(replace(job, arithmetic=begun), CPU, Shard())
+    first = build_learner(replace(spec, arithmetic=begun), CPU, Shard())
     first.save(tmp_path / "state")
-    second = build_learner(replace(job, arithmetic=other), CPU, Shard())
+    second = build_learner(replace(spec, arithmetic=other), CPU, Shard())
     second.restore(tmp_path / "state")
 
-    assert replace(job, arithmetic=begun).key == replace(job, arithmetic=other).key == job.key
+    assert replace(spec, arithmetic=begun).key == replace(spec, arithmetic=other).key == spec.key
     assert str(second.precision) == begun
 
 
 def test_training_in_bf16_learns_too(tmp_path: Path) -> None:
     """Half the bits, the same digits."""
-    job = job_for("cnn", tmp_path, "train.precision='bf16'", "train.epochs=15")
-    learner = trained(job)
+    spec = job_for("cnn", tmp_path, "train.precision='bf16'", "train.epochs=15")
+    learner = trained(spec)
 
     assert learner.best is not None
     assert learner.best.val.accuracy > 0.9

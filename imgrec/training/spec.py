@@ -17,7 +17,7 @@ from imgrec.version import code_version
 
 
 @dataclass(frozen=True, slots=True)
-class FitJob:
+class FitSpec:
     """What a worker needs to know to train one model; small, and sent to every worker.
 
     Attributes:
@@ -100,7 +100,7 @@ class FitJob:
 
     @property
     def key(self) -> str:
-        """A hash, the same for all jobs that come to the same model with the same code.
+        """A hash, the same for all specs that come to the same model with the same code.
 
         Where the store lies is not in it, nor how much of a batch fits into memory, nor what `auto` was taken
         as: that stands in the record.
