@@ -148,8 +148,10 @@ def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
     yield from _versions(surveys)
     for one in surveys:
         where = one.machine.address
-        if one.blind:
-            text = f"{where} does not see it ({one.blind}); set a folder that every node sees"
+        if one.storage_error:
+            text = (
+                f"{where} does not see it ({one.storage_error}); set a folder that every node sees"
+            )
             yield Finding("error", "storage", text)
         if one.cards > one.machine.gpus:
             text = f"{where} has {one.cards}, and Ray counts {one.machine.gpus}; start Ray there with --num-gpus={one.cards}"
@@ -163,7 +165,7 @@ def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
         if one.cache:
             yield Finding("error", "disk", f"{where}: {one.cache}")
         yield from _clock(where, one.skew)
-    if not any(one.blind for one in surveys):
+    if not any(one.storage_error for one in surveys):
         least = min(one.disk for one in surveys)
         yield Finding(
             "ok",

@@ -10,7 +10,7 @@ from torch import nn
 from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
-from imgrec.data.scan import Places, Progress
+from imgrec.data.scan import DecodeBackend, Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import ConfigError
@@ -58,20 +58,20 @@ class Statistics:
         return self.known[filters]
 
 
-def prepare(config: Config, progress: Progress, places: Places | None = None) -> Prepared:
+def prepare(config: Config, progress: Progress, backend: DecodeBackend | None = None) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
 
     Args:
         config: Everything.
         progress: Told how far reading and decoding are.
-        places: Where to decode; this machine, if nothing is said.
+        backend: Where to decode; this machine, if nothing is said.
 
     Raises:
         DataError: the pictures cannot be used as they are.
         ConfigError: a model cannot be built as asked: said now, not by a worker after others have
             been trained.
     """
-    store = prepare_store(config.data, Path(config.storage), progress=progress, places=places)
+    store = prepare_store(config.data, Path(config.storage), progress=progress, backend=backend)
     end_decoders()  # what they hold is wanted for training
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
-from imgrec.data.scan import OneMachine
+from imgrec.data.scan import LocalDecoding
 from imgrec.distributed.address import cluster_address
 from imgrec.distributed.fit import refuse_batches_below
-from imgrec.distributed.nodes import machines, refuse_unshared
+from imgrec.distributed.nodes import list_nodes, refuse_unshared
 from imgrec.distributed.session import Session, ray_session
-from imgrec.distributed.spread import AllNodes
+from imgrec.distributed.spread import ClusterDecoding
 from imgrec.errors import TrainingError
 from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect, refuse_local_record
@@ -154,7 +154,7 @@ def _open(
         # Before anything is spent: what only one machine sees would be lost, or fail later.
         refuse_local_record(config.tracking, Path(config.storage))
         refuse_unshared(Path(config.storage))
-        places = AllNodes(machines(), OneMachine(config.data.decode_workers))
+        places = ClusterDecoding(list_nodes(), LocalDecoding(config.data.decode_workers))
     display.stage("tracking")
     tracking = connect(config.tracking, Path(config.storage), create=True)
     if tracking.note:

@@ -56,7 +56,7 @@ LUMA = np.array([19595, 38470, 7471], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class PartScan:
     """What came of some contents.
 
     Attributes:
@@ -101,7 +101,7 @@ def look_at(
     images_file: Path,
     image_shape: ImageShape,
     config: DataConfig,
-) -> Looked:
+) -> PartScan:
     """Decode what lies there, put it where the images (N, H, W, C) of a store are, and describe it.
 
     Args:
@@ -155,7 +155,7 @@ def look_at(
         # Whole numbers below 2**24 all the way, so exact, and twice as fast as in integers.
         thumbnails[list(small)] = np.floor((colors @ LUMA + 0x8000) / 0x10000)
     looks = _looks(digests, headers, thumbnails[kept])
-    return Looked(kept, looks, reasons, unread, images.encoded)
+    return PartScan(kept, looks, reasons, unread, images.encoded)
 
 
 def peek(

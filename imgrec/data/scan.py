@@ -1,6 +1,6 @@
 """One pass over a source: what can be read, what it is, and its pixels in the shape of a store.
 
-A source is cut into pieces, whose images become a file each. One machine works on one piece with
+A source is cut into parts, whose images become a file each. One machine works on one part with
 all its cores; a cluster on many side by side.
 """
 
@@ -23,7 +23,7 @@ from imgrec.data.content import Content, Missing
 from imgrec.data.decode import Depth, choose_depth, why_depth_is_doubtful
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
-from imgrec.data.look import Looked, Looks, look_at, only_write, peek
+from imgrec.data.look import Looks, PartScan, look_at, only_write, peek
 from imgrec.data.parallel import map_in_chunks
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError
@@ -39,7 +39,7 @@ MOST_PIXEL_BYTES = 64 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScanPart:
     """A stretch of a source, and the file that its images (n, H, W, C) are written to.
 
     A .npy file of pixels, or an .arrow file of encoded pictures.
@@ -49,34 +49,34 @@ class Piece:
     images_file: Path
 
 
-Work = Callable[[Piece, int, Advance], Result]
-"""What is done with a piece, in so many processes."""
+Work = Callable[[ScanPart, int, Advance], Result]
+"""What is done with a part, in so many processes."""
 
 
-class Places(Protocol):
-    """Where the pieces of a source are worked on."""
+class DecodeBackend(Protocol):
+    """Where the parts of a source are worked on."""
 
     def label(self) -> str:
         """What is being done, for people; known once `cut` was called."""
 
     def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:
-        """Into which pieces, when the pixels of an image take so many bytes."""
+        """Into which parts, when the pixels of an image take so many bytes."""
 
     def work(
         self,
         function: Work[Result],
-        pieces: Sequence[Piece],
+        parts: Sequence[ScanPart],
         advance: Advance,
     ) -> Iterator[Result]:
-        """The function's results, in the order of the pieces."""
+        """The function's results, in the order of the parts."""
 
     def bring(self, folder: Path, progress: Progress) -> None:
         """Let every machine have what it needs of a finished store."""
 
 
 @dataclass(frozen=True, slots=True)
-class OneMachine:
-    """This one: everything is one piece, for all cores."""
+class LocalDecoding:
+    """This one: everything is one part, for all cores."""
 
     processes: int = 0
 
@@ -85,18 +85,18 @@ class OneMachine:
         return "decoding"
 
     def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:  # noqa: ARG002
-        """One piece."""
+        """One part."""
         return [slice(0, len(contents))]
 
     def work(
         self,
         function: Work[Result],
-        pieces: Sequence[Piece],
+        parts: Sequence[ScanPart],
         advance: Advance,
     ) -> Iterator[Result]:
         """One after the other, in this process and in those that it starts."""
-        for piece in pieces:
-            yield function(piece, self.processes, advance)
+        for part in parts:
+            yield function(part, self.processes, advance)
 
     def bring(self, folder: Path, progress: Progress) -> None:
         """Nothing: it lies here."""
@@ -140,7 +140,7 @@ def scan(
     config: DataConfig,
     folder: Path,
     *,
-    places: Places,
+    backend: DecodeBackend,
     progress: Progress,
 ) -> Scan:
     """Decode everything once, in parallel, and write the images to files `images-00000` and on.
@@ -155,14 +155,14 @@ def scan(
     contents = [sample.content for sample in samples]
     encoded = is_to_be_encoded(config, len(samples) * math.prod(shape))
     name = "images-{:05}.arrow" if encoded else "images-{:05}.npy"
-    pieces = [
-        Piece(contents[cut], folder / name.format(number))
-        for number, cut in enumerate(places.cut(contents, math.prod(shape), encoded=encoded))
+    parts = [
+        ScanPart(contents[cut], folder / name.format(number))
+        for number, cut in enumerate(backend.cut(contents, math.prod(shape), encoded=encoded))
     ]
 
-    def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[Looked]:
-        advance = _Count(progress, places.label() + again, len(samples))
-        return list(places.work(partial(read_piece, shape=shape, config=config), pieces, advance))
+    def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[PartScan]:
+        advance = _Count(progress, backend.label() + again, len(samples))
+        return list(backend.work(partial(read_piece, shape=shape, config=config), parts, advance))
 
     found = look(shape, decided)
     true_depth = _depth_of(np.concatenate([one.looks for one in found]), config)
@@ -183,12 +183,12 @@ def scan(
     true_shape = _shape_of(looks, config)
     if true_shape != shape:
         smaller = [
-            Piece(list(compress(piece.contents, one.kept)), piece.images_file)
-            for piece, one in zip(pieces, found, strict=True)
+            ScanPart(list(compress(part.contents, one.kept)), part.images_file)
+            for part, one in zip(parts, found, strict=True)
         ]
-        advance = _Count(progress, f"{places.label()} again", len(readable))
+        advance = _Count(progress, f"{backend.label()} again", len(readable))
         writing = partial(write_piece, shape=true_shape, config=decided)
-        for _ in places.work(writing, smaller, advance):
+        for _ in backend.work(writing, smaller, advance):
             pass
     return Scan(
         samples=readable,
@@ -222,21 +222,21 @@ def is_to_be_encoded(config: DataConfig, pixel_bytes: int) -> bool:
 
 
 def read_piece(
-    piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
-) -> Looked:
-    """Decode a piece, write the images of what can be read, and describe them."""
+    part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
+) -> PartScan:
+    """Decode a part, write the images of what can be read, and describe them."""
     found = []
-    with _new_file(piece, shape) as add:
+    with _new_file(part, shape) as add:
         for looked in map_in_chunks(
-            look_at, piece.contents, piece.images_file, shape, config, workers=processes
+            look_at, part.contents, part.images_file, shape, config, workers=processes
         ):
             add(looked.encoded)
             found.append(replace(looked, encoded=[]))
             advance(len(looked.kept))
     kept = np.concatenate([one.kept for one in found])
-    if piece.images_file.suffix == ".npy" and not kept.all():
-        keep_rows(piece.images_file, np.flatnonzero(kept))
-    return Looked(
+    if part.images_file.suffix == ".npy" and not kept.all():
+        keep_rows(part.images_file, np.flatnonzero(kept))
+    return PartScan(
         kept=kept,
         looks=np.concatenate([one.looks for one in found]),
         reasons=[reason for one in found for reason in one.reasons],
@@ -246,25 +246,25 @@ def read_piece(
 
 
 def write_piece(
-    piece: Piece, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
+    part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> None:
     """Write the images of contents that could be read before."""
-    with _new_file(piece, shape) as add:
+    with _new_file(part, shape) as add:
         for count, encoded in map_in_chunks(
-            only_write, piece.contents, piece.images_file, shape, config, workers=processes
+            only_write, part.contents, part.images_file, shape, config, workers=processes
         ):
             add(encoded)
             advance(count)
 
 
 @contextmanager
-def _new_file(piece: Piece, shape: ImageShape) -> Iterator[Callable[[Sequence[bytes]], None]]:
-    """The file of a piece, and how encoded pictures get into it; pixels are written where they are made."""
-    if piece.images_file.suffix == ".npy":
-        new_images(piece.images_file, (len(piece.contents), *shape))
+def _new_file(part: ScanPart, shape: ImageShape) -> Iterator[Callable[[Sequence[bytes]], None]]:
+    """The file of a part, and how encoded pictures get into it; pixels are written where they are made."""
+    if part.images_file.suffix == ".npy":
+        new_images(part.images_file, (len(part.contents), *shape))
         yield lambda _: None
         return
-    with encoded_file(piece.images_file) as add:
+    with encoded_file(part.images_file) as add:
         yield add
 
 

@@ -34,7 +34,7 @@ from imgrec.data.decode import DECODER_VERSION, DEEP_MODES, Depth
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
-from imgrec.data.scan import OneMachine, Places, Progress, Rejected, Scan, scan
+from imgrec.data.scan import DecodeBackend, LocalDecoding, Progress, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
 from imgrec.machine import locked
@@ -117,7 +117,7 @@ class Store:
 
 
 def prepare_store(
-    config: DataConfig, storage: Path, *, progress: Progress, places: Places | None = None
+    config: DataConfig, storage: Path, *, progress: Progress, backend: DecodeBackend | None = None
 ) -> Store:
     """The store of a source: the one that is there already, or a new one.
 
@@ -125,7 +125,7 @@ def prepare_store(
         config: Names the source and how its pictures are brought to one shape.
         storage: Stores lie in its subfolder `store`.
         progress: Told how far decoding is.
-        places: Where it is done; this machine, if nothing is said.
+        backend: Where it is done; this machine, if nothing is said.
 
     Raises:
         DataError: the source is not there, has no classes, or a class without a readable picture.
@@ -133,15 +133,15 @@ def prepare_store(
     """
     source = open_source(config.source, storage / "downloads", config.allow_hosts)
     note = _note(source, config, storage)
-    places = places or OneMachine(config.decode_workers)
+    backend = backend or LocalDecoding(config.decode_workers)
     if known := _noted(note):
-        places.bring(known, progress)
+        backend.bring(known, progress)
         return open_store(known)
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
     with _building_site(home) as building:
-        found = scan(samples, config, building, places=places, progress=progress)
+        found = scan(samples, config, building, backend=backend, progress=progress)
         folder = home / _key(found, config)
         if not folder.exists():
             _write(building, folder.name, found, config)
@@ -150,7 +150,7 @@ def prepare_store(
     part = note.with_suffix(f".{uuid.uuid4().hex}")
     part.write_text(folder.name, encoding="utf-8")
     part.replace(note)  # at once: half a note would name another folder
-    places.bring(folder, progress)
+    backend.bring(folder, progress)
     return open_store(folder)
 
 

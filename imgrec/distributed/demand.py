@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgrec.config import ClusterConfig, SearchConfig
-from imgrec.distributed.nodes import Node
+from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError
 
 
@@ -18,7 +18,7 @@ class Demand:
         cpus: Cores of each.
         use_gpu: Whether each has a GPU.
         room: Lanes side by side.
-        least: Workers of a lane at least; the same as `workers` where machines do not come and go.
+        least: Workers of a lane at least; the same as `workers` where nodes do not come and go.
     """
 
     workers: int
@@ -33,7 +33,7 @@ class Demand:
         return self.least == self.workers
 
 
-def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
+def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
     """Resources for every worker, by arithmetic before anything starts.
 
     A worker runs on one node, so what counts is how many fit into each. With cpus_per_worker = 0 a
@@ -72,7 +72,7 @@ def plan_demand(nodes: Sequence[Node], cluster: ClusterConfig) -> Demand:
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
-def spare_cores(nodes: Sequence[Node], demand: Demand) -> int:
+def spare_cores(nodes: Sequence[NodeInfo], demand: Demand) -> int:
     """Cores that no worker of a single lane holds, for each of the workers."""
     held = demand.workers * demand.cpus
     return max(0, sum(node.cpus for node in nodes) - held) // demand.workers
@@ -88,7 +88,9 @@ class TrialDemand:
     room: int
 
 
-def plan_trials(nodes: Sequence[Node], search: SearchConfig, cluster: ClusterConfig) -> TrialDemand:
+def plan_trials(
+    nodes: Sequence[NodeInfo], search: SearchConfig, cluster: ClusterConfig
+) -> TrialDemand:
     """Resources for trials, by arithmetic before anything starts.
 
     Raises:

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from imgrec.distributed.box import Box
+from imgrec.distributed.mailbox_actor import MailboxActor
 from imgrec.errors import reason_of
 from imgrec.machine import memory_kills
 from imgrec.search.study import Trial
@@ -68,40 +68,40 @@ Event = Progress | Finished | Failed
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A `Box` beside the driver; can be sent to workers."""
+    """A `MailboxActor` beside the driver; can be sent to workers."""
 
-    box: ActorHandle
+    actor: ActorHandle
 
     @classmethod
     def start(cls) -> "Mailbox":
-        """Start the box's process on the driver's node, for others may go; returns before it is up."""
+        """Start the actor's process on the driver's node, for others may go; returns before it is up."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return cls(ray.remote(Box).options(num_cpus=0, scheduling_strategy=here).remote())
+        return cls(ray.remote(MailboxActor).options(num_cpus=0, scheduling_strategy=here).remote())
 
     def send(self, lane: str, name: str, event: Event) -> ray.ObjectRef:
         """Send an event about the model `name`; it has arrived when the answer can be got."""
-        return self.box.put.remote(lane, pickle.dumps((name, event)))
+        return self.actor.put.remote(lane, pickle.dumps((name, event)))
 
     def read(self, lane: str) -> list[tuple[str, Event]]:
         """All events of a lane since the last call."""
         # Our own workers wrote them, a moment ago.
-        return [pickle.loads(message) for message in ray.get(self.box.drain.remote(lane))]  # noqa: S301
+        return [pickle.loads(message) for message in ray.get(self.actor.drain.remote(lane))]  # noqa: S301
 
     def condemn(self, lane: str) -> None:
         """Keep Ray from trying a lane again that can only fail."""
-        ray.get(self.box.condemn.remote(lane))
+        ray.get(self.actor.condemn.remote(lane))
 
     def begin(self, lane: str, workers: int) -> int:
         """So many workers of a lane start; how often one has died until now."""
-        return cast("int", ray.get(self.box.begin.remote(lane, workers)))
+        return cast("int", ray.get(self.actor.begin.remote(lane, workers)))
 
     def note_error(self, lane: str, error: BaseException) -> None:
         """A worker ends with what may be the echo of another one's end."""
-        ray.get(self.box.note_error.remote(lane, reason_of(error)))
+        ray.get(self.actor.note_error.remote(lane, reason_of(error)))
 
     def why_given_up(self, lane: str, most: int) -> str:
         """For people, why a lane was condemned whose workers died more often than so many times."""
-        last = ray.get(self.box.last_error.remote(lane))
+        last = ray.get(self.actor.last_error.remote(lane))
         return (
             f"workers died more often than cluster.max_failures = {most} allows; the log file says more"
             f"{f' (the last error: {last})' if last else ''}"
@@ -109,24 +109,24 @@ class Mailbox:
 
     def excuse(self, lane: str) -> None:
         """That the workers end now is no death of one."""
-        ray.get(self.box.excuse.remote(lane))
+        ray.get(self.actor.excuse.remote(lane))
 
     def ran_out(self, lane: str, name: str) -> None:
         """Memory ran out while a model was trained."""
-        ray.get(self.box.ran_out.remote(lane, name))
+        ray.get(self.actor.ran_out.remote(lane, name))
 
     def note_kills(self, lane: str) -> None:
         """Say how often the system has killed a process of this node for want of memory."""
         node = ray.get_runtime_context().get_node_id()
-        ray.get(self.box.note_kills.remote(lane, node, memory_kills()))
+        ray.get(self.actor.note_kills.remote(lane, node, memory_kills()))
 
     def times_ran_out(self, lane: str, name: str) -> int:
         """How often memory ran out while a model was trained."""
-        return cast("int", ray.get(self.box.times_ran_out.remote(lane, name)))
+        return cast("int", ray.get(self.actor.times_ran_out.remote(lane, name)))
 
     def is_condemned(self, lane: str) -> bool:
         """Whether the lane was condemned."""
-        return cast("bool", ray.get(self.box.is_condemned.remote(lane)))
+        return cast("bool", ray.get(self.actor.is_condemned.remote(lane)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the machines of a cluster are like, asked by a task on each of them."""
+"""What the nodes of a cluster are like, asked by a task on each of them."""
 
 import platform
 import shutil
@@ -30,17 +30,17 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class NodeInfo:
     """A node of the cluster.
 
     Attributes:
-        node: Ray's id of it.
+        id: Ray's own.
         address: Its IP address.
         cpus: What Ray counts.
         gpus: What Ray counts.
     """
 
-    node: str
+    id: str
     address: str
     cpus: int
     gpus: int
@@ -58,24 +58,24 @@ class Survey:
             lie, whichever has less.
         cache: Why copies of pictures cannot be kept there; empty if they can.
         skew: Seconds by which its clock is ahead of the driver's.
-        blind: Why it does not see the storage; empty if it does.
+        storage_error: Why it does not see the storage; empty if it does.
     """
 
-    machine: Machine
+    machine: NodeInfo
     versions: dict[str, str]
     cards: int
     shared_memory: int | None
     disk: int
     cache: str
     skew: float
-    blind: str
+    storage_error: str
 
 
-def machines() -> list[Machine]:
+def list_nodes() -> list[NodeInfo]:
     """The nodes that are alive, by address."""
     found = [
-        Machine(
-            node=node["NodeID"],
+        NodeInfo(
+            id=node["NodeID"],
             address=node["NodeManagerAddress"],
             cpus=int(node["Resources"].get("CPU", 0)),
             gpus=int(node["Resources"].get("GPU", 0)),
@@ -83,7 +83,7 @@ def machines() -> list[Machine]:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return sorted(found, key=lambda machine: (machine.address, machine.node))
+    return sorted(found, key=lambda machine: (machine.address, machine.id))
 
 
 def survey(storage: Path) -> list[Survey]:
@@ -95,14 +95,14 @@ def survey(storage: Path) -> list[Survey]:
     Raises:
         ClusterError: a machine does not answer, or the storage cannot be written to from here.
     """
-    with _meeting(storage) as meeting:
+    with _probe_folder(storage) as probe_folder:
         asked = time.time()
-        answers = _on_each(machines(), _describe, str(meeting))
+        answers = _on_each(list_nodes(), _describe, str(probe_folder))
         return [
             Survey(
                 machine=machine,
                 skew=_skew(asked, answer.pop("clock"), time.time()),
-                blind=answer.pop("blind") or _absence(meeting, machine),
+                storage_error=answer.pop("storage_error") or _unseen(probe_folder, machine),
                 **answer,
             )
             for machine, answer in answers
@@ -111,9 +111,9 @@ def survey(storage: Path) -> list[Survey]:
 
 def refuse_unshared(storage: Path) -> None:
     """Raise ClusterError where a node does not see what another writes into the storage."""
-    with _meeting(storage) as meeting:
-        for machine, blind in _on_each(machines(), _meet, str(meeting)):
-            if reason := blind or _absence(meeting, machine):
+    with _probe_folder(storage) as probe_folder:
+        for machine, storage_error in _on_each(list_nodes(), _write_and_look, str(probe_folder)):
+            if reason := storage_error or _unseen(probe_folder, machine):
                 msg = (
                     f"storage = {str(storage)!r}: the node {machine.address} does not see it "
                     f"({reason}); set a folder that every node sees under the same path"
@@ -127,7 +127,7 @@ def device_kinds(*, use_gpu: bool) -> list[str]:
     Raises:
         ClusterError: a node does not answer.
     """
-    training = [node for node in machines() if (node.gpus if use_gpu else node.cpus)]
+    training = [node for node in list_nodes() if (node.gpus if use_gpu else node.cpus)]
     # Without a share of a card a process sees none.
     share = {"num_gpus": SHARE_OF_A_CARD} if use_gpu else {}
     return sorted({kind for _, kind in _on_each(training, _kind_of_device, "", **share)})
@@ -143,9 +143,9 @@ def _kind_of_device(_asked: str, _node: str) -> str:
     return device_kind(torch.device("cuda"))
 
 
-def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
+def closed_between(nodes: Sequence[NodeInfo]) -> list[tuple[str, str, str]]:
     """Pairs of addresses that cannot connect, and why: workers talk to each other on any port."""
-    doors = [ray.remote(_Door).options(**at(machine)).remote() for machine in nodes]
+    doors = [ray.remote(_PortProbe).options(**at(machine)).remote() for machine in nodes]
     try:
         ports = ray.get([door.open.remote() for door in doors], timeout=ANSWER_SECONDS)
         targets = [(machine.address, port) for machine, port in zip(nodes, ports, strict=True)]
@@ -164,12 +164,12 @@ def closed_between(nodes: Sequence[Machine]) -> list[tuple[str, str, str]]:
 
 
 def _on_each(
-    nodes: Sequence[Machine], work: Callable[..., T], asked: str, **holding: float
-) -> list[tuple[Machine, T]]:
+    nodes: Sequence[NodeInfo], work: Callable[..., T], asked: str, **holding: float
+) -> list[tuple[NodeInfo, T]]:
     """On each node `work(asked, node)`, which holds so many resources."""
     task = ray.remote(work)
     answers = [
-        task.options(**at(machine), **holding).remote(asked, machine.node) for machine in nodes
+        task.options(**at(machine), **holding).remote(asked, machine.id) for machine in nodes
     ]
     found = []
     for machine, answer in zip(nodes, answers, strict=True):
@@ -181,16 +181,16 @@ def _on_each(
     return found
 
 
-def at(machine: Machine) -> dict[str, Any]:
+def at(machine: NodeInfo) -> dict[str, Any]:
     """Options of a task or actor that runs there, without holding anything."""
-    strategy = NodeAffinitySchedulingStrategy(machine.node, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(machine.id, soft=False)
     return {"scheduling_strategy": strategy, "num_cpus": 0}
 
 
 @contextmanager
-def _meeting(storage: Path) -> Iterator[Path]:
+def _probe_folder(storage: Path) -> Iterator[Path]:
     """A folder in the storage that holds a file of the driver's."""
-    folder = storage / f".meeting-{uuid.uuid4().hex[:12]}"
+    folder = storage / f".probe_folder-{uuid.uuid4().hex[:12]}"
     try:
         folder.mkdir(parents=True)
         (folder / "driver").write_text("here", encoding="utf-8")
@@ -203,9 +203,9 @@ def _meeting(storage: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _meet(meeting: str, node: str) -> str:
+def _write_and_look(probe_folder: str, node: str) -> str:
     """On a node: read what the driver wrote, write something for it. Returns what goes wrong."""
-    folder = Path(meeting)
+    folder = Path(probe_folder)
     try:
         (folder / "driver").read_text(encoding="utf-8")
         (folder / node).write_text("here", encoding="utf-8")
@@ -214,11 +214,11 @@ def _meet(meeting: str, node: str) -> str:
     return ""
 
 
-def _absence(meeting: Path, machine: Machine) -> str:
-    return "" if (meeting / machine.node).exists() else "what it writes is not seen here"
+def _unseen(probe_folder: Path, machine: NodeInfo) -> str:
+    return "" if (probe_folder / machine.id).exists() else "what it writes is not seen here"
 
 
-def _describe(meeting: str, node: str) -> dict[str, Any]:
+def _describe(probe_folder: str, node: str) -> dict[str, Any]:
     """On a node: everything about it."""
     began = time.time()
     memory = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else None
@@ -228,7 +228,7 @@ def _describe(meeting: str, node: str) -> dict[str, Any]:
         "cards": _cards(),
         "shared_memory": memory,
         **_disks(),
-        "blind": _meet(meeting, node),
+        "storage_error": _write_and_look(probe_folder, node),
         "clock": (began, time.time()),
     }
 
@@ -256,7 +256,7 @@ def _skew(asked: float, clock: tuple[float, float], heard: float) -> float:
     return min(0.0, began - asked)
 
 
-class _Door:
+class _PortProbe:
     """A port on a node that others may knock at."""
 
     def open(self) -> int:
@@ -273,11 +273,3 @@ class _Door:
             except OSError as error:
                 closed.append((address, str(error)))
         return closed
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What one machine of the cluster has."""
-
-    cpus: int
-    gpus: int

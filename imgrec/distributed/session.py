@@ -21,7 +21,7 @@ import ray
 from imgrec.config import ClusterConfig
 from imgrec.distributed.address import cluster_address, refuse_silence
 from imgrec.distributed.events import Mailbox
-from imgrec.distributed.nodes import SHARED_MEMORY, Node, machines
+from imgrec.distributed.nodes import SHARED_MEMORY, NodeInfo, list_nodes
 from imgrec.errors import ClusterError
 from imgrec.machine import locked, memory_limit
 
@@ -40,12 +40,12 @@ class Session:
     """A Ray that is up.
 
     Attributes:
-        nodes: Cores and GPUs of every node.
+        nodes: Of its cluster, when it came up.
         mailbox: Where workers put what the driver is to know.
         threads: What waits for Ray.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeInfo, ...]
     mailbox: Mailbox
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -106,7 +106,7 @@ def ray_session(
         _log_as_others_do()
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
-        nodes = tuple(Node(machine.cpus, machine.gpus) for machine in machines())
+        nodes = tuple(list_nodes())
         yield Session(nodes, Mailbox.start(), threads)
 
 

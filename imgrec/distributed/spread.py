@@ -13,14 +13,14 @@ import ray
 
 from imgrec.data.content import Content, Pixels
 from imgrec.data.images import cache_folder, refuse_without_room
-from imgrec.data.look import Looked
-from imgrec.data.scan import Advance, OneMachine, Piece, Progress, Work
+from imgrec.data.look import PartScan
+from imgrec.data.scan import Advance, LocalDecoding, Progress, ScanPart, Work
 from imgrec.data.store import open_store
-from imgrec.distributed.nodes import Machine, at, machines
+from imgrec.distributed.nodes import NodeInfo, at, list_nodes
 from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
 
 Result = TypeVar("Result")
-# Fewer pictures than this are one machine's work, and no piece has fewer.
+# Fewer pictures than this are one machine's work, and no part has fewer.
 LEAST_PIECE = 1024
 PIECES_PER_CORE = 4  # so that all end at about the same time
 MOST_PIECE_BYTES = 256 << 20
@@ -28,13 +28,13 @@ MOST_PIECE_BYTES = 256 << 20
 AHEAD = 2
 
 
-class AllNodes:
-    """The nodes of a cluster, each of which works on pieces where it sees the pictures.
+class ClusterDecoding:
+    """The nodes of a cluster, each of which works on parts where it sees the pictures.
 
     Where one does not see them, such as a folder of the head alone, the driver's machine does all.
     """
 
-    def __init__(self, nodes: Sequence[Machine], alone: OneMachine) -> None:
+    def __init__(self, nodes: Sequence[NodeInfo], alone: LocalDecoding) -> None:
         self._nodes = nodes
         self._alone = alone
         self._places = max(1, sum(node.cpus for node in nodes))
@@ -46,7 +46,7 @@ class AllNodes:
         return self._label
 
     def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:
-        """A few pieces for each core, of at least a thousand pictures.
+        """A few parts for each core, of at least a thousand pictures.
 
         Raises:
             StorageError: the driver's machine has no room for its copy.
@@ -54,8 +54,8 @@ class AllNodes:
         if len(contents) <= LEAST_PIECE or isinstance(contents[0], Pixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
-        if blind := self._blind(contents):
-            self._label = f"{blind} does not see the pictures, so one node alone is decoding"
+        if node := self._node_without_pictures(contents):
+            self._label = f"{node} does not see the pictures, so one node alone is decoding"
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if not encoded:
             refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
@@ -66,10 +66,10 @@ class AllNodes:
     def work(
         self,
         function: Work[Result],
-        pieces: Sequence[Piece],
+        parts: Sequence[ScanPart],
         advance: Advance,
     ) -> Iterator[Result]:
-        """A task for each piece; those of a node that is lost are done again by others.
+        """A task for each part; those of a node that is lost are done again by others.
 
         What a node cannot read, such as one that came later and has not mounted the pictures, is
         read here before it is believed.
@@ -77,14 +77,14 @@ class AllNodes:
         Raises:
             ClusterError: a task was lost too often.
         """
-        if len(pieces) == 1:
-            yield from self._alone.work(function, pieces, advance)
+        if len(parts) == 1:
+            yield from self._alone.work(function, parts, advance)
             return
         task = ray.remote(_work)
-        waiting: deque[tuple[Piece, ray.ObjectRef]] = deque()
+        waiting: deque[tuple[ScanPart, ray.ObjectRef]] = deque()
         try:
-            for piece in pieces:
-                waiting.append((piece, task.remote(function, piece)))
+            for part in parts:
+                waiting.append((part, task.remote(function, part)))
                 if len(waiting) > AHEAD * self._places:
                     yield self._next_of(waiting, function, advance)
             while waiting:
@@ -95,21 +95,21 @@ class AllNodes:
 
     def _next_of(
         self,
-        waiting: deque[tuple[Piece, ray.ObjectRef]],
+        waiting: deque[tuple[ScanPart, ray.ObjectRef]],
         function: Work[Result],
         advance: Advance,
     ) -> Result:
-        piece, answer = waiting[0]
+        part, answer = waiting[0]
         try:
             found: Result = _answer(answer)
-            doubtful = isinstance(found, Looked) and found.unread > 0
+            doubtful = isinstance(found, PartScan) and found.unread > 0
         except DataError:
             doubtful = True
         waiting.popleft()
         if doubtful:
-            (found,) = self._alone.work(function, [piece], advance)
+            (found,) = self._alone.work(function, [part], advance)
         else:
-            advance(len(piece.contents))
+            advance(len(part.contents))
         return found
 
     def bring(self, folder: Path, progress: Progress) -> None:
@@ -119,7 +119,7 @@ class AllNodes:
             StorageError: a node has no room for them.
         """
         task = ray.remote(_bring)
-        nodes = machines()
+        nodes = list_nodes()
         answers = [task.options(**at(node)).remote(folder) for node in nodes]
         for done, (node, answer) in enumerate(zip(nodes, answers, strict=True), start=1):
             try:
@@ -132,7 +132,7 @@ class AllNodes:
             if copied:
                 progress(f"copied to {done} of {len(nodes)} nodes:", copied, copied)
 
-    def _blind(self, contents: Sequence[Content]) -> str:
+    def _node_without_pictures(self, contents: Sequence[Content]) -> str:
         """The address of a node that does not read the same pictures as this one."""
         probes = [contents[0], contents[len(contents) // 2], contents[-1]]
         ours = _digest_of(probes)
@@ -145,12 +145,12 @@ class AllNodes:
         return ""
 
 
-def _work(function: Work[Result], piece: Piece) -> Result:
+def _work(function: Work[Result], part: ScanPart) -> Result:
     """On a node, in the one core of a task."""
-    found = function(piece, 1, lambda _: None)
-    if piece.images_file.suffix == ".npy":
+    found = function(part, 1, lambda _: None)
+    if part.images_file.suffix == ".npy":
         # What is done is on the storage, where others look for it.
-        images = np.load(piece.images_file, mmap_mode="r+")
+        images = np.load(part.images_file, mmap_mode="r+")
         images.flush()
     return found
 

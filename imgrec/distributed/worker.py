@@ -120,14 +120,14 @@ def _may_begin(lane_spec: LaneSpec, shard: Shard) -> bool:
     """Whether workers may start once more; the driver says what became of the models if not."""
     mailbox, lane = lane_spec.mailbox, lane_spec.lane
     mailbox.note_kills(lane)
-    _meet(shard)
+    _wait_for_all(shard)
     if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > lane_spec.max_failures:
         mailbox.condemn(lane)
-    _meet(shard)
+    _wait_for_all(shard)
     return not mailbox.is_condemned(lane)
 
 
-def _meet(shard: Shard) -> None:
+def _wait_for_all(shard: Shard) -> None:
     """Wait for all workers."""
     if shard.world_size > 1:
         dist.barrier()

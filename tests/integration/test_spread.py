@@ -15,12 +15,12 @@ from PIL import Image
 from imgrec.config import ClusterConfig, DataConfig
 from imgrec.data.images import FOLDER_VARIABLE, all_images, cache_folder
 from imgrec.data.parallel import end_decoders
-from imgrec.data.scan import OneMachine, Piece, read_piece
+from imgrec.data.scan import LocalDecoding, ScanPart, read_piece
 from imgrec.data.store import Store, prepare_store
 from imgrec.distributed import spread
-from imgrec.distributed.nodes import machines
+from imgrec.distributed.nodes import list_nodes
 from imgrec.distributed.session import Session, ray_session
-from imgrec.distributed.spread import AllNodes
+from imgrec.distributed.spread import ClusterDecoding
 from imgrec.errors import DecodeError, StorageError
 from tests.conftest import no_progress
 
@@ -41,11 +41,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 def nodes(
     session: Session,  # noqa: ARG001 - a Ray that is up
     monkeypatch: pytest.MonkeyPatch,
-) -> AllNodes:
+) -> ClusterDecoding:
     """Those of the cluster, with small pieces."""
     monkeypatch.setattr(spread, "LEAST_PIECE", PIECE)
     shutil.rmtree(cache_folder())
-    return AllNodes(machines(), OneMachine())
+    return ClusterDecoding(list_nodes(), LocalDecoding())
 
 
 def photos(folder: Path, *sides: int) -> DataConfig:
@@ -73,7 +73,7 @@ def same(one: Store, other: Store) -> bool:
 
 @pytest.mark.parametrize("sides", [(12,), (12, *[30] * 20)], ids=["one size", "guessed wrong"])
 def test_tasks_make_the_store_that_one_machine_makes(
-    nodes: AllNodes, tmp_path: Path, sides: tuple[int, ...]
+    nodes: ClusterDecoding, tmp_path: Path, sides: tuple[int, ...]
 ) -> None:
     """Images, labels, names, key and quarantine, also where all must be decoded again."""
     config = photos(tmp_path / "photos", *sides)
@@ -94,7 +94,7 @@ def test_tasks_make_the_store_that_one_machine_makes(
 
 
 def test_tasks_encode_the_pictures_that_one_machine_encodes(
-    nodes: AllNodes, tmp_path: Path
+    nodes: ClusterDecoding, tmp_path: Path
 ) -> None:
     """They stay where they lie, for they may be too many for a node's disk."""
     config = photos(tmp_path / "photos", 12).model_copy(update={"keep": "jpeg"})
@@ -111,7 +111,7 @@ def copy_of(store: Store) -> Path:
 
 
 def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
-    nodes: AllNodes, tmp_path: Path
+    nodes: ClusterDecoding, tmp_path: Path
 ) -> None:
     """Every process of a machine maps one file."""
     config = photos(tmp_path / "photos", 12)
@@ -129,7 +129,7 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
     assert same(store, again)
 
 
-def test_a_store_with_a_piece_missing_is_not_copied(nodes: AllNodes, tmp_path: Path) -> None:
+def test_a_store_with_a_piece_missing_is_not_copied(nodes: ClusterDecoding, tmp_path: Path) -> None:
     """Its rows would belong to other labels."""
     config = photos(tmp_path / "photos", 12)
     store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
@@ -141,7 +141,7 @@ def test_a_store_with_a_piece_missing_is_not_copied(nodes: AllNodes, tmp_path: P
 
 
 def test_the_copy_used_longest_ago_makes_room(
-    nodes: AllNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: ClusterDecoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all together would not be enough none goes, and the error names the variable to set."""
     config = photos(tmp_path / "photos", 12)
@@ -188,7 +188,7 @@ class OnlyHere:
 
 
 def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
-    nodes: AllNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: ClusterDecoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that came later may not have mounted the pictures."""
     monkeypatch.setenv("MOUNTED_HERE", "yes")
@@ -196,7 +196,7 @@ def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
     photos(tmp_path / "photos", 12)
     contents = [OnlyHere(path) for path in sorted(tmp_path.glob("photos/b/*.png"))]
     pieces = [
-        Piece(contents[start : start + PIECE], tmp_path / f"images-{start:05}.npy")
+        ScanPart(contents[start : start + PIECE], tmp_path / f"images-{start:05}.npy")
         for start in range(0, len(contents), PIECE)
     ]
     done: list[int] = []
@@ -208,7 +208,9 @@ def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
     end_decoders()
 
 
-def test_a_piece_of_which_nothing_can_be_read_is_left_out(nodes: AllNodes, tmp_path: Path) -> None:
+def test_a_piece_of_which_nothing_can_be_read_is_left_out(
+    nodes: ClusterDecoding, tmp_path: Path
+) -> None:
     """Its file is there, and empty."""
     config = photos(tmp_path / "photos", 12)
     for path in sorted(tmp_path.glob("photos/a/*.png"))[: 2 * PIECE]:
@@ -226,9 +228,9 @@ class OfThisProcess:
         return str(os.getpid()).encode()
 
 
-def test_pictures_that_a_node_does_not_see_are_decoded_here(nodes: AllNodes) -> None:
+def test_pictures_that_a_node_does_not_see_are_decoded_here(nodes: ClusterDecoding) -> None:
     """It is said which node that is; nothing goes to quarantine for it."""
-    (node,) = machines()
+    (node,) = list_nodes()
     contents = [OfThisProcess()] * (PIECE + 1)
 
     assert nodes.cut(contents, 100, encoded=False) == [slice(0, PIECE + 1)]

@@ -6,7 +6,7 @@ import pytest
 
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials, spare_cores
-from imgrec.distributed.nodes import Node
+from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError
 
 
@@ -37,7 +37,10 @@ def test_workers_fit_on_nodes(
     nodes: list[tuple[int, int]], settings: dict[str, object], demand: Demand
 ) -> None:
     """And models train side by side where there is room."""
-    assert plan_demand([Node(*node) for node in nodes], ClusterConfig(**settings)) == demand
+    assert (
+        plan_demand([NodeInfo("", "", *node) for node in nodes], ClusterConfig(**settings))
+        == demand
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_workers_fit_on_nodes(
 def test_what_can_never_be_is_refused(settings: dict[str, object]) -> None:
     """Ray itself would wait for ever."""
     with pytest.raises(ClusterError, match=r"cluster\.workers = \d"):
-        plan_demand([Node(2, 0)], ClusterConfig(**settings))
+        plan_demand([NodeInfo("", "", 2, 0)], ClusterConfig(**settings))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,9 @@ def test_trials_share_what_there_is(
     nodes: list[tuple[int, int]], settings: dict[str, Any], demand: TrialDemand
 ) -> None:
     """How many run at a time is known before the first starts."""
-    found = plan_trials([Node(*node) for node in nodes], SearchConfig(**settings), ClusterConfig())
+    found = plan_trials(
+        [NodeInfo("", "", *node) for node in nodes], SearchConfig(**settings), ClusterConfig()
+    )
 
     assert found == demand
 
@@ -89,7 +94,9 @@ def test_trials_that_never_fit_are_refused_with_the_numbers(
 ) -> None:
     """Ray would wait for ever."""
     with pytest.raises(ClusterError, match=said):
-        plan_trials([Node(*node) for node in nodes], SearchConfig(**settings), ClusterConfig())
+        plan_trials(
+            [NodeInfo("", "", *node) for node in nodes], SearchConfig(**settings), ClusterConfig()
+        )
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,6 @@ def test_what_no_worker_holds_is_divided_among_the_workers(
     nodes: list[tuple[int, int]], settings: dict[str, object], spare: int
 ) -> None:
     """A node without a GPU has cores that can decode for those with one."""
-    every = [Node(*node) for node in nodes]
+    every = [NodeInfo("", "", *node) for node in nodes]
     demand = plan_demand(every, ClusterConfig(**settings))
     assert spare_cores(every, demand) == spare

@@ -131,7 +131,7 @@ class Remote:
 
     Attributes:
         url: Of a host that may be asked.
-        allowed: Places, beside its own, that it may be redirected to.
+        allowed: DecodeBackend, beside its own, that it may be redirected to.
     """
 
     url: str
@@ -215,7 +215,7 @@ def filesystem_of(url: str, allowed: frozenset[str] = frozenset()) -> tuple[Any,
 
     Args:
         url: Of any of SCHEMES.
-        allowed: Places, beside its own, that it may be redirected to.
+        allowed: DecodeBackend, beside its own, that it may be redirected to.
 
     Raises:
         DataError: its kind is not known, or needs a package that is not there.

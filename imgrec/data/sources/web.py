@@ -62,7 +62,7 @@ def checked(url: str, allowed: frozenset[str] | None) -> str:
 
     Args:
         url: What a table, or a server, says.
-        allowed: Places that it may lie in; a host without a port allows all of its ports. None: all.
+        allowed: DecodeBackend that it may lie in; a host without a port allows all of its ports. None: all.
 
     Raises:
         DecodeError: why it may not be read.
@@ -109,7 +109,7 @@ def read_http(url: str, allowed: frozenset[str], most_bytes: int) -> bytes:
 
     Args:
         url: Begins with http:// or https://.
-        allowed: Places, beside its own, that it may be redirected to.
+        allowed: DecodeBackend, beside its own, that it may be redirected to.
         most_bytes: A larger one is not read to its end.
 
     Raises:

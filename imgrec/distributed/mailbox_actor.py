@@ -7,7 +7,7 @@ of a core at every start.
 from collections import Counter
 
 
-class Box:
+class MailboxActor:
     """Messages from many workers to one driver, by lane. Runs in a process of its own."""
 
     def __init__(self) -> None:
