@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imgrec.config import CnnConfig, Filter, ImageShape, ModelConfig, Resize
-from imgrec.data.content import Content, Encoded
+from imgrec.data.content import Content, InMemoryFile
 from imgrec.data.decode import FULL_DEPTH, Depth, pictures_at_once
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
@@ -125,7 +125,7 @@ class Classifier:
         Args:
             contents: Bytes of files, or where they are.
         """
-        places = [Encoded(one) if isinstance(one, bytes) else one for one in contents]
+        places = [InMemoryFile(one) if isinstance(one, bytes) else one for one in contents]
         decoded = decode_all(places, self._how_to_decode)
         while some := list(itertools.islice(decoded, pictures_at_once(self.card.image_shape))):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]

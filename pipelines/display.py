@@ -17,7 +17,7 @@ from rich.text import Text
 from imgrec.config import Arch, Config
 from imgrec.data.encoded import EncodedImages
 from imgrec.distributed.events import (
-    Progress,
+    ProgressEvent,
     SearchEvent,
     Started,
     Step,
@@ -291,7 +291,7 @@ class Display:
         self._rows[arch].epoch = self._rows[arch].spec.train.epochs
         self._line(f"{arch}: trained to the end already; nothing to repeat")
 
-    def event(self, arch: Arch, event: Progress) -> None:
+    def event(self, arch: Arch, event: ProgressEvent) -> None:
         """Something came from the workers."""
         row = self._rows[arch]
         self._status = ""

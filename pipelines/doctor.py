@@ -153,8 +153,8 @@ def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
                 f"{where} does not see it ({one.storage_error}); set a folder that every node sees"
             )
             yield Finding("error", "storage", text)
-        if one.cards > one.machine.gpus:
-            text = f"{where} has {one.cards}, and Ray counts {one.machine.gpus}; start Ray there with --num-gpus={one.cards}"
+        if one.gpus > one.machine.gpus:
+            text = f"{where} has {one.gpus}, and Ray counts {one.machine.gpus}; start Ray there with --num-gpus={one.gpus}"
             yield Finding("warning", "GPUs", text)
         if one.shared_memory is not None and one.shared_memory < LEAST_SHARED_MEMORY:
             text = f"{where} has {size(one.shared_memory)} free in /dev/shm; give its container more (--shm-size, or a volume of medium Memory)"

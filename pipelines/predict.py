@@ -10,7 +10,7 @@ from rich.text import Text
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
-from imgrec.data.content import Content, Encoded, Missing
+from imgrec.data.content import Content, InMemoryFile, Missing
 from imgrec.data.sources.folder import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
 from imgrec.errors import DataError, UnreadError
@@ -65,7 +65,7 @@ def _pictures(name: str) -> list[tuple[str, Content]]:
         content = sys.stdin.buffer.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
-        return [(name, Encoded(content))]
+        return [(name, InMemoryFile(content))]
     if path.is_dir():
         below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
         found = [str(file) for file in below if file.is_file()]

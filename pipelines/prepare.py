@@ -10,7 +10,7 @@ from torch import nn
 from imgrec.config import Arch, Branch, Config, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
-from imgrec.data.scan import DecodeBackend, Progress
+from imgrec.data.scan import DecodeBackend, ProgressCallback
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import ConfigError
@@ -58,7 +58,9 @@ class Statistics:
         return self.known[filters]
 
 
-def prepare(config: Config, progress: Progress, backend: DecodeBackend | None = None) -> Prepared:
+def prepare(
+    config: Config, progress: ProgressCallback, backend: DecodeBackend | None = None
+) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
 
     Args:

@@ -127,8 +127,8 @@ def _throughput(fitted: Fitted, spec: FitSpec, classifier: Classifier) -> dict[s
     if fitted.device == "cuda":
         busy = sum(seconds for kind, seconds in fitted.spent.items() if kind in ON_DEVICE)
         metrics["gpu_busy"] = busy / sum(fitted.spent.values())
-        metrics["gpu_memory_bytes"] = float(fitted.card_bytes)
-        if peak := peak_flops(fitted.card, fitted.precision):
+        metrics["gpu_memory_bytes"] = float(fitted.gpu_bytes)
+        if peak := peak_flops(fitted.gpu_name, fitted.precision):
             metrics["share_of_peak"] = rate / peak
     return metrics
 

@@ -32,12 +32,12 @@ from pipelines.ledger import Ledger
 from pipelines.prepare import Prepared, make_spec
 from pipelines.summary import Searched
 
-Outcome = Searched | TrainingError
+SearchOutcome = Searched | TrainingError
 
 
 def search(
     ledger: Ledger, workflow: Run, session: Session, work: Path, display: Display, archs: list[Arch]
-) -> dict[Arch, Outcome]:
+) -> dict[Arch, SearchOutcome]:
     """Search for these architectures; what an interrupted search had tried is not tried again.
 
     Args:
@@ -143,7 +143,7 @@ class _Recorder:
                 self._end(event.trial)
         self._display.trial(self.arch, event)
 
-    def finish(self) -> Outcome:
+    def finish(self) -> SearchOutcome:
         """After the last trial: what came of it, with pictures."""
         trials = sorted(self.study.trials.values(), key=lambda trial: trial.number)
         best = self.study.best

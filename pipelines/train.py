@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imgrec.config import Arch
-from imgrec.distributed.events import Progress
+from imgrec.distributed.events import ProgressEvent
 from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
 from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
@@ -24,7 +24,7 @@ from pipelines.preview import preview
 from pipelines.record import model_metrics, record_evaluation, register_classifier, start_model
 from pipelines.summary import TrainedModel
 
-Outcome = TrainedModel | TrainingError
+ModelOutcome = TrainedModel | TrainingError
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     specs: Mapping[Arch, FitSpec],
     *,
     profile: bool = False,
-) -> dict[Arch, Outcome]:
+) -> dict[Arch, ModelOutcome]:
     """Train, score and register, each architecture as it ends; one that fails stops no other.
 
     A spec that a trial or an interrupted run has begun goes on from its last checkpoint; one that was
@@ -52,7 +52,7 @@ def train(
         profile: Trace some steps of each.
     """
     models = {arch: _Model(ledger, workflow, display, arch, spec) for arch, spec in specs.items()}
-    outcomes: dict[Arch, Outcome] = {}
+    outcomes: dict[Arch, ModelOutcome] = {}
     begun: dict[str, Path] = {}
     for arch, spec in specs.items():
         found = latest_state(work if ledger.fresh else work.parent, spec.key)
@@ -111,7 +111,7 @@ class _Model:
         self._curves = Curves(self._run, list(known))
         display.will_train(arch, spec)
 
-    def progress(self, event: Progress) -> None:
+    def progress(self, event: ProgressEvent) -> None:
         """Something came from the workers."""
         if isinstance(event, EpochReport):
             self._curves.add(event.epoch, event.metrics)

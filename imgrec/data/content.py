@@ -21,7 +21,7 @@ class Content(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class InMemoryFile:
     """The bytes of a file that are in memory already."""
 
     content: bytes = field(repr=False)
@@ -32,8 +32,8 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """Pixels that are in memory already."""
+class InMemoryPixels:
+    """InMemoryPixels that are in memory already."""
 
     array: npt.NDArray[np.uint8]
 

@@ -75,7 +75,7 @@ MOST_AT_ONCE, PIXELS_AT_ONCE = 512, 1 << 20
 REDUCED_SIDE = 256
 Pixels = npt.NDArray[np.uint8]
 """(H, W) or (H, W, 3)."""
-Content = bytes | Pixels
+PictureData = bytes | Pixels
 Depth = int | Literal["unit"]
 """Of greys with more than 8 bits: how many of their bits are used, or `unit` for floats from 0 to 1."""
 FULL_DEPTH = 16
@@ -112,7 +112,7 @@ class Picture:
     peak: float = 0.0
 
 
-def read_header(content: Content, *, max_pixels: int) -> Header:
+def read_header(content: PictureData, *, max_pixels: int) -> Header:
     """Size and kind of a picture, without decoding its pixels.
 
     Raises:
@@ -127,7 +127,7 @@ def read_header(content: Content, *, max_pixels: int) -> Header:
 
 
 def read_picture(
-    content: Content, *, max_pixels: int, side: int = 0, depth: Depth = FULL_DEPTH
+    content: PictureData, *, max_pixels: int, side: int = 0, depth: Depth = FULL_DEPTH
 ) -> Picture:
     """A picture as it is, upright.
 
@@ -168,7 +168,7 @@ def fitted(pixels: Pixels, image_shape: ImageShape, resize: Resize) -> Pixels:
 
 
 def decode(
-    content: Content,
+    content: PictureData,
     image_shape: ImageShape,
     *,
     resize: Resize,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import imgrec
-from imgrec.data.content import Content, Missing, Pixels
+from imgrec.data.content import Content, InMemoryPixels, Missing
 from imgrec.errors import DataError, DecodeError, ImgrecError, StorageError
 from imgrec.machine import available_cores, limit_memory
 
@@ -70,7 +70,7 @@ def map_in_chunks(
     chunks = deque(
         (start, contents[start : start + size]) for start in range(0, len(contents), size)
     )
-    if not contents or isinstance(contents[0], Pixels):
+    if not contents or isinstance(contents[0], InMemoryPixels):
         for start, some in chunks:
             yield function(start, some, *args)
         return

@@ -30,7 +30,7 @@ from imgrec.errors import DataError
 
 LARGEST_DEFAULT_SIDE = 128
 PEEKED = 64
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
 Advance = Callable[[int], None]
 """Called with how many more are done."""
@@ -70,7 +70,7 @@ class DecodeBackend(Protocol):
     ) -> Iterator[Result]:
         """The function's results, in the order of the parts."""
 
-    def bring(self, folder: Path, progress: Progress) -> None:
+    def bring(self, folder: Path, progress: ProgressCallback) -> None:
         """Let every machine have what it needs of a finished store."""
 
 
@@ -98,7 +98,7 @@ class LocalDecoding:
         for part in parts:
             yield function(part, self.processes, advance)
 
-    def bring(self, folder: Path, progress: Progress) -> None:
+    def bring(self, folder: Path, progress: ProgressCallback) -> None:
         """Nothing: it lies here."""
 
 
@@ -141,7 +141,7 @@ def scan(
     folder: Path,
     *,
     backend: DecodeBackend,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Scan:
     """Decode everything once, in parallel, and write the images to files `images-00000` and on.
 
@@ -204,7 +204,7 @@ def scan(
 class _Count:
     """Adds up what is done, for a progress that wants to know the sum."""
 
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
+    def __init__(self, progress: ProgressCallback, what: str, total: int) -> None:
         self._progress, self._what, self._total = progress, what, total
         self._done = 0
 

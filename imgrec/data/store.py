@@ -34,7 +34,7 @@ from imgrec.data.decode import DECODER_VERSION, DEEP_MODES, Depth
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
-from imgrec.data.scan import DecodeBackend, LocalDecoding, Progress, Rejected, Scan, scan
+from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
 from imgrec.machine import locked
@@ -117,7 +117,11 @@ class Store:
 
 
 def prepare_store(
-    config: DataConfig, storage: Path, *, progress: Progress, backend: DecodeBackend | None = None
+    config: DataConfig,
+    storage: Path,
+    *,
+    progress: ProgressCallback,
+    backend: DecodeBackend | None = None,
 ) -> Store:
     """The store of a source: the one that is there already, or a new one.
 

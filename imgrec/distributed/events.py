@@ -62,8 +62,8 @@ class Failed:
     error: Exception
 
 
-Progress = Started | Step | EpochReport
-Event = Progress | Finished | Failed
+ProgressEvent = Started | Step | EpochReport
+WorkerEvent = ProgressEvent | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ class Mailbox:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(MailboxActor).options(num_cpus=0, scheduling_strategy=here).remote())
 
-    def send(self, lane: str, name: str, event: Event) -> ray.ObjectRef:
+    def send(self, lane: str, name: str, event: WorkerEvent) -> ray.ObjectRef:
         """Send an event about the model `name`; it has arrived when the answer can be got."""
         return self.actor.put.remote(lane, pickle.dumps((name, event)))
 
-    def read(self, lane: str) -> list[tuple[str, Event]]:
+    def read(self, lane: str) -> list[tuple[str, WorkerEvent]]:
         """All events of a lane since the last call."""
         # Our own workers wrote them, a moment ago.
         return [pickle.loads(message) for message in ray.get(self.actor.drain.remote(lane))]  # noqa: S301

@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, plan_demand, spare_cores
-from imgrec.distributed.events import Failed, Finished, Mailbox, Progress, Started
+from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
 from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
 from imgrec.errors import ClusterError, TrainingError, reason_of
@@ -48,8 +48,8 @@ class Fitted:
         restarts: How often workers died and were replaced.
         images_per_second: Median over epochs, of training alone.
         device: `cpu` or `cuda`.
-        card: The GPU's name; empty on a CPU.
-        card_bytes: The most memory that was taken on it.
+        gpu_name: The GPU's name; empty on a CPU.
+        gpu_bytes: The most memory that was taken on it.
         precision: `bf16` or `fp32`.
         profile: A trace of some steps, if one was asked for.
     """
@@ -61,8 +61,8 @@ class Fitted:
     restarts: int
     images_per_second: float
     device: str
-    card: str
-    card_bytes: int
+    gpu_name: str
+    gpu_bytes: int
     precision: str
     profile: tuple[Path, ...] = ()
 
@@ -81,8 +81,8 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         restarts=restarts,
         images_per_second=statistics.median(epoch["images_per_second"] for epoch in history),
         device=state["device"],
-        card=state["card"],
-        card_bytes=state["card_bytes"],
+        gpu_name=state["gpu_name"],
+        gpu_bytes=state["gpu_bytes"],
         precision=state["precision"],
         profile=tuple(sorted((folder / PROFILE).glob("*"))),
     )
@@ -95,7 +95,7 @@ def _spent(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return dict(spent)
 
 
-Outcome = tuple[str, Fitted | TrainingError]
+FitOutcome = tuple[str, Fitted | TrainingError]
 
 
 def fit_on_workers(
@@ -104,10 +104,10 @@ def fit_on_workers(
     cluster: ClusterConfig,
     *,
     storage: Path,
-    on_event: Callable[[str, Progress], None],
+    on_event: Callable[[str, ProgressEvent], None],
     resume: Mapping[str, Path] = MappingProxyType({}),
     profile: bool = False,
-) -> Iterator[Outcome]:
+) -> Iterator[FitOutcome]:
     """Train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
     A model whose workers die is taken up again from its last checkpoint. One that fails does not
@@ -216,7 +216,7 @@ class _Lane:
         session: Session,
         lane_spec: LaneSpec,
         trainer: TorchTrainer,
-        on_event: Callable[[str, Progress], None],
+        on_event: Callable[[str, ProgressEvent], None],
     ) -> None:
         self.lane_spec = lane_spec
         self.waiting = list(lane_spec.specs)  # the names that have not ended yet
@@ -233,7 +233,7 @@ class _Lane:
         except BaseException as error:
             self._outcome = error
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[FitOutcome]:
         """Pass on what has come from the workers; yield what has ended."""
         for name, event in self._mailbox.read(self.lane_spec.lane):
             # After a restart what was told before comes again, and came out the same.
@@ -252,7 +252,7 @@ class _Lane:
                     self._starts[name].append(event)
             self._on_event(name, event)
 
-    def end(self) -> Iterator[Outcome]:
+    def end(self) -> Iterator[FitOutcome]:
         """After the last event: the model that the lane broke off at has failed."""
         died = isinstance(self._outcome, ray.train.TrainingFailedError)
         if self._outcome is not None and not died:

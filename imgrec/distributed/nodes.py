@@ -25,7 +25,7 @@ PACKAGES = ("ray", "torch", "numpy", "pillow", "simplejpeg")
 """Whose versions must not differ: they decide what is computed, or how processes speak."""
 ANSWER_SECONDS = 120
 CONNECT_SECONDS = 3
-SHARE_OF_A_CARD = 0.01
+SHARE_OF_A_GPU = 0.01
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
@@ -52,7 +52,7 @@ class Survey:
 
     Attributes:
         versions: Of Python, of imgrec's code and of PACKAGES.
-        cards: GPUs that its driver shows, whatever Ray counts.
+        gpus: GPUs that its driver shows, whatever Ray counts.
         shared_memory: Free bytes of /dev/shm, None where there is no such thing.
         disk: Free bytes where Ray keeps what does not fit into memory, or where copies of pictures
             lie, whichever has less.
@@ -63,7 +63,7 @@ class Survey:
 
     machine: NodeInfo
     versions: dict[str, str]
-    cards: int
+    gpus: int
     shared_memory: int | None
     disk: int
     cache: str
@@ -122,21 +122,21 @@ def refuse_unshared(storage: Path) -> None:
 
 
 def device_kinds(*, use_gpu: bool) -> list[str]:
-    """The kinds of processors or cards of the nodes that will train, as `choose_arithmetic` takes them.
+    """The kinds of processors or GPUs of the nodes that will train, as `choose_arithmetic` takes them.
 
     Raises:
         ClusterError: a node does not answer.
     """
     training = [node for node in list_nodes() if (node.gpus if use_gpu else node.cpus)]
-    # Without a share of a card a process sees none.
-    share = {"num_gpus": SHARE_OF_A_CARD} if use_gpu else {}
+    # Without a share of a GPU a process sees none.
+    share = {"num_gpus": SHARE_OF_A_GPU} if use_gpu else {}
     return sorted({kind for _, kind in _on_each(training, _kind_of_device, "", **share)})
 
 
 def _kind_of_device(_asked: str, _node: str) -> str:
     if not ray.get_gpu_ids():
         return processor_kind()
-    import torch  # noqa: PLC0415 - seconds, on nodes that have cards
+    import torch  # noqa: PLC0415 - seconds, on nodes that have GPUs
 
     from imgrec.training.precision import device_kind  # noqa: PLC0415
 
@@ -225,7 +225,7 @@ def _describe(probe_folder: str, node: str) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), "imgrec": code_version(), **versions},
-        "cards": _cards(),
+        "gpus": _gpus(),
         "shared_memory": memory,
         **_disks(),
         "storage_error": _write_and_look(probe_folder, node),
@@ -243,7 +243,7 @@ def _disks() -> dict[str, Any]:
     return {"disk": min(shutil.disk_usage(place).free for place in places), "cache": refused}
 
 
-def _cards() -> int:
+def _gpus() -> int:
     """GPUs of this machine; a task without GPU would see none through torch."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 

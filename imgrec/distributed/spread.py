@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
-from imgrec.data.content import Content, Pixels
+from imgrec.data.content import Content, InMemoryPixels
 from imgrec.data.images import cache_folder, refuse_without_room
 from imgrec.data.look import PartScan
-from imgrec.data.scan import Advance, LocalDecoding, Progress, ScanPart, Work
+from imgrec.data.scan import Advance, LocalDecoding, ProgressCallback, ScanPart, Work
 from imgrec.data.store import open_store
 from imgrec.distributed.nodes import NodeInfo, at, list_nodes
 from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
@@ -51,7 +51,7 @@ class ClusterDecoding:
         Raises:
             StorageError: the driver's machine has no room for its copy.
         """
-        if len(contents) <= LEAST_PIECE or isinstance(contents[0], Pixels):
+        if len(contents) <= LEAST_PIECE or isinstance(contents[0], InMemoryPixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if node := self._node_without_pictures(contents):
@@ -112,7 +112,7 @@ class ClusterDecoding:
             advance(len(part.contents))
         return found
 
-    def bring(self, folder: Path, progress: Progress) -> None:
+    def bring(self, folder: Path, progress: ProgressCallback) -> None:
         """Let each node that is there by now put the images together on its own disk.
 
         Raises:

@@ -34,7 +34,7 @@ from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.spec import FitSpec
 
 FAILURE = "failure"

@@ -20,12 +20,12 @@ from ray.train.torch import get_device
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import open_store
 from imgrec.distributed.events import (
-    Event,
     Failed,
     Finished,
     Mailbox,
     Started,
     Step,
+    WorkerEvent,
     as_report,
 )
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
@@ -33,7 +33,7 @@ from imgrec.errors import DivergedError, ImgrecError, full_disk
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.memory import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.profiling import StepProfile
 from imgrec.training.spec import FitSpec
 
@@ -208,7 +208,7 @@ class _Worker:
         self.drained: frozenset[str] = frozenset()
         self.last_checkpoint = self.last_heartbeat = self.last_look = time.monotonic()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: WorkerEvent) -> None:
         """Send an event to the driver, if this is the worker that speaks."""
         if self.shard.rank == 0:
             self.last_sent = self.lane_spec.mailbox.send(self.lane_spec.lane, self.name, event)

@@ -28,7 +28,7 @@ from imgrec.training.metrics import Rank, Scores
 from imgrec.training.optim import build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FitSpec
-from imgrec.training.throughput import card_bytes, card_name, forget_card_bytes
+from imgrec.training.throughput import gpu_bytes, gpu_name, reset_gpu_bytes
 
 SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 MOST_TO_WHITEN = 2048
@@ -133,8 +133,8 @@ class Learner:
             "best": best,
             "history": self.history,
             "device": self.device.type,
-            "card": card_name(self.device),
-            "card_bytes": card_bytes(self.device),
+            "gpu_name": gpu_name(self.device),
+            "gpu_bytes": gpu_bytes(self.device),
             "precision": str(self.precision),
         }
 
@@ -171,7 +171,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         ConfigError: the architecture cannot be built as asked.
     """
     torch.manual_seed(spec.seed)
-    forget_card_bytes(device)
+    reset_gpu_bytes(device)
     arch = spec.model.arch
     recipe = Recipe(spec.statistics, spec.filters, spec.augmentation).to(device)
     model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes), arch).to(device)

@@ -29,8 +29,8 @@ from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
 from imgrec.training.learner import Learner
-from imgrec.training.memory import is_out_of_memory
 from imgrec.training.metrics import Meter, Scores
+from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.spec import FitSpec
 
 SPENT = "seconds/"

@@ -25,7 +25,7 @@ PEAK_FLOPS = {
     "T4": (0.0, 8.1e12),
 }
 """Operations a second in bf16, with matrix units and without sparsity, and in fp32, as the makers' data
-sheets give them; by words of the name that torch has for a card, more words before fewer."""
+sheets give them; by words of the name that torch has for a GPU, more words before fewer."""
 
 
 def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
@@ -47,25 +47,25 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     return counter.get_total_flops() // 2
 
 
-def peak_flops(card: str, precision: str) -> float:
-    """What a card could do in a second at most; 0 where its name is not known here."""
-    for name, (bf16, fp32) in PEAK_FLOPS.items():
-        if re.search(rf"\b{name}\b", card):
+def peak_flops(name: str, precision: str) -> float:
+    """What a GPU could do in a second at most; 0 where its name is not known here."""
+    for words, (bf16, fp32) in PEAK_FLOPS.items():
+        if re.search(rf"\b{words}\b", name):
             return bf16 if precision == "bf16" else fp32
     return 0.0
 
 
-def card_name(device: torch.device) -> str:
+def gpu_name(device: torch.device) -> str:
     """The GPU's name; empty on a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
-def forget_card_bytes(device: torch.device) -> None:
-    """Let `card_bytes` begin anew: another model is trained."""
+def reset_gpu_bytes(device: torch.device) -> None:
+    """Let `gpu_bytes` begin anew: another model is trained."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def card_bytes(device: torch.device) -> int:
+def gpu_bytes(device: torch.device) -> int:
     """The most memory that this process has taken on the GPU for a model; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

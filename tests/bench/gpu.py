@@ -26,7 +26,7 @@ from imgrec.training.clock import EVALUATION
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import SPENT, evaluate, fit
 from imgrec.training.spec import FitSpec
-from imgrec.training.throughput import card_bytes, card_name, peak_flops, training_flops
+from imgrec.training.throughput import gpu_bytes, gpu_name, peak_flops, training_flops
 from pipelines.prepare import prepare
 
 GOAL = 0.90
@@ -52,7 +52,7 @@ def measure(spec: FitSpec, device: torch.device) -> dict[str, Any]:
     images = spec.train.epochs * spec.steps_per_epoch * spec.train.batch_size
     cost = statistics.fmean(spec.cost(epoch) for epoch in range(spec.train.epochs))
     flops = training_flops(learner.model, spec.image_shape) * cost * images / training
-    peak = peak_flops(card_name(device), str(learner.precision))
+    peak = peak_flops(gpu_name(device), str(learner.precision))
     return {
         "build_seconds": built - started,
         "training_seconds": training,
@@ -63,7 +63,7 @@ def measure(spec: FitSpec, device: torch.device) -> dict[str, Any]:
         "images_per_second": images / training,
         "flops_per_second": flops,
         "share_of_peak": flops / peak if peak else None,
-        "card_bytes": card_bytes(device),
+        "gpu_bytes": gpu_bytes(device),
         "precision": str(learner.precision),
         "epochs": spec.train.epochs,
         "batch_size": spec.train.batch_size,
@@ -86,7 +86,7 @@ def main() -> None:
         settings = [f"storage='{storage}'", f"data.source='{arguments.data}'", f"archs={archs}"]
         config = load_config(None, [*settings, *arguments.settings])
         specs = prepare(config, lambda *_: None).specs
-        card = card_name(device) or "CPU"
+        card = gpu_name(device) or "CPU"
         found: dict[str, Any] = {"card": card, "torch": torch.__version__}
         for arch, spec in specs.items():
             found[arch] = [measure(spec, device) for _ in range(arguments.fits)]

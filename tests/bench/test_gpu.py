@@ -32,7 +32,7 @@ def test_every_architecture_learns_on_a_gpu(specs: dict[str, FitSpec], arch: str
 
     assert found["test_accuracy"] > 0.9
     assert found["precision"] == "bf16"
-    assert found["card_bytes"] > 0
+    assert found["gpu_bytes"] > 0
     assert found["flops_per_second"] > 0
 
 

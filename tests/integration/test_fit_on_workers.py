@@ -16,7 +16,7 @@ from imgrec.config import Arch, ClusterConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
-from imgrec.distributed.events import Progress, Started
+from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
@@ -53,12 +53,12 @@ def specs_for(storage: Path, archs: str, *settings: str) -> dict[str, FitSpec]:
 class Watched:
     """Collects what the driver is told, and may do something about it."""
 
-    def __init__(self, react: Callable[[Progress], None] = lambda _: None) -> None:
+    def __init__(self, react: Callable[[ProgressEvent], None] = lambda _: None) -> None:
         self.epochs: dict[str, list[int]] = {}
         self.starts: list[Started] = []
         self._react = react
 
-    def __call__(self, name: str, event: Progress) -> None:
+    def __call__(self, name: str, event: ProgressEvent) -> None:
         match event:
             case Started():
                 self.starts.append(event)
@@ -161,7 +161,7 @@ def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(
     ann, cnn = specs
     killed: list[int] = []
 
-    def kill_once(_: Progress) -> None:
+    def kill_once(_: ProgressEvent) -> None:
         in_second = len(watched.epochs.get(cnn, [])) >= 3
         if in_second and not killed:
             for process in workers_of_ray():
@@ -279,7 +279,7 @@ def test_workers_that_die_too_often_are_given_up_and_the_next_model_is_trained(
     specs = specs_for(tmp_path, "['cnn', 'ann']", "cnn.train.epochs=2000")
     cnn, ann = specs
 
-    def kill_always(event: Progress) -> None:
+    def kill_always(event: ProgressEvent) -> None:
         if isinstance(event, EpochReport) and event.epochs == 2000:
             for process in workers_of_ray():
                 os.kill(process.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from imgrec.config import ClusterConfig, DataConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import prepare_store
 from imgrec.distributed import stream
-from imgrec.distributed.events import Progress, Started
+from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
@@ -131,7 +131,7 @@ def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: 
     """One core trains; the other decodes, where it is told to, and else has nothing to do."""
     settings = [f"storage='{tmp_path}'", "data.keep=jpeg", "archs=['ann']", "train.epochs=2"]
     spec = prepare(load_config(None, settings), no_progress).specs["ann"]
-    cluster, events = ClusterConfig(cpus_per_worker=1), list[Progress]()
+    cluster, events = ClusterConfig(cpus_per_worker=1), list[ProgressEvent]()
     fits = fit_on_workers(
         session,
         {"ann": spec},

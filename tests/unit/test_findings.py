@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.data import astronaut, chelsea
 
 from imgrec.config import DataConfig
-from imgrec.data.content import Pixels
+from imgrec.data.content import InMemoryPixels
 from imgrec.data.duplicates import groups_of, near_pairs
 from imgrec.data.findings import Findings
 from imgrec.data.look import THUMBNAIL, look_at, perceptual_hashes
@@ -248,7 +248,7 @@ def test_hashes_are_those_of_imagehash(tmp_path: Path) -> None:
     parts = [astronaut()[top : top + 100, 100:260] for top in range(0, 300, 30)]
     parts += [chelsea()[:32, left : left + 32] for left in range(0, 300, 30)]
     np.save(tmp_path / "images-00000.npy", np.zeros((len(parts), 32, 32, 3), dtype=np.uint8))
-    contents = [Pixels(part) for part in parts]
+    contents = [InMemoryPixels(part) for part in parts]
     ours = look_at(
         0, contents, tmp_path / "images-00000.npy", (32, 32, 3), DataConfig(depth=16)
     ).looks["hash"]

@@ -27,8 +27,8 @@ from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
 from imgrec.training.learner import Learner, best_of, build_learner
 from imgrec.training.loop import EpochReport, fit, train_epoch
-from imgrec.training.memory import in_more_parts, is_out_of_memory
 from imgrec.training.metrics import Meter
+from imgrec.training.microbatch import in_more_parts, is_out_of_memory
 from imgrec.training.optim import build_optimizers, build_schedules
 from imgrec.training.precision import choose_arithmetic, device_kind
 from imgrec.training.spec import FitSpec

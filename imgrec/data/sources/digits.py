@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imgrec.data.content import Pixels
+from imgrec.data.content import InMemoryPixels
 from imgrec.data.sources.sample import Sample
 
 
@@ -21,7 +21,7 @@ class Digits:
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)
         for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
-            yield Sample(id=f"{index:04d}", content=Pixels(image), label=str(label))
+            yield Sample(id=f"{index:04d}", content=InMemoryPixels(image), label=str(label))
 
     def state(self) -> str:
         """They never change."""
