@@ -12,7 +12,7 @@ from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARITHMETIC, DEVICES
 from imgrec.training.precision import Arithmetic, choose_arithmetic
 from imgrec.training.spec import FitSpec
-from pipelines.ledger import Ledger
+from pipelines.record.ledger import Ledger
 
 
 def decide_arithmetic(ledger: Ledger, workflow: Run, session: Session) -> dict[Arch, Arithmetic]:

@@ -13,9 +13,9 @@ from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
-from pipelines.cli import print_json
-from pipelines.display import Display
-from pipelines.record import record_data
+from pipelines.cli.pages.live import Display
+from pipelines.cli.pages.output import print_json
+from pipelines.record.entries import record_data
 
 COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

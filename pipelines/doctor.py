@@ -21,10 +21,12 @@ from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ImgrecError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.health import Health, client_version, examine
-from pipelines.cli import Asked, Flags, print_json
-from pipelines.display import Display, size
-from pipelines.jobs import last_object, packed, refuse_local, words_for
+from pipelines.cli.pages.live import Display
+from pipelines.cli.pages.output import print_json
+from pipelines.formats import size
 from pipelines.logs import chatter_to, log_to_file
+from pipelines.request import Request, RunFlags
+from pipelines.upload import last_object, packed, refuse_local, words_for
 
 COLORS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 LEAST_SHARED_MEMORY = 1_000_000_000
@@ -42,11 +44,11 @@ class Finding:
     text: str
 
 
-def show_doctor(asked: Asked, address: str, *, as_json: bool, quiet: bool) -> int:
+def show_doctor(request: Request, address: str, *, as_json: bool, quiet: bool) -> int:
     """Look at everything, print what was found, with the cure.
 
     Args:
-        asked: The settings of the run that is to be.
+        request: The settings of the run that is to be.
         address: A job server, whose cluster is looked at from inside; empty for the cluster of the
             settings, or this machine.
         as_json: Print one JSON object.
@@ -58,9 +60,9 @@ def show_doctor(asked: Asked, address: str, *, as_json: bool, quiet: bool) -> in
     with Display(quiet=quiet) as display:
         if address:
             display.note(f"asking the cluster behind {address}")
-            found = _from_inside(asked, JobServer(address))
+            found = _from_inside(request, JobServer(address))
         else:
-            found = list(examine_all(asked.config, display))
+            found = list(examine_all(request.config, display))
     if as_json:
         print_json({"findings": [asdict(one) for one in found]})
     else:
@@ -225,12 +227,12 @@ def _needs(session: Session, config: Config) -> list[Finding]:
     return found
 
 
-def _from_inside(asked: Asked, server: JobServer) -> list[Finding]:
+def _from_inside(request: Request, server: JobServer) -> list[Finding]:
     """Let the head of the cluster look, as the job of a run would."""
-    refuse_local(asked.config)
+    refuse_local(request.config)
     name = f"imgrec-doctor-{uuid.uuid4().hex[:12]}"
-    words = words_for("doctor", asked, Flags(as_json=True, quiet=True))
-    with packed(asked) as folder:
+    words = words_for("doctor", request, RunFlags(as_json=True, quiet=True))
+    with packed(request) as folder:
         server.submit(name, shlex.join(words), folder, {"name": "doctor"})
     try:
         while not server.get(name).is_over:

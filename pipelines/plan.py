@@ -19,9 +19,9 @@ from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
 from imgrec.training.spec import FitSpec
-from pipelines.cli import print_json
-from pipelines.display import Display, duration, size
-from pipelines.estimate import (
+from pipelines.cli.pages.live import Display
+from pipelines.cli.pages.output import print_json
+from pipelines.costs.estimate import (
     SEARCHED_SHARE,
     checkpoint_bytes,
     fit_seconds,
@@ -29,8 +29,9 @@ from pipelines.estimate import (
     largest_checkpoint,
     parameters,
 )
-from pipelines.ledger import Ledger
+from pipelines.formats import duration, size
 from pipelines.prepare import prepare
+from pipelines.record.ledger import Ledger
 from pipelines.search import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.

@@ -13,8 +13,8 @@ from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
 from imgrec.training.spec import FitSpec
-from pipelines.cli import print_json
-from pipelines.display import Display
+from pipelines.cli.pages.live import Display
+from pipelines.cli.pages.output import print_json
 from pipelines.prepare import Prepared, prepare
 
 

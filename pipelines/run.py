@@ -25,14 +25,14 @@ from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.query import find_run
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import KEY
-from pipelines.display import Display
-from pipelines.ledger import Ledger
-from pipelines.memory import MemoryWatch
+from pipelines.cli.pages.live import Display
+from pipelines.costs.memory import MemoryWatch
+from pipelines.costs.timing import in_detail
 from pipelines.prepare import prepare
-from pipelines.record import record_inputs
+from pipelines.record.entries import record_inputs
+from pipelines.record.ledger import Ledger
+from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
-from pipelines.summary import Searched, Summary, TrainedModel
-from pipelines.timing import in_detail
 from pipelines.train import train
 
 

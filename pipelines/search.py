@@ -25,12 +25,12 @@ from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
-from pipelines.curves import Curves
-from pipelines.display import Display
-from pipelines.estimate import largest_checkpoint
-from pipelines.ledger import Ledger
+from pipelines.cli.pages.live import Display
+from pipelines.costs.estimate import largest_checkpoint
 from pipelines.prepare import Prepared, make_spec
-from pipelines.summary import Searched
+from pipelines.record.curves import Curves
+from pipelines.record.ledger import Ledger
+from pipelines.results import Searched
 
 SearchOutcome = Searched | TrainingError
 

@@ -16,13 +16,18 @@ from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
-from pipelines.curves import Curves
-from pipelines.display import Display
+from pipelines.cli.pages.live import Display
 from pipelines.evaluate import build_classifier, evaluate
-from pipelines.ledger import Ledger
 from pipelines.preview import preview
-from pipelines.record import model_metrics, record_evaluation, register_classifier, start_model
-from pipelines.summary import TrainedModel
+from pipelines.record.curves import Curves
+from pipelines.record.entries import (
+    model_metrics,
+    record_evaluation,
+    register_classifier,
+    start_model,
+)
+from pipelines.record.ledger import Ledger
+from pipelines.results import TrainedModel
 
 ModelOutcome = TrainedModel | TrainingError
 

@@ -13,8 +13,8 @@ from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import ray_session
 from imgrec.distributed.share import Search
 from imgrec.search.study import Study
-from pipelines.cli import DIGITS
 from pipelines.prepare import prepare
+from pipelines.request import DIGITS
 from pipelines.search import spec_with
 from tests.conftest import no_progress
 

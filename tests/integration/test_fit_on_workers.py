@@ -28,8 +28,8 @@ from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.precision import Arithmetic, choose_arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
-from pipelines.ledger import Ledger
 from pipelines.prepare import prepare
+from pipelines.record.ledger import Ledger
 from tests.conftest import no_progress, processes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -19,7 +19,7 @@ def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
     """They answer in well under a second because torch, ray and mlflow are not imported."""
     code = (
-        "import sys, pipelines.cli; "
+        "import sys, pipelines.cli.app; "
         "print([m for m in ('torch', 'ray', 'mlflow', 'pydantic') if m in sys.modules])"
     )
     loaded = subprocess.run(

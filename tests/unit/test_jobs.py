@@ -7,12 +7,12 @@ import pytest
 
 from imgrec.config import load_config
 from imgrec.errors import ClusterError, ImgrecError
-from pipelines.cli import DIGITS, Asked, Flags
-from pipelines.jobs import _digest, last_object, packed, refuse_local, words_for
+from pipelines.request import DIGITS, Request, RunFlags
+from pipelines.upload import last_object, packed, refuse_local, upload_digest, words_for
 
 
-def asked(*changes: str, file: Path | None = None) -> Asked:
-    return Asked(load_config(DIGITS, changes), file, None, changes)
+def asked(*changes: str, file: Path | None = None) -> Request:
+    return Request(load_config(DIGITS, changes), file, None, changes)
 
 
 def test_code_and_settings_are_sent_and_nothing_else(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_same_run_has_the_same_name_and_another_has_another(tmp_path: Path) 
     for changes in (settings, settings, [*settings, "seed=5"]):
         one = asked(*changes)
         with packed(one) as folder:
-            names.append(_digest(folder, words_for("run", one, Flags())))
+            names.append(upload_digest(folder, words_for("run", one, RunFlags())))
 
     assert names[0] == names[1] != names[2]
 
@@ -84,6 +84,6 @@ def test_a_relative_source_is_sent_in_full(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "my.toml"
     file.write_text('[data]\nsource = "photos"\n')
-    one = Asked(load_config(file), file, None, ())
+    one = Request(load_config(file), file, None, ())
 
-    assert f'data.source="{tmp_path}/photos"' in words_for("run", one, Flags())
+    assert f'data.source="{tmp_path}/photos"' in words_for("run", one, RunFlags())

@@ -5,7 +5,7 @@ import sys
 import time
 
 from imgrec.data.parallel import end_decoders
-from pipelines.memory import DECODERS, OWN, MemoryWatch, held_by_group, memory_in_words
+from pipelines.costs.memory import DECODERS, OWN, MemoryWatch, held_by_group, memory_in_words
 
 HOLD = "import time; block = bytearray(200_000_000); print('held', flush=True); time.sleep(30)"
 

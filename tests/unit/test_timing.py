@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.training.clock import DATA, MODEL, OPTIMIZER, OTHER, Clock
-from pipelines.timing import Stages, in_detail, in_words
+from pipelines.costs.timing import Stages, in_detail, in_words
 
 
 def test_the_kinds_add_up_to_the_time() -> None:

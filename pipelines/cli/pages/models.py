@@ -9,7 +9,7 @@ from imgrec.config import Config
 from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import RegisteredVersion, list_versions
 from imgrec.tracking.tags import ARCH
-from pipelines.cli import print_json
+from pipelines.cli.pages.output import print_json
 
 SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
 

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from imgrec.tracking.place import SQLITE
-from pipelines.display import shown
-from pipelines.memory import memory_in_words
-from pipelines.summary import Summary, TrainedModel
-from pipelines.timing import in_words
+from pipelines.costs.memory import memory_in_words
+from pipelines.costs.timing import in_words
+from pipelines.formats import shown
+from pipelines.results import Summary, TrainedModel
 
 WIDTH = 100  # where there is no terminal to ask
 

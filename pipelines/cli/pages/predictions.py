@@ -14,7 +14,7 @@ from imgrec.data.content import Content, InMemoryFile, Missing
 from imgrec.data.sources.folder import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
 from imgrec.errors import DataError, UnreadError
-from pipelines.cli import print_json
+from pipelines.cli.pages.output import print_json
 
 RUNNERS_UP = 3
 

@@ -12,7 +12,7 @@ from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.liveness import close_dead_runs
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, COMMAND, DONE, KIND, STATE
-from pipelines.cli import print_json
+from pipelines.cli.pages.output import print_json
 
 STATES = {"FINISHED": "finished", "RUNNING": "running", "FAILED": "failed", "KILLED": "interrupted"}
 BEST = "best_val_macro_f1"

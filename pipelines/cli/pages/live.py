@@ -28,10 +28,11 @@ from imgrec.distributed.events import (
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
+from pipelines.costs.timing import Stages
+from pipelines.formats import duration, shown, size
 from pipelines.logs import own_stderr
 from pipelines.prepare import Prepared
-from pipelines.summary import Searched, TrainedModel
-from pipelines.timing import Stages
+from pipelines.results import Searched, TrainedModel
 
 SECONDS_BETWEEN_LINES = 5.0
 STAGES = {
@@ -399,23 +400,3 @@ class Display:
                 row.left,
             )
         return table
-
-
-def shown(value: object) -> str:
-    """A setting, for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def size(count: float) -> str:
-    """Bytes, for people."""
-    for unit in ("bytes", "KB", "MB"):
-        if round(count) < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB" if count < 10 else f"{count:.0f} GB"
-
-
-def duration(seconds: float) -> str:
-    """For people: `2 min 05 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -28,7 +28,7 @@ from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import Prepared
-from pipelines.summary import Searched, TrainedModel
+from pipelines.results import Searched, TrainedModel
 
 Done = Literal["search", "fit", "evaluate", "register"]
 

@@ -10,7 +10,7 @@ from typing import Self
 
 import psutil
 
-from pipelines.display import size
+from pipelines.formats import size
 
 LEAST_SECONDS = 1.0
 REST = 100

@@ -1,0 +1,51 @@
+"""The commands that look at pictures: check, preview."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    ConfigFile,
+    Data,
+    Json,
+    Quiet,
+    Set,
+)
+from pipelines.request import (
+    load_settings,
+    refuse_missing_data,
+)
+
+
+def check(
+    path: Annotated[str, typer.Argument(help="What data.source takes: a folder, a table, ...")],
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML.")] = None,
+    settings: Set = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Scan a data set and say what is wrong with it, before anything is spent."""
+    whole = load_settings(config, path, settings=settings)
+    refuse_missing_data(whole)
+    from pipelines.check import show_check  # noqa: PLC0415
+
+    show_check(whole, as_json=as_json, quiet=quiet, open_page=open_page)
+
+
+def preview(
+    config: ConfigFile = None,
+    data: Data = None,
+    arch: Annotated[str, typer.Option("--arch", help="Whose recipe to show.")] = "cnn",
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what the model will see: originals, filtered and augmented pictures."""
+    whole = load_settings(config, data, [arch], settings)
+    refuse_missing_data(whole)
+    from pipelines.preview import show_preview  # noqa: PLC0415
+
+    show_preview(whole, out, as_json=as_json, quiet=quiet)

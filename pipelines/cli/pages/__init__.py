@@ -1,0 +1,1 @@
+"""All that prints: the live table, reports, lists, JSON."""

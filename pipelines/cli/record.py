@@ -1,0 +1,61 @@
+"""The commands that look at the record: runs, models, predict, ui."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    ConfigFile,
+    Json,
+    Set,
+)
+from pipelines.request import (
+    load_settings,
+)
+
+
+def runs(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
+    """List runs with their state and best scores, and how to go on with those that did not end."""
+    from pipelines.cli.pages.runs import show_runs  # noqa: PLC0415
+
+    show_runs(load_settings(config, settings=settings), as_json=as_json)
+
+
+def models(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
+    """List the registered models, newest version first."""
+    from pipelines.cli.pages.models import show_models  # noqa: PLC0415
+
+    show_models(load_settings(config, settings=settings), as_json=as_json)
+
+
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="digits-cnn (its champion), digits-cnn@alias, digits-cnn/3, models:/digits-cnn/3 or a folder."
+        ),
+    ],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Pictures, folders of them, patterns, or - for standard input."),
+    ],
+    config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in pictures, with a registered model."""
+    from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415
+
+    show_predictions(load_settings(config, settings=settings), model, files, as_json=as_json)
+
+
+def ui(
+    config: ConfigFile = None,
+    settings: Set = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the record of this folder."""
+    from pipelines.cli.pages.ui import serve_ui  # noqa: PLC0415
+
+    serve_ui(load_settings(config, settings=settings), port)

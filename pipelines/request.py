@@ -1,0 +1,112 @@
+"""What a user asks for: settings from options and files, checked once."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgrec.config import Config
+
+DIGITS = Path(__file__).parent / "configs" / "digits.toml"
+TUNE_TRIALS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for, in the words that ask for the same on another machine.
+
+    Attributes:
+        config: Checked.
+        file: Where settings were read from.
+        data: What --data said, as an absolute path.
+        changes: The options and --set, as `key=value`.
+    """
+
+    config: "Config"
+    file: Path | None
+    data: str | None
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitTarget:
+    """Where `submit` sends what follows it."""
+
+    address: str
+    install: bool
+    again: bool
+    detach: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """How a run is to be done, beside its settings."""
+
+    fresh: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    profile: bool = False
+
+
+def refuse_missing_data(config: "Config") -> None:
+    """Before torch, Ray and MLflow are imported, which takes seconds.
+
+    Raises:
+        DataError: the source is not there.
+    """
+    from imgrec.data.sources import refuse_missing  # noqa: PLC0415
+
+    refuse_missing(config.data.source)
+
+
+def load_settings(
+    path: Path | None,
+    data: str | None = None,
+    archs: list[str] | None = None,
+    settings: list[str] | None = None,
+) -> "Config":
+    """The settings of `make_request` alone."""
+    return make_request(path, data, archs, settings=settings).config
+
+
+def make_request(
+    path: Path | None,
+    data: str | None = None,
+    archs: list[str] | None = None,
+    *,
+    name: str | None = None,
+    settings: list[str] | None = None,
+    trials: int | None = None,
+    budget: str | None = None,
+) -> Request:
+    """Settings from a file and from options, checked; without file and data those of the digits.
+
+    Args:
+        path: A TOML file.
+        data: What `--data` said.
+        archs: Architectures.
+        name: First part of the names of models.
+        settings: What `--set` said, strongest of all.
+        trials: Of a search.
+        budget: Of a search, such as `10m`.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    from imgrec.config import load_config  # noqa: PLC0415
+
+    file, source = path, None if data is None else absolute(data)
+    if file is None and data in {None, "digits"}:
+        file = DIGITS
+    options = {"name": name, "archs": archs, "search.trials": trials, "search.budget": budget}
+    changes = [f"{key}={json.dumps(said)}" for key, said in options.items() if said is not None]
+    changes += settings or []
+    of_source = [] if source is None else [f"data.source={json.dumps(source)}"]
+    return Request(load_config(file, [*of_source, *changes]), path, source, tuple(changes))
+
+
+def absolute(source: str) -> str:
+    """A path from the root of the disk; what is no path as it is."""
+    is_path = source != "digits" and ":" not in source
+    return str(Path(source).expanduser().absolute()) if is_path else source
