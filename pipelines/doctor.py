@@ -1,16 +1,12 @@
 """What is wrong with this machine or a cluster, before a run finds out the hard way."""
 
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from rich.console import Console
-from rich.text import Text
 
 from imgrec.config import Config
 from imgrec.data.sources import refuse_missing
@@ -21,18 +17,17 @@ from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ImgrecError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.health import Health, client_version, examine
-from pipelines.cli.pages.live import Display
-from pipelines.cli.pages.output import print_json
 from pipelines.formats import size
 from pipelines.logs import chatter_to, log_to_file
+from pipelines.observer import Observer
 from pipelines.request import Request, RunFlags
 from pipelines.upload import last_object, packed, refuse_local, words_for
 
-COLORS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 LEAST_SHARED_MEMORY = 1_000_000_000
 LEAST_DISK = 5_000_000_000
 MOST_SKEW = 5.0
 POLL_SECONDS = 0.5
+MOST_SAID = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +39,27 @@ class Finding:
     text: str
 
 
-def show_doctor(request: Request, address: str, *, as_json: bool, quiet: bool) -> int:
-    """Look at everything, print what was found, with the cure.
+def examine_all(request: Request, address: str, observer: Observer) -> list[Finding]:
+    """Look at everything that a run needs.
 
     Args:
         request: The settings of the run that is to be.
         address: A job server, whose cluster is looked at from inside; empty for the cluster of the
             settings, or this machine.
-        as_json: Print one JSON object.
-        quiet: Show no progress.
-
-    Returns:
-        The exit status: 2 where a run would fail.
+        observer: Told how it goes.
     """
-    with Display(quiet=quiet) as display:
-        if address:
-            display.note(f"asking the cluster behind {address}")
-            found = _from_inside(request, JobServer(address))
-        else:
-            found = list(examine_all(request.config, display))
-    if as_json:
-        print_json({"findings": [asdict(one) for one in found]})
-    else:
-        console = Console(highlight=False)
-        for one in found:
-            level = Text(f"{one.level:8}", style=COLORS[one.level])
-            console.print(
-                level + Text(f"{one.what}: {one.text}", style="not bold default"), soft_wrap=True
-            )
-    return 2 if any(one.level == "error" for one in found) else 0
+    if not address:
+        return list(_from_here(request.config, observer))
+    observer.note(f"asking the cluster behind {address}")
+    return _from_inside(request, JobServer(address))
 
 
-def examine_all(config: Config, display: Display) -> Iterator[Finding]:
+def _from_here(config: Config, observer: Observer) -> Iterator[Finding]:
     """The findings of the cluster that is joined, or of this machine."""
     yield from _tried("data", lambda: _data(config))
-    display.stage("tracking")
+    observer.stage("tracking")
     yield from _tried("tracking", lambda: _tracking(config))
-    display.stage("ray")
+    observer.stage("ray")
     log_file = log_to_file(Path(config.storage))
     with chatter_to(log_file), ray_session(config.cluster, log_file) as session:
         try:
@@ -244,8 +223,8 @@ def _from_inside(request: Request, server: JobServer) -> list[Finding]:
     server.forget(name)
     found = last_object(log)
     if found is None:
-        sys.stderr.write(log)
-        msg = f"{server.address}: imgrec cannot be started there; what it said is above"
+        last = " ".join(log.split())[-MOST_SAID:]
+        msg = f"{server.address}: imgrec cannot be started there; the last that it said: {last}"
         raise ClusterError(msg)
     here = Finding("ok", "job server", f"{server.address} runs jobs with the code of here")
     return [here, *(Finding(**one) for one in found["findings"])]

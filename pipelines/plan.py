@@ -3,12 +3,9 @@
 Starts neither Ray nor training, and writes nothing.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from imgrec.config import Arch, Config
 from imgrec.data.scan import guess
@@ -19,8 +16,6 @@ from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
 from imgrec.training.spec import FitSpec
-from pipelines.cli.pages.live import Display
-from pipelines.cli.pages.output import print_json
 from pipelines.costs.estimate import (
     SEARCHED_SHARE,
     checkpoint_bytes,
@@ -29,7 +24,7 @@ from pipelines.costs.estimate import (
     largest_checkpoint,
     parameters,
 )
-from pipelines.formats import duration, size
+from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.ledger import Ledger
 from pipelines.search import spec_with
@@ -41,7 +36,6 @@ SECONDS_TO_START_WORKERS = 12.0
 SECONDS_TO_REGISTER = 1.0
 DECODED_A_SECOND = 2000
 LATER = "known when the pictures are decoded"
-WIDTH = 110  # where there is no terminal to ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,43 +59,7 @@ class Stage:
     note: str = ""
 
 
-def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> None:
-    """Print the stages."""
-    with Display(quiet=quiet) as display:
-        stages = plan(config, display, fresh=fresh)
-    if as_json:
-        print_json({"name": config.name, "stages": [asdict(stage) for stage in stages]})
-        return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("stage", "", "state", "time", "disk", ""):
-        justify = "right" if column in {"time", "disk"} else "left"
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for stage in stages:
-        left = stage.state != "done"
-        table.add_row(
-            stage.name,
-            stage.arch,
-            {"done": "[green]done[/]", "goes on": "[cyan]goes on[/]"}.get(stage.state, stage.state),
-            f"about {duration(stage.seconds)}" if left and stage.seconds >= 1 else "",
-            size(stage.disk) if left and stage.disk else "",
-            f"[dim]{stage.note}[/]",
-        )
-    seconds, disk = sum(s.seconds for s in stages), sum(s.disk for s in stages)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table)
-    unknown = ", and what is known when the pictures are decoded" if _is_unknown(stages) else ""
-    console.print(
-        f"\nabout {duration(seconds)} and {size(disk)} of disk{unknown}; nothing was started"
-    )
-
-
-def _is_unknown(stages: Iterable[Stage]) -> bool:
-    return any(stage.note == LATER for stage in stages)
-
-
-def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
+def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     """The stages in their order, with what the record has of them.
 
     Raises:
@@ -110,7 +68,7 @@ def plan(config: Config, display: Display, *, fresh: bool) -> list[Stage]:
     storage = Path(config.storage)
     if find_store(config.data, storage) is None:
         return _before_data(config)
-    prepared = prepare(config, display.progress)
+    prepared = prepare(config, observer.progress)
     ledger = None
     if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)

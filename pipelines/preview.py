@@ -1,6 +1,5 @@
 """The picture of what the model will see."""
 
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,38 +12,35 @@ from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
 from imgrec.training.spec import FitSpec
-from pipelines.cli.pages.live import Display
-from pipelines.cli.pages.output import print_json
+from pipelines.observer import Observer
 from pipelines.prepare import Prepared, prepare
 
 
-def show_preview(config: Config, file: Path, *, as_json: bool, quiet: bool) -> None:
+def write_preview(config: Config, file: Path, observer: Observer) -> FitSpec:
     """Write the picture of the first architecture's recipe, and keep it in MLflow.
+
+    Returns:
+        What that architecture would be trained with.
 
     Raises:
         DataError: the data cannot be used, or the file cannot be written.
     """
-    with Display(quiet=quiet) as display:
-        display.stage("data")
-        prepared = prepare(config, display.progress)
-        spec = prepared.specs[config.archs[0]]
-        figure = preview(prepared, spec)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(file, format="png", dpi=130)
-        except OSError as error:
-            msg = f"{file}: {error.strerror}"
-            raise DataError(msg) from error
-        display.stage("tracking")
-        tracking = connect(config.tracking, Path(config.storage), create=True)
-        experiment = config.tracking.experiment or config.name
-        with start_run(tracking, experiment, f"{config.name} preview", {KIND: "preview"}) as run:
-            run.log_figure(figure, "preview.png")
-    if as_json:
-        seen = {"filters": [one.filter for one in spec.filters], "augment": str(spec.augmentation)}
-        print_json({"file": str(file), "arch": spec.model.arch} | seen)
-    else:
-        sys.stdout.write(f"{file}\n")
+    observer.stage("data")
+    prepared = prepare(config, observer.progress)
+    spec = prepared.specs[config.archs[0]]
+    figure = preview(prepared, spec)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, format="png", dpi=130)
+    except OSError as error:
+        msg = f"{file}: {error.strerror}"
+        raise DataError(msg) from error
+    observer.stage("tracking")
+    tracking = connect(config.tracking, Path(config.storage), create=True)
+    experiment = config.tracking.experiment or config.name
+    with start_run(tracking, experiment, f"{config.name} preview", {KIND: "preview"}) as run:
+        run.log_figure(figure, "preview.png")
+    return spec
 
 
 def preview(prepared: Prepared, spec: FitSpec) -> Figure:

@@ -5,9 +5,8 @@ What is on record is not done again, and what was interrupted goes on (pipelines
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,21 @@ from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.query import find_run
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import KEY
-from pipelines.cli.pages.live import Display
 from pipelines.costs.memory import MemoryWatch
-from pipelines.costs.timing import in_detail
+from pipelines.costs.timing import StageClock, in_detail
+from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.entries import record_inputs
 from pipelines.record.ledger import Ledger
 from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
 from pipelines.train import train
+from pipelines.workflow import Workflow
 
 
 def run(
     config: Config,
-    display: Display,
+    observer: Observer,
     log_file: Path,
     *,
     fresh: bool = False,
@@ -49,7 +49,7 @@ def run(
 
     Args:
         config: Everything.
-        display: Told how it goes.
+        observer: Told how it goes.
         log_file: For the logs of workers.
         fresh: Take nothing from the record.
         command: What the user typed, for whoever wants to go on with it.
@@ -58,124 +58,185 @@ def run(
     Raises:
         ImgrecError: before anything is started, where settings, data or services are wrong.
     """
-    started = time.perf_counter()
-    with ExitStack() as stack:
-        session = _starter(config, display, log_file, stack)
-        watch = stack.enter_context(MemoryWatch())
-        return _run(
-            config, session, display, started, watch, fresh=fresh, command=command, profile=profile
-        )
-
-
-def _run(
-    config: Config,
-    session: Callable[[], Session],
-    display: Display,
-    started: float,
-    watch: MemoryWatch,
-    *,
-    fresh: bool,
-    command: str,
-    profile: bool,
-) -> Summary:
-    ledger = _open(config, session, display, fresh=fresh)
-    last = ledger.last_workflow("workflow")
-    if last and last.status == "FINISHED":
+    with _Start(config, observer, log_file, fresh=fresh) as start:
+        ledger = start.ledger
         searches = _finished_searches(ledger)
-        models = _finished_models(ledger, searches)
-        if len(models) == len(config.archs):
-            display.taken(searches, models)
-            return _summary(ledger, last.id, searches, models, {}, display, started, watch)
-    with ledger.workflow("workflow", command) as workflow:
-        record_inputs(workflow, config, ledger.prepared)
-        work = _working_folder(config, workflow)
-        searches, failures = _search(ledger, workflow, session, work, display)
-        models = _finished_models(ledger, searches)
-        display.taken({}, models)
-        specs = {
-            arch: spec_with(config, ledger.prepared, arch, _settings(searches, arch))
-            for arch in config.archs
-            if arch not in models and arch not in failures
-        }
-        outcomes = train(ledger, workflow, session, work, display, specs, profile=profile)
-        for arch, outcome in outcomes.items():
-            if isinstance(outcome, TrainingError):
-                failures[arch] = str(outcome)
-            else:
-                models[arch] = outcome
-        summary = _summary(ledger, workflow.id, searches, models, failures, display, started, watch)
-        workflow.log_metrics(summary.cost() | {"models": len(summary.models)})
-        workflow.log_table(*summary.leaderboard(), "leaderboard.json")
-        if failures:
-            workflow.end("FAILED")
-        _remove_work(ledger, workflow)
+        models = _finished_models(ledger, searches, config.archs)
+        last = ledger.last_workflow("workflow")
+        if last and last.status == "FINISHED" and len(models) == len(config.archs):
+            observer.taken(searches, models)
+            return start.summary(last.id, searches, models, {})
+        with start.workflow("workflow", command) as workflow:
+            observer.taken(searches, models)
+            found, failures = _search_missing(workflow, searches)
+            searches |= found
+            models |= _finished_models(ledger, searches, found)
+            observer.taken({}, {arch: models[arch] for arch in found if arch in models})
+            specs = {
+                arch: spec_with(config, ledger.prepared, arch, _settings(searches, arch))
+                for arch in config.archs
+                if arch not in models and arch not in failures
+            }
+            for arch, outcome in train(workflow, specs, profile=profile).items():
+                if isinstance(outcome, TrainingError):
+                    failures[arch] = str(outcome)
+                else:
+                    models[arch] = outcome
+            summary = start.summary(workflow.run.id, searches, models, failures)
+            workflow.run.log_metrics(summary.cost() | {"models": len(summary.models)})
+            workflow.run.log_table(*summary.leaderboard(), "leaderboard.json")
+            if failures:
+                workflow.run.end("FAILED")
+            _remove_work(ledger, workflow.run)
     return summary
 
 
 def tune(
-    config: Config, display: Display, log_file: Path, *, fresh: bool = False, command: str = ""
+    config: Config, observer: Observer, log_file: Path, *, fresh: bool = False, command: str = ""
 ) -> Summary:
     """Settings to better settings, and no further; a later run takes the searches from the record."""
-    started = time.perf_counter()
-    with ExitStack() as stack:
-        session = _starter(config, display, log_file, stack)
-        watch = stack.enter_context(MemoryWatch())
-        ledger = _open(config, session, display, fresh=fresh)
-        with ledger.workflow("tune", command) as workflow:
-            record_inputs(workflow, config, ledger.prepared)
-            work = _working_folder(config, workflow)
-            searches, failures = _search(ledger, workflow, session, work, display)
-            summary = _summary(ledger, workflow.id, searches, {}, failures, display, started, watch)
-            workflow.log_metrics(summary.cost())
+    with _Start(config, observer, log_file, fresh=fresh) as start:
+        searches = _finished_searches(start.ledger)
+        with start.workflow("tune", command) as workflow:
+            observer.taken(searches, {})
+            found, failures = _search_missing(workflow, searches)
+            summary = start.summary(workflow.run.id, searches | found, {}, failures)
+            workflow.run.log_metrics(summary.cost())
             if failures:
-                workflow.end("FAILED")
+                workflow.run.end("FAILED")
     return summary
 
 
-def _starter(
-    config: Config, display: Display, log_file: Path, stack: ExitStack
-) -> Callable[[], Session]:
-    """Brings Ray up at the first call; it goes down with the stack."""
+class _Start(ExitStack):
+    """What is up before a workflow begins: the record, the data and, once somebody asks for it, Ray."""
 
-    @cache
-    def session() -> Session:
-        display.stage("ray")
-        nested = config.search.wanted and config.search.workers_per_trial > 1
-        return stack.enter_context(ray_session(config.cluster, log_file, dashboard=nested))
+    def __init__(self, config: Config, observer: Observer, log_file: Path, *, fresh: bool) -> None:
+        super().__init__()
+        self._config = config
+        self._observer = observer
+        self._log_file = log_file
+        self._began = time.perf_counter()
+        self._clock = StageClock()
+        self._session: Session | None = None
+        self._memory = self.enter_context(MemoryWatch())
+        try:
+            self.ledger = self._open(fresh=fresh)
+        except BaseException:
+            self.close()
+            raise
 
-    return session
+    def session(self) -> Session:
+        """Ray, brought up at the first call; it goes down with the run."""
+        if self._session is None:
+            self._begin("ray")
+            search = self._config.search
+            nested = search.wanted and search.workers_per_trial > 1
+            up = ray_session(self._config.cluster, self._log_file, dashboard=nested)
+            self._session = self.enter_context(up)
+        return self._session
+
+    @contextmanager
+    def workflow(self, kind: str, command: str) -> Iterator[Workflow]:
+        """A run on record, with a folder for checkpoints."""
+        config, ledger = self._config, self.ledger
+        with ledger.workflow(kind, command) as run:
+            record_inputs(run, config, ledger.prepared)
+            work = Path(config.storage) / "work" / run.id
+            work.mkdir(parents=True, exist_ok=True)
+            yield Workflow(ledger, run, self.session, work, self._observer, self._clock)
+
+    def summary(
+        self,
+        run_id: str,
+        searches: Mapping[Arch, Searched],
+        models: Mapping[Arch, TrainedModel],
+        failures: Mapping[Arch, str],
+    ) -> Summary:
+        """What it came to, until now."""
+        trained = [model.spent for model in models.values() if not model.taken]
+        return Summary(
+            name=self._config.name,
+            tracking_uri=self.ledger.tracking.uri,
+            run_id=run_id,
+            store=self.ledger.prepared.store,
+            splits=self.ledger.prepared.splits,
+            searches=dict(searches),
+            models=sorted(models.values(), key=lambda model: -model.test.macro_f1),
+            failures=dict(failures),
+            seconds=time.perf_counter() - self._began,
+            times=in_detail(self._clock.seconds(), trained),
+            memory=self._memory.most(),
+        )
+
+    def _begin(self, stage: str) -> None:
+        self._clock.enter(stage)
+        self._observer.stage(stage)
+
+    def _open(self, *, fresh: bool) -> Ledger:
+        config, backend = self._config, None
+        if cluster_address(config.cluster) and len(self.session().nodes) > 1:
+            # Before anything is spent: what only one machine sees would be lost, or fail later.
+            refuse_local_record(config.tracking, Path(config.storage))
+            refuse_unshared(Path(config.storage))
+            backend = ClusterDecoding(list_nodes(), LocalDecoding(config.data.decode_workers))
+        self._begin("tracking")
+        tracking = connect(config.tracking, Path(config.storage), create=True)
+        if tracking.note:
+            self._observer.note(tracking.note)
+        close_dead_runs(tracking)
+        self._begin("data")
+        prepared = prepare(config, self._observer.progress, backend)
+        self._observer.prepared(prepared)
+        specs = prepared.specs.values()
+        refuse_batches_below(config.cluster.most_workers, specs)
+        if config.search.wanted:
+            refuse_batches_below(config.search.workers_per_trial, specs)
+            for branch in config.branches:
+                default_settings(branch, prepared.specs[branch.arch])
+        return Ledger(tracking, config, prepared, fresh=fresh)
 
 
-def _open(
-    config: Config, session: Callable[[], Session], display: Display, *, fresh: bool
-) -> Ledger:
-    places = None
-    if cluster_address(config.cluster) and len(session().nodes) > 1:
-        # Before anything is spent: what only one machine sees would be lost, or fail later.
-        refuse_local_record(config.tracking, Path(config.storage))
-        refuse_unshared(Path(config.storage))
-        places = ClusterDecoding(list_nodes(), LocalDecoding(config.data.decode_workers))
-    display.stage("tracking")
-    tracking = connect(config.tracking, Path(config.storage), create=True)
-    if tracking.note:
-        display.note(tracking.note)
-    close_dead_runs(tracking)
-    display.stage("data")
-    prepared = prepare(config, display.progress, places)
-    display.prepared(prepared)
-    refuse_batches_below(config.cluster.most_workers, prepared.specs.values())
-    if config.search.wanted:
-        refuse_batches_below(config.search.workers_per_trial, prepared.specs.values())
-        for branch in config.branches:
-            default_settings(branch, prepared.specs[branch.arch])
-    return Ledger(tracking, config, prepared, fresh=fresh)
+def _search_missing(
+    workflow: Workflow, searches: Mapping[Arch, Searched]
+) -> tuple[dict[Arch, Searched], dict[Arch, str]]:
+    """The searches that the record does not have, and why others came to nothing."""
+    config, made, failures = workflow.config, dict[Arch, Searched](), dict[Arch, str]()
+    missing = [arch for arch in config.archs if arch not in searches]
+    if not config.search.wanted or not missing:
+        return made, failures
+    for arch, outcome in search(workflow, missing).items():
+        if isinstance(outcome, TrainingError):
+            failures[arch] = str(outcome)
+            workflow.observer.failed(arch, outcome)
+        else:
+            made[arch] = outcome
+    return made, failures
 
 
-def _working_folder(config: Config, workflow: Run) -> Path:
-    """For checkpoints, beside those of other workflows, from which this one may go on."""
-    folder = Path(config.storage) / "work" / workflow.id
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _finished_searches(ledger: Ledger) -> dict[Arch, Searched]:
+    if not ledger.config.search.wanted:
+        return {}
+    on_record = {arch: ledger.finished_search(arch) for arch in ledger.config.archs}
+    return {arch: search for arch, search in on_record.items() if search}
+
+
+def _finished_models(
+    ledger: Ledger, searches: Mapping[Arch, Searched], archs: Iterable[Arch]
+) -> dict[Arch, TrainedModel]:
+    """The models on record, of those architectures whose search is made or not asked for."""
+    config = ledger.config
+    on_record = {
+        arch: ledger.finished_model(
+            arch, spec_with(config, ledger.prepared, arch, _settings(searches, arch))
+        )
+        for arch in archs
+        if arch in searches or not config.search.wanted
+    }
+    return {arch: model for arch, model in on_record.items() if model}
+
+
+def _settings(searches: Mapping[Arch, Searched], arch: Arch) -> Mapping[str, Any]:
+    return searches[arch].best.settings if arch in searches else {}
 
 
 def _remove_work(ledger: Ledger, finished: Run) -> None:
@@ -192,72 +253,3 @@ def _remove_work(ledger: Ledger, finished: Run) -> None:
         over = record.status == "FINISHED" or record.tags.get(KEY) == key
         if folder.name == finished.id or (over and not is_alive(record)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _search(
-    ledger: Ledger, workflow: Run, session: Callable[[], Session], work: Path, display: Display
-) -> tuple[dict[Arch, Searched], dict[Arch, str]]:
-    """The searches, made or taken from the record, and why others came to nothing."""
-    searches, failures = _finished_searches(ledger), dict[Arch, str]()
-    display.taken(searches, {})
-    missing = [arch for arch in ledger.config.archs if arch not in searches]
-    if not ledger.config.search.wanted or not missing:
-        return searches, failures
-    for arch, outcome in search(ledger, workflow, session(), work, display, missing).items():
-        if isinstance(outcome, TrainingError):
-            failures[arch] = str(outcome)
-            display.failed(arch, outcome)
-        else:
-            searches[arch] = outcome
-    return searches, failures
-
-
-def _finished_searches(ledger: Ledger) -> dict[Arch, Searched]:
-    if not ledger.config.search.wanted:
-        return {}
-    found = {arch: ledger.finished_search(arch) for arch in ledger.config.archs}
-    return {arch: one for arch, one in found.items() if one}
-
-
-def _finished_models(ledger: Ledger, searches: Mapping[Arch, Searched]) -> dict[Arch, TrainedModel]:
-    """The models on record, of architectures whose search is made or not asked for."""
-    config = ledger.config
-    known = [arch for arch in config.archs if arch in searches or not config.search.wanted]
-    found = {
-        arch: ledger.finished_model(
-            arch, spec_with(config, ledger.prepared, arch, _settings(searches, arch))
-        )
-        for arch in known
-    }
-    return {arch: model for arch, model in found.items() if model}
-
-
-def _settings(searches: Mapping[Arch, Searched], arch: Arch) -> Mapping[str, Any]:
-    return searches[arch].best.settings if arch in searches else {}
-
-
-def _summary(
-    ledger: Ledger,
-    run_id: str,
-    searches: Mapping[Arch, Searched],
-    models: Mapping[Arch, TrainedModel],
-    failures: Mapping[Arch, str],
-    display: Display,
-    started: float,
-    watch: MemoryWatch,
-) -> Summary:
-    return Summary(
-        name=ledger.config.name,
-        tracking_uri=ledger.tracking.uri,
-        run_id=run_id,
-        store=ledger.prepared.store,
-        splits=ledger.prepared.splits,
-        searches=dict(searches),
-        models=sorted(models.values(), key=lambda model: -model.test.macro_f1),
-        failures=dict(failures),
-        seconds=time.perf_counter() - started,
-        times=in_detail(
-            display.stages.seconds(), [model.spent for model in models.values() if not model.taken]
-        ),
-        memory=watch.most(),
-    )

@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
-from imgrec.distributed.demand import plan_demand, plan_trials
+from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.distributed.search import search_on_workers
-from imgrec.distributed.session import Session
 from imgrec.distributed.share import Search
 from imgrec.errors import TrainingError
 from imgrec.evaluation.search_pictures import (
@@ -25,53 +23,43 @@ from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
-from pipelines.cli.pages.live import Display
 from pipelines.costs.estimate import largest_checkpoint
 from pipelines.prepare import Prepared, make_spec
 from pipelines.record.curves import Curves
-from pipelines.record.ledger import Ledger
 from pipelines.results import Searched
+from pipelines.workflow import Workflow
 
 SearchOutcome = Searched | TrainingError
 
 
-def search(
-    ledger: Ledger, workflow: Run, session: Session, work: Path, display: Display, archs: list[Arch]
-) -> dict[Arch, SearchOutcome]:
+def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     """Search for these architectures; what an interrupted search had tried is not tried again.
 
     Args:
-        ledger: What the record has.
         workflow: The run that searches stand below.
-        session: A Ray that is up.
-        work: Folder for checkpoints, seen by every node.
-        display: Told how it goes.
         archs: Which.
     """
-    config = ledger.config
-    taken = decide_arithmetic(ledger, workflow, session)
-    recorders = {arch: _Recorder(ledger, workflow, display, arch) for arch in archs}
+    config, observer, session = workflow.config, workflow.observer, workflow.session()
+    arithmetics = decide_arithmetic(workflow)
+    recorders = {arch: _Recorder(workflow, arch) for arch in archs}
     searches = {
         arch: Search(
             study=recorder.study,
-            make_spec=partial(_job_of_trial, ledger, arch, taken),
-            folder=work / f"search-{arch}",
+            make_spec=partial(_spec_of_trial, workflow, arch, arithmetics),
+            folder=workflow.work / f"search-{arch}",
         )
         for arch, recorder in recorders.items()
     }
+    # What the fits after it will need is refused now rather than after the search: the arithmetic asks for it.
     demand = plan_trials(session.nodes, config.search, config.cluster)
-    # What the fits after it will need too: refused now rather than after the search.
-    plan_demand(session.nodes, config.cluster)
     largest = [
-        largest_checkpoint(config.branch(arch), ledger.prepared.specs[arch]) for arch in archs
+        largest_checkpoint(config.branch(arch), workflow.prepared.specs[arch]) for arch in archs
     ]
-    display.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
+    observer.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
     # Of each running trial one and the next, which is written before the first goes; and of the
     # best of each search.
-    disk = 2 * demand.room * max(largest) + sum(largest)
-    display.places(demand.room, demand.cpus, demand.gpus, disk)
-
-    display.stage("search")
+    observer.places(demand, 2 * demand.room * max(largest) + sum(largest))
+    workflow.begin("search")
 
     def on_event(arch: str, event: SearchEvent) -> None:
         recorders[arch].record(event)  # type: ignore[index]
@@ -81,8 +69,9 @@ def search(
         {str(arch): one for arch, one in searches.items()},
         config.search,
         config.cluster,
+        demand,
         among=len(config.archs),
-        storage=work,
+        storage=workflow.work,
         on_event=on_event,
     )
     return {arch: recorder.finish() for arch, recorder in recorders.items()}
@@ -96,27 +85,30 @@ def spec_with(
     return make_spec(config, branch, prepared.store, prepared.splits, prepared.statistics)
 
 
-def _job_of_trial(
-    ledger: Ledger, arch: Arch, taken: dict[Arch, Arithmetic], settings: Mapping[str, Any]
+def _spec_of_trial(
+    workflow: Workflow,
+    arch: Arch,
+    arithmetics: Mapping[Arch, Arithmetic],
+    settings: Mapping[str, Any],
 ) -> FitSpec:
-    return in_arithmetic(spec_with(ledger.config, ledger.prepared, arch, settings), taken)
+    return in_arithmetic(spec_with(workflow.config, workflow.prepared, arch, settings), arithmetics)
 
 
 class _Recorder:
-    """One search and its trials, into MLflow and onto the screen."""
+    """One search and its trials, into MLflow."""
 
-    def __init__(self, ledger: Ledger, workflow: Run, display: Display, arch: Arch) -> None:
+    def __init__(self, workflow: Workflow, arch: Arch) -> None:
+        ledger = workflow.ledger
         self.arch = arch
-        self._ledger = ledger
-        self._display = display
+        self._workflow = workflow
         key = ledger.search_key(arch)
         earlier = ledger.last("search", key)
         name = f"{ledger.config.name}-{arch} search"
         if earlier and earlier.status != "FAILED":
-            self._run = workflow.resume_child(earlier)
+            self._run = workflow.run.resume_child(earlier)
             trials = ledger.trial_runs(earlier)
         else:
-            self._run = workflow.start_child(name, {KIND: "search", ARCH: arch, KEY: key})
+            self._run = workflow.run.start_child(name, {KIND: "search", ARCH: arch, KEY: key})
             trials = []
         self._interrupted: dict[int, tuple[Trial, RunRecord]] = {
             trial.number: (trial, record) for trial, record in trials if STATE not in record.tags
@@ -141,7 +133,7 @@ class _Recorder:
                 self._curves[event.number].add(event.epoch, event.metrics)
             case TrialEnded():
                 self._end(event.trial)
-        self._display.trial(self.arch, event)
+        self._workflow.observer.trial(self.arch, event)
 
     def finish(self) -> SearchOutcome:
         """After the last trial: what came of it, with pictures."""
@@ -155,10 +147,10 @@ class _Recorder:
             self._run.set_tags({"failure": error})
             self._run.end("FAILED")
             return error
-        branch = self._ledger.config.branch(self.arch)
-        spec = self._ledger.prepared.specs[self.arch]
-        found = Searched.of(branch, spec, trials, self._run.id, taken=False)
-        title = f"{self._ledger.config.name}-{self.arch}"
+        branch = self._workflow.config.branch(self.arch)
+        spec = self._workflow.prepared.specs[self.arch]
+        result = Searched.of(branch, spec, trials, self._run.id, taken=False)
+        title = f"{self._workflow.config.name}-{self.arch}"
         figures = {
             "optimization_history.png": optimization_history(trials, spec.train.epochs, title),
         }
@@ -170,13 +162,13 @@ class _Recorder:
             figures["parameter_importance.png"] = importance_picture(importances, title)
         for file, figure in figures.items():
             self._run.log_figure(figure, file)
-        rows = [[key, str(default), str(value)] for key, (default, value) in found.tuned.items()]
+        rows = [[key, str(default), str(value)] for key, (default, value) in result.tuned.items()]
         self._run.log_table(("setting", "default", "chosen"), rows, "tuned.json")
         metrics = {
-            "trials": found.trials,
-            "failed": found.failed,
+            "trials": result.trials,
+            "failed": result.failed,
             "best_val_macro_f1": best.score,
-            "steps_saved": found.steps_saved,
+            "steps_saved": result.steps_saved,
         }
         tags = {
             "best.trial": best.number,
@@ -184,8 +176,8 @@ class _Recorder:
         }
         self._run.log_history({0: metrics}, tags)
         self._run.end("FINISHED", {DONE: "search"})
-        self._display.searched(self.arch, found)
-        return found
+        self._workflow.observer.searched(self.arch, result)
+        return result
 
     def _start(self, event: TrialStarted) -> None:
         number = event.number

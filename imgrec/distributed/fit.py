@@ -21,7 +21,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.demand import Demand, plan_demand, spare_cores
+from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
 from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
@@ -102,6 +102,7 @@ def fit_on_workers(
     session: Session,
     specs: Mapping[str, FitSpec],
     cluster: ClusterConfig,
+    demand: Demand,
     *,
     storage: Path,
     on_event: Callable[[str, ProgressEvent], None],
@@ -117,6 +118,7 @@ def fit_on_workers(
         session: A Ray that is up.
         specs: What to train, by name.
         cluster: How many workers, and with what.
+        demand: What `plan_demand` counts for these nodes.
         storage: Folder for checkpoints, seen by every node and this call's own: Ray continues what
             it finds there, whatever its settings.
         on_event: Told in this process how each model goes; every epoch once.
@@ -128,12 +130,9 @@ def fit_on_workers(
         its workers died more often than max_failures.
 
     Raises:
-        ClusterError: the cluster can never give what is asked for; nothing was started.
         ConfigError: an architecture cannot be built as asked.
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
-    demand = plan_demand(session.nodes, cluster)
-    refuse_batches_below(cluster.most_workers, specs.values())
     names = list(specs)
     shares = [names[first :: demand.room] for first in range(min(demand.room, len(names)))]
 

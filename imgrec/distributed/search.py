@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imgrec.config import ClusterConfig, SearchConfig
-from imgrec.distributed.demand import plan_trials
+from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import (
     SearchEvent,
 )
@@ -26,6 +26,7 @@ def search_on_workers(
     searches: Mapping[str, Search],
     search: SearchConfig,
     cluster: ClusterConfig,
+    demand: TrialDemand,
     *,
     among: int,
     storage: Path,
@@ -41,15 +42,14 @@ def search_on_workers(
         searches: By name.
         search: How long, and with what.
         cluster: How often a trial's process may die; whether to use GPUs.
+        demand: What `plan_trials` counts for these nodes.
         among: How many searches share the budget of time: these, and those that had theirs before.
         storage: Folder for what Tune writes, this call's own.
         on_event: Told in this thread how each trial goes.
 
     Raises:
-        ClusterError: the cluster can never give what is asked for; nothing was started.
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
-    demand = plan_trials(session.nodes, search, cluster)
     told: queue.SimpleQueue[tuple[str, SearchEvent]] = queue.SimpleQueue()
     shares = Shares()
     clock = ShareClock(shares)

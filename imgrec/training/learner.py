@@ -30,7 +30,6 @@ from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import gpu_bytes, gpu_name, reset_gpu_bytes
 
-SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 MOST_TO_WHITEN = 2048
 PIXELS_TO_WHITEN = 1 << 21
 

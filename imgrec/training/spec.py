@@ -11,9 +11,10 @@ from imgrec.config import DataConfig, Filter, ImageShape, ModelConfig, TrainConf
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.growth import share_of_side
-from imgrec.training.learner import SPLITTING
 from imgrec.training.precision import Arithmetic
 from imgrec.version import code_version
+
+SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 
 
 @dataclass(frozen=True, slots=True)

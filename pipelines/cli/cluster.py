@@ -75,7 +75,7 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Say what is wrong with this machine or a cluster, before a run finds out."""
-    from pipelines.doctor import show_doctor  # noqa: PLC0415
+    from pipelines.cli.pages.doctor import show_doctor  # noqa: PLC0415
 
     request = make_request(config, data, settings=settings)
     sys.exit(show_doctor(request, address, as_json=as_json, quiet=quiet))

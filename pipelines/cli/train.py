@@ -60,7 +60,7 @@ def run(
         if context.find_object(SubmitTarget):
             msg = "--plan looks at the record from here: leave submit out"
             raise ConfigError(msg)
-        from pipelines.plan import show_plan as show  # noqa: PLC0415
+        from pipelines.cli.pages.plan import show_plan as show  # noqa: PLC0415
 
         show(request.config, fresh=fresh, as_json=as_json, quiet=quiet)
     else:
@@ -129,19 +129,19 @@ def _run(
     from imgrec.distributed.address import refuse_silence  # noqa: PLC0415
 
     refuse_silence(config.cluster)
-    from pipelines.cli.pages.live import Display  # noqa: PLC0415
+    from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.run import run, tune  # noqa: PLC0415
 
     log_file = log_to_file(Path(config.storage))
-    with Display(quiet=flags.quiet) as display, chatter_to(log_file):
+    with LiveTable(quiet=flags.quiet) as observer, chatter_to(log_file):
         if only_search:
-            summary = tune(config, display, log_file, fresh=flags.fresh, command=_command())
+            summary = tune(config, observer, log_file, fresh=flags.fresh, command=_command())
         else:
             summary = run(
                 config,
-                display,
+                observer,
                 log_file,
                 fresh=flags.fresh,
                 command=_command(),

@@ -37,7 +37,7 @@ CURES = {
 }
 
 
-class Stages:
+class StageClock:
     """Seconds of wall time by stage; one ends where the next begins."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from imgrec.config import load_config
 from imgrec.errors import ConfigError
 from imgrec.models import build_model
 from imgrec.training.growth import resized, share_of_side
-from pipelines.cli.pages.live import _Row
+from pipelines.cli.pages.rows import _Row
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 

@@ -3,8 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from imgrec.config import Arch, Config
 from imgrec.data.encoded import EncodedImages
+from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import (
     ProgressEvent,
     SearchEvent,
@@ -28,9 +27,10 @@ from imgrec.distributed.events import (
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
-from pipelines.costs.timing import Stages
+from pipelines.cli.pages.rows import Row
 from pipelines.formats import duration, shown, size
 from pipelines.logs import own_stderr
+from pipelines.observer import Observer
 from pipelines.prepare import Prepared
 from pipelines.results import Searched, TrainedModel
 
@@ -44,74 +44,15 @@ STAGES = {
 }
 
 
-@dataclass
-class _Row:
-    """One architecture on the screen."""
-
-    spec: FitSpec
-    state: str = "waiting"
-    most_trials: int = 0
-    trials: int = 0
-    running: dict[int, int] = field(default_factory=dict)  # epochs done, by trial
-    search_ends: float = 0.0  # on the clock of time.monotonic
-    search_began: float = 0.0
-    trials_before: int = 0
-    epoch: int = 0
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    best: float = 0.0
-    epoch_seconds: float = 0.0
-    printed: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """How much of the search or of the training is done, 0 to 1."""
-        if self.state == "searching":
-            if self.search_ends:
-                whole = self.search_ends - self.search_began
-                return min(1.0, (time.monotonic() - self.search_began) / whole)
-            begun = sum(self.running.values()) / self.spec.train.epochs
-            return min(1.0, (self.trials + begun) / self.most_trials)
-        return min(
-            1.0, (self.epoch + self.step / self.spec.steps_per_epoch) / self.spec.train.epochs
-        )
-
-    @property
-    def left(self) -> str:
-        """Time left, from what the last epoch took; those of larger pictures take longer."""
-        if self.state == "searching":
-            return self._search_left
-        if self.state != "training" or not self.epoch_seconds:
-            return ""
-        ahead = self._costs[self.epoch :]
-        begun = self.step / self.spec.steps_per_epoch * ahead[0] if ahead else 0.0
-        per_cost = self.epoch_seconds / self._costs[self.epoch - 1]
-        return duration((sum(ahead) - begun) * per_cost)
-
-    @cached_property
-    def _costs(self) -> list[float]:
-        return [self.spec.cost(epoch) for epoch in range(self.spec.train.epochs)]
-
-    @property
-    def _search_left(self) -> str:
-        now, here = time.monotonic(), self.trials - self.trials_before
-        if self.search_ends:
-            return duration(max(0.0, self.search_ends - now))
-        if not here:
-            return ""
-        return duration((now - self.search_began) / here * (self.most_trials - self.trials))
-
-
-class Display:
+class LiveTable(Observer):
     """Shows a run on standard error, so that standard output stays for the result."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._stream = own_stderr()
         self.console = Console(file=self._stream, quiet=quiet, highlight=False)
-        self._rows: dict[Arch, _Row] = {}
+        self._rows: dict[Arch, Row] = {}
         self._status = ""
         self._status_share: float | None = None
-        self.stages = Stages()
         self._started = time.monotonic()
         self._printed = self._started
         self._live = (
@@ -145,7 +86,6 @@ class Display:
 
     def stage(self, name: str) -> None:
         """A part of the run begins."""
-        self.stages.enter(name)
         self._say(STAGES[name])
 
     def note(self, text: str) -> None:
@@ -184,9 +124,9 @@ class Display:
         if store.quarantined:
             self._line(f"data: what was left out is listed in {store.quarantine_file}")
         for arch, spec in prepared.specs.items():
-            self._rows[arch] = _Row(spec)
+            self._rows[arch] = Row(spec)
 
-    def searching(self, config: Config, tried: dict[Arch, int]) -> None:
+    def searching(self, config: Config, tried: Mapping[Arch, int]) -> None:
         """Searches begin: say how they share what there is."""
         search = config.search
         now = time.monotonic()
@@ -207,11 +147,14 @@ class Display:
             parts.append(f"at most {whole}, {each} for each of {', '.join(tried)}")
         self._line(f"search: {'; '.join(parts)}; the first trial of each is its defaults")
 
-    def places(self, trials: int, cpus: int, gpus: float, checkpoints: int) -> None:
+    def places(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
         """What the search will hold of the cluster and of the disk."""
-        holds = f"{cpus} core{'s' if cpus > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
-        at_a_time = f"{trials} trials at a time" if trials > 1 else "one trial at a time"
-        self._line(f"search: {at_a_time}, {holds} each; checkpoints at most {size(checkpoints)}")
+        holds = f"{demand.cpus} core{'s' if demand.cpus > 1 else ''}"
+        holds += f" and {demand.gpus:g} GPU" if demand.gpus else ""
+        at_a_time = f"{demand.room} trials at a time" if demand.room > 1 else "one trial at a time"
+        self._line(
+            f"search: {at_a_time}, {holds} each; checkpoints at most {size(checkpoint_bytes)}"
+        )
 
     def trial(self, arch: Arch, event: SearchEvent) -> None:
         """Something happened to a trial."""
@@ -242,20 +185,20 @@ class Display:
                 f"{row.left} left"
             )
 
-    def searched(self, arch: Arch, found: Searched) -> None:
+    def searched(self, arch: Arch, result: Searched) -> None:
         """A search is over: what was tuned, beside the default that it replaces."""
         row = self._rows[arch]
         row.state = "waiting"
-        default = "" if found.default is None else f", defaults {found.default:.4f}"
-        failed = f", {found.failed} failed" if found.failed else ""
-        saved = f"{found.steps_saved:.0%} of their epochs saved by stopping early"
+        default = "" if result.default is None else f", defaults {result.default:.4f}"
+        failed = f", {result.failed} failed" if result.failed else ""
+        saved = f"{result.steps_saved:.0%} of their epochs saved by stopping early"
         self._line(
-            f"{arch}: {found.trials} trials{failed}, {saved}; best val macro-F1 "
-            f"{found.best.score:.4f} (trial {found.best.number}){default}"
+            f"{arch}: {result.trials} trials{failed}, {saved}; best val macro-F1 "
+            f"{result.best.score:.4f} (trial {result.best.number}){default}"
         )
-        if not found.tuned:
+        if not result.tuned:
             self._line(f"{arch}: no trial was better than the defaults")
-        for key, (before, after) in found.tuned.items():
+        for key, (before, after) in result.tuned.items():
             self._line(f"{arch}:   {key} = {shown(after)} (default {shown(before)})")
 
     def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
@@ -274,7 +217,7 @@ class Display:
 
     def will_train(self, arch: Arch, spec: FitSpec) -> None:
         """An architecture is to be trained, with these settings."""
-        self._rows[arch] = _Row(spec)
+        self._rows[arch] = Row(spec)
         self._line(
             f"{arch}: {spec.train.epochs} epochs, batch {spec.train.batch_size}, "
             f"{spec.train.optimizer}, augmentation: {spec.augmentation}"
@@ -292,13 +235,12 @@ class Display:
         self._rows[arch].epoch = self._rows[arch].spec.train.epochs
         self._line(f"{arch}: trained to the end already; nothing to repeat")
 
-    def event(self, arch: Arch, event: ProgressEvent) -> None:
+    def worker(self, arch: Arch, event: ProgressEvent) -> None:
         """Something came from the workers."""
         row = self._rows[arch]
         self._status = ""
         match event:
             case Started(epochs_done=done):
-                self.stages.enter("fit")
                 if row.state == "training":
                     self._line(f"{arch}: a worker died; going on from epoch {done}")
                 elif done:
@@ -321,8 +263,6 @@ class Display:
     def evaluating(self, arch: Arch) -> None:
         """Training has ended; the test split is next."""
         self._rows[arch].state = "evaluating"
-        if all(row.state not in {"waiting", "training"} for row in self._rows.values()):
-            self.stages.enter("register")
 
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""
@@ -349,7 +289,7 @@ class Display:
         clock = f"{time.monotonic() - self._started:6.1f} s  "
         self.console.print(Text(clock, style="dim") + Text(text, style="not dim"), soft_wrap=True)
 
-    def _print_progress(self, arch: Arch, row: _Row) -> None:
+    def _print_progress(self, arch: Arch, row: Row) -> None:
         now = time.monotonic()
         if self._live or not row.share or now - row.printed < SECONDS_BETWEEN_LINES:
             return

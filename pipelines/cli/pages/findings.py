@@ -1,0 +1,50 @@
+"""What was found out about a data set: in a few lines, as a page, as JSON."""
+
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from imgrec.config import Config
+from imgrec.data.findings import Findings
+from pipelines.check import check
+from pipelines.cli.pages.live import LiveTable
+from pipelines.cli.pages.output import print_json
+
+COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def show_check(config: Config, *, as_json: bool, quiet: bool, open_page: bool) -> None:
+    """Scan, and print what was found.
+
+    Raises:
+        DataError: the data cannot be used, or a run would refuse them; the page is there all the
+            same where they can be read.
+    """
+    with LiveTable(quiet=quiet) as observer:
+        findings, page = check(config, observer)
+    if as_json:
+        print_json({"source": config.data.source, "page": str(page)} | findings.as_json())
+    else:
+        _print(findings, page)
+    if open_page:
+        webbrowser.open(page.as_uri())
+    findings.refuse_unusable(config.data.source)
+
+
+def _print(findings: Findings, page: Path) -> None:
+    console = Console(highlight=False)
+    store = findings.store
+    height, width, channels = store.image_shape
+    kind = "RGB" if channels == 3 else "grey"
+    console.print(
+        f"{len(store.labels):,} pictures, {len(store.class_names)} classes, stored as "
+        f"{height} x {width} {kind}; fingerprint {store.fingerprint[:16]}"
+    )
+    for problem in findings.problems:
+        level = Text(f"{problem.level:8}", style=COLORS[problem.level])
+        console.print(level + Text(problem.text, style="not bold default"), soft_wrap=True)
+    if not findings.problems:
+        console.print("[green]nothing to complain about[/]")
+    console.print(Text(f"page    {page}", style="dim"), soft_wrap=True)

@@ -1,0 +1,63 @@
+"""Whom a workflow tells what happens: the live table, plain lines, a test."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from imgrec.config import Arch, Config
+from imgrec.distributed.demand import TrialDemand
+from imgrec.distributed.events import ProgressEvent, SearchEvent
+from imgrec.training.spec import FitSpec
+from pipelines.prepare import Prepared
+from pipelines.results import Searched, TrainedModel
+
+
+class Observer(Protocol):
+    """Is told of every event in the thread of the workflow, in their order.
+
+    An observer decides nothing. One that inherits from this class need only have the methods that it cares for.
+    """
+
+    def stage(self, name: str) -> None:
+        """A part of the run begins: `tracking`, `data`, `ray`, `search` or `train`."""
+
+    def note(self, text: str) -> None:
+        """Something is worth a line."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far reading or decoding is, in pictures."""
+
+    def prepared(self, prepared: Prepared) -> None:
+        """The data are known."""
+
+    def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
+        """The record has these already."""
+
+    def searching(self, config: Config, tried: Mapping[Arch, int]) -> None:
+        """Searches begin, of which an interrupted run has tried so many trials."""
+
+    def places(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
+        """What the trials will hold of the cluster and, at most, of the disk."""
+
+    def trial(self, arch: Arch, event: SearchEvent) -> None:
+        """Something happened to a trial."""
+
+    def searched(self, arch: Arch, result: Searched) -> None:
+        """A search is over."""
+
+    def will_train(self, arch: Arch, spec: FitSpec) -> None:
+        """An architecture is to be trained."""
+
+    def trained_already(self, arch: Arch) -> None:
+        """Its best trial, or a run that was interrupted, has trained it to the end."""
+
+    def worker(self, arch: Arch, event: ProgressEvent) -> None:
+        """Something came from the workers that train it."""
+
+    def evaluating(self, arch: Arch) -> None:
+        """Training has ended; the test split is next."""
+
+    def registered(self, model: TrainedModel) -> None:
+        """An architecture is done."""
+
+    def failed(self, arch: Arch, error: Exception) -> None:
+        """An architecture ended without a model."""

@@ -1,0 +1,60 @@
+"""What the stages of a run share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from imgrec.config import Config
+from imgrec.distributed.demand import Demand, plan_demand
+from imgrec.distributed.session import Session
+from imgrec.tracking.runs import Run
+from pipelines.costs.timing import StageClock
+from pipelines.observer import Observer
+from pipelines.prepare import Prepared
+from pipelines.record.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A run that is going on.
+
+    Attributes:
+        ledger: What the record has of these settings and data.
+        run: The run of the whole, above those of searches and models.
+        session: Brings Ray up at its first call.
+        work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
+        observer: Told what happens.
+        clock: Of this run.
+    """
+
+    ledger: Ledger
+    run: Run
+    session: Callable[[], Session]
+    work: Path
+    observer: Observer
+    clock: StageClock
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.ledger.config
+
+    @property
+    def prepared(self) -> Prepared:
+        """The data."""
+        return self.ledger.prepared
+
+    @cached_property
+    def demand(self) -> Demand:
+        """What the fits hold of the cluster.
+
+        Raises:
+            ClusterError: it can never give so much.
+        """
+        return plan_demand(self.session().nodes, self.config.cluster)
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, for the clock and for whoever watches."""
+        self.clock.enter(stage)
+        self.observer.stage(stage)
