@@ -12,7 +12,7 @@ from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.training.growth import share_of_side
 from imgrec.training.precision import Arithmetic
-from imgrec.version import code_version
+from imgrec.version import fit_version
 
 SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 
@@ -107,7 +107,7 @@ class FitSpec:
         as: that stands in the record.
         """
         content = asdict(self) | {
-            "code": code_version(),
+            "code": fit_version(),
             "store": self.store.name,
             "data": self.data.model_dump(mode="json", include=set(SPLITTING)),
             "model": self.model.model_dump(mode="json"),

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from imgrec.config import ClusterConfig, load_config
+from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.training.spec import FitSpec
@@ -90,7 +91,10 @@ def bare_speed(spec: FitSpec) -> float:
 def speed_on_ray(session: Session, spec: FitSpec, cluster: ClusterConfig, folder: Path) -> float:
     """Images/s of a fit through Ray Train."""
     name = f"{spec.model.arch}-{uuid.uuid4().hex[:6]}"
-    fits = fit_on_workers(session, {name: spec}, cluster, storage=folder, on_event=lambda *_: None)
+    demand = plan_demand(session.nodes, cluster)
+    fits = fit_on_workers(
+        session, {name: spec}, cluster, demand, storage=folder, on_event=lambda *_: None
+    )
     ((_, outcome),) = fits
     assert isinstance(outcome, Fitted)
     return outcome.images_per_second

@@ -44,24 +44,25 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
             training += event.metrics["epoch_seconds"]
 
     with ray_session(config.cluster, tmp_path / "ray.log") as session:
-        places = plan_trials(session.nodes, config.search, config.cluster).room
+        demand = plan_trials(session.nodes, config.search, config.cluster)
         started = monotonic()
         search_on_workers(
             session,
             searches,
             config.search,
             config.cluster,
+            demand,
             among=len(searches),
             storage=tmp_path / "tune",
             on_event=on_event,
         )
         wall = monotonic() - started
     trials = [trial for search in searches.values() for trial in search.study.trials.values()]
-    overhead = (wall - training / places) / len(trials)
+    overhead = (wall - training / demand.room) / len(trials)
     epochs = sum(len(trial.scores) for trial in trials)
     unstopped = sum(TRIALS * search.make_spec({}).train.epochs for search in searches.values())
     print(
-        f"\n{len(trials)} trials, {places} at a time: {wall:.1f} s, of which {training / places:.1f} s "
+        f"\n{len(trials)} trials, {demand.room} at a time: {wall:.1f} s, of which {training / demand.room:.1f} s "
         f"in epochs; {overhead:.2f} s a trial beside them; {epochs / unstopped:.0%} of the epochs "
         f"that no early stopping would train"
     )

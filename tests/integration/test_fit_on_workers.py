@@ -16,20 +16,25 @@ from imgrec.config import Arch, ClusterConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
+from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
 from imgrec.machine import processor_kind
 from imgrec.tracking.connection import connect
+from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARITHMETIC
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.precision import Arithmetic, choose_arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
+from pipelines.costs.timing import StageClock
+from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.ledger import Ledger
+from pipelines.workflow import Workflow
 from tests.conftest import no_progress, processes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -70,11 +75,15 @@ class Watched:
 def run(
     session: Session, specs: dict[str, FitSpec], storage: Path, watched: Watched, **cluster: object
 ) -> dict[str, Fitted | TrainingError]:
+    config = ClusterConfig(**cluster)
+    demand = plan_demand(session.nodes, config)
     return dict(
-        fit_on_workers(
-            session, specs, ClusterConfig(**cluster), storage=storage / "ray", on_event=watched
-        )
+        fit_on_workers(session, specs, config, demand, storage=storage / "ray", on_event=watched)
     )
+
+
+class Silent(Observer):
+    """Is told, and says nothing."""
 
 
 def workers_of_ray() -> list[psutil.Process]:
@@ -319,8 +328,12 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
     config = load_config(None, [f"storage='{tmp_path}'", "archs=['ann', 'cnn']"])
     tracking = connect(config.tracking, tmp_path, create=True)
     ledger = Ledger(tracking, config, prepare(config, no_progress))
+
+    def workflow_of(run: Run) -> Workflow:
+        return Workflow(ledger, run, lambda: session, tmp_path, Silent(), StageClock())
+
     with ledger.workflow("workflow", "") as begun:
-        decided = decide_arithmetic(ledger, begun, session)
+        decided = decide_arithmetic(workflow_of(begun))
         elsewhere: dict[Arch, Arithmetic] = {
             arch: "fp32" if taken == "bf16" else "bf16" for arch, taken in decided.items()
         }
@@ -328,7 +341,7 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
         begun.set_tags({ARITHMETIC + arch: taken for arch, taken in elsewhere.items()})
         begun.end("FAILED")
     with ledger.workflow("workflow", "") as again:
-        taken = decide_arithmetic(ledger, again, session)
+        taken = decide_arithmetic(workflow_of(again))
 
     here = [processor_kind()]
     assert decided == {arch: choose_arithmetic("auto", arch, here) for arch in config.archs}

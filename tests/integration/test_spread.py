@@ -83,7 +83,7 @@ def test_tasks_make_the_store_that_one_machine_makes(
         config,
         tmp_path / "shared",
         progress=lambda what, done, total: said.append(f"{what} {done} of {total}"),
-        places=nodes,
+        backend=nodes,
     )
 
     assert same(alone, spread_out)
@@ -99,7 +99,7 @@ def test_tasks_encode_the_pictures_that_one_machine_encodes(
     """They stay where they lie, for they may be too many for a node's disk."""
     config = photos(tmp_path / "photos", 12).model_copy(update={"keep": "jpeg"})
     alone = prepare_store(config, tmp_path / "alone", progress=no_progress)
-    spread_out = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    spread_out = prepare_store(config, tmp_path / "shared", progress=no_progress, backend=nodes)
 
     assert same(alone, spread_out)
     assert len(list(spread_out.folder.glob("images-*.arrow"))) == 120 // PIECE
@@ -115,14 +115,14 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
 ) -> None:
     """Every process of a machine maps one file."""
     config = photos(tmp_path / "photos", 12)
-    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, backend=nodes)
     made = copy_of(store).stat().st_ino
     all_images(store.folder, store.folder.name, 119, store.image_shape)
     assert copy_of(store).stat().st_ino == made
     copy_of(store).unlink()
     said: list[str] = []
     again = prepare_store(
-        config, tmp_path / "shared", progress=lambda what, *_: said.append(what), places=nodes
+        config, tmp_path / "shared", progress=lambda what, *_: said.append(what), backend=nodes
     )
 
     assert said == ["copied to 1 of 1 nodes:"]
@@ -132,7 +132,7 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
 def test_a_store_with_a_piece_missing_is_not_copied(nodes: ClusterDecoding, tmp_path: Path) -> None:
     """Its rows would belong to other labels."""
     config = photos(tmp_path / "photos", 12)
-    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, backend=nodes)
     copy_of(store).unlink()
     (store.folder / "images-00002.npy").unlink()
     with pytest.raises(StorageError, match="not whole; remove it"):
@@ -145,7 +145,7 @@ def test_the_copy_used_longest_ago_makes_room(
 ) -> None:
     """Where all together would not be enough none goes, and the error names the variable to set."""
     config = photos(tmp_path / "photos", 12)
-    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, backend=nodes)
     copy_of(store).unlink()
     old, older = cache_folder() / "old.npy", cache_folder() / "older.npy"
     for age, path in enumerate((old, older), start=1):
@@ -215,7 +215,7 @@ def test_a_piece_of_which_nothing_can_be_read_is_left_out(
     config = photos(tmp_path / "photos", 12)
     for path in sorted(tmp_path.glob("photos/a/*.png"))[: 2 * PIECE]:
         path.write_bytes(b"no picture")
-    store = prepare_store(config, tmp_path / "shared", progress=no_progress, places=nodes)
+    store = prepare_store(config, tmp_path / "shared", progress=no_progress, backend=nodes)
 
     assert store.quarantined == 2 * PIECE
     assert store.images.shape == (120 - 2 * PIECE, 12, 12, 3)

@@ -13,6 +13,7 @@ from imgrec.config import ClusterConfig, DataConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import prepare_store
 from imgrec.distributed import stream
+from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
@@ -136,6 +137,7 @@ def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: 
         session,
         {"ann": spec},
         cluster,
+        plan_demand(session.nodes, cluster),
         storage=tmp_path / "ray",
         on_event=lambda _, event: events.append(event),
     )

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from imgrec.config import load_config
+from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch
 from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import Session
@@ -44,6 +45,7 @@ class Watched:
             self.searches,
             self.config.search,
             self.config.cluster,
+            plan_trials(session.nodes, self.config.search, self.config.cluster),
             among=len(self.searches),
             storage=self.storage / "tune",
             on_event=self,

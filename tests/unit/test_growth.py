@@ -10,7 +10,7 @@ from imgrec.config import load_config
 from imgrec.errors import ConfigError
 from imgrec.models import build_model
 from imgrec.training.growth import resized, share_of_side
-from pipelines.cli.pages.rows import _Row
+from pipelines.cli.pages.rows import Row
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
@@ -80,7 +80,7 @@ def test_the_time_left_counts_larger_pictures_as_what_they_cost(tmp_path: Path) 
     """After 3 of 10 epochs of 16 of 32 pixels: 3 of 24 and 4 of 32 cost 9/4 and 4 times as much."""
     config = load_config(None, [f"storage='{tmp_path}'", "archs=['cnn']", "train.epochs=10"])
     spec = replace(prepare(config, no_progress).specs["cnn"], image_shape=(32, 32, 1))
-    row = _Row(spec, state="training", epoch=3, epoch_seconds=4.0)
+    row = Row(spec, state="training", epoch=3, epoch_seconds=4.0)
 
     assert [round(spec.cost(epoch), 2) for epoch in (0, 2, 3, 5, 6, 9)] == [
         0.25,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgrec.training.clock import DATA, MODEL, OPTIMIZER, OTHER, Clock
-from pipelines.costs.timing import Stages, in_detail, in_words
+from pipelines.costs.timing import StageClock, in_detail, in_words
 
 
 def test_the_kinds_add_up_to_the_time() -> None:
@@ -71,7 +71,7 @@ def test_the_largest_part_comes_first_and_with_a_cure() -> None:
 
 def test_a_stage_ends_where_the_next_begins() -> None:
     """And one that is entered again goes on."""
-    stages = Stages()
+    stages = StageClock()
     stages.enter("ray")
     time.sleep(0.02)
     stages.enter("train")
