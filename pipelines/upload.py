@@ -91,6 +91,7 @@ def upload_digest(folder: Path, words: list[str]) -> str:
 
 
 def uploaded_files(folder: Path) -> list[Path]:
+    """All files below the folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -203,6 +203,8 @@ class Share:
 
 @dataclass
 class RunningTrial:
+    """A trial that has been handed to Tune and has not ended."""
+
     number: int
     settings: dict[str, Any]
     spec: FitSpec

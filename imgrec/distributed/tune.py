@@ -29,6 +29,7 @@ class FairSearcher(Searcher):  # type: ignore[misc]
         self._by_time = by_time
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial of the search that has had the least; Tune asks."""
         while waiting := [share for share in self._shares.values() if share.wants_more]:
             share = min(waiting, key=lambda share: share.used if self._by_time else share.asked)
             if suggestion := share.ask(trial_id):
@@ -55,11 +56,13 @@ class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
         self._shares = shares
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Its own search's ASHA hears of it."""
         self._share(trial).halving.on_trial_add(tune_controller, trial)
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
+        """Whether the trial goes on, stops, or all of them do."""
         share = self._share(trial)
         action = share.halving.on_trial_result(tune_controller, trial, result)
         if share.trials[trial.trial_id].number == DEFAULTS:
@@ -82,15 +85,19 @@ class TunerCallback(tune.Callback):  # type: ignore[misc]
         self._shares = shares
 
     def on_trial_start(self, *, trial: TuneTrial, **_: Any) -> None:
+        """A process has taken it up."""
         self._share(trial).begins(trial.trial_id)
 
     def on_trial_result(self, *, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
+        """An epoch is over, or it reports what keeps it from going on."""
         self._share(trial).result(trial.trial_id, result)
 
     def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:
+        """It has ended, or was stopped."""
         self._share(trial).end(trial.trial_id)
 
     def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:
+        """Ray has given it up."""
         self._share(trial).died(trial.trial_id)
 
     def _share(self, trial: TuneTrial) -> Share:
@@ -105,6 +112,16 @@ def build_tuner(
     session: Session,
     storage: Path,
 ) -> tune.Tuner:
+    """One Tuner for all searches, which goes on until none of them wants another trial.
+
+    Args:
+        shares: The searches, by name.
+        search: How long, and with what.
+        demand: What a trial holds, and how many run at a time.
+        cluster: How often a trial's process may die.
+        session: A Ray that is up.
+        storage: Folder for what Tune writes.
+    """
     if demand.workers == 1:
         holds = {"CPU": demand.cpus} | ({"GPU": demand.gpus} if demand.gpus else {})
         trainable = tune.with_parameters(
