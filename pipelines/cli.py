@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from imgrec import __version__
-from imgrec.errors import ConfigError, ImgrecError, TrainingError, full_disk
+from imgrec.errors import ConfigError, ImgrecError, TrainingError, disk_failure
 
 if TYPE_CHECKING:
     from imgrec.config import Config
@@ -364,8 +364,8 @@ def main() -> NoReturn:
             if message:
                 _leave(f"{message} See imgrec --help.", error.exit_code)
             sys.exit(error.exit_code)
-        if full := full_disk(error):
-            _leave(str(full), full.exit_status)
+        if failure := disk_failure(error):
+            _leave(str(failure), failure.exit_status)
         raise
     if status == INTERRUPTED:
         _leave("interrupted", status)
