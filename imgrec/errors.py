@@ -25,7 +25,27 @@ from typing import ClassVar
 
 LONGEST_REASON = 300
 # What libraries say that raise no OSError: safetensors, PyArrow, SQLite.
-FULL = re.compile(r"no space left on device|disk quota exceeded|disk is full", re.IGNORECASE)
+# Error numbers, what libraries say that have none, what it is, and the cure.
+DISK_FAILURES = (
+    (
+        {errno.ENOSPC, errno.EDQUOT},
+        re.compile(r"no space left on device|disk quota exceeded|disk is full", re.IGNORECASE),
+        "is full",
+        "make room",
+    ),
+    (
+        {errno.EROFS},
+        re.compile(r"read-only file system|readonly database", re.IGNORECASE),
+        "is read-only",
+        "make it writable",
+    ),
+    (
+        {errno.EIO, errno.ESTALE, errno.EBADMSG},
+        re.compile(r"input/output error|stale file handle|disk I/O error", re.IGNORECASE),
+        "fails",
+        "look after it",
+    ),
+)
 
 
 class ImgrecError(Exception):
@@ -78,16 +98,19 @@ class DivergedError(TrainingError):
     """The loss is no longer a number."""
 
 
-def full_disk(error: BaseException) -> StorageError | None:
-    """The error for people, where the cause of one is a disk without room, whoever noticed."""
+def disk_failure(error: BaseException) -> StorageError | None:
+    """The error for people, where the cause of one is a disk that cannot be written to, whoever noticed."""
     for cause in _causes(error):
         if isinstance(cause, StorageError):
             return cause
         number = cause.errno if isinstance(cause, OSError) else None
-        if number in {errno.ENOSPC, errno.EDQUOT} or FULL.search(str(cause)):
-            reason = reason_of(cause)
-            msg = f"a disk of {platform.node()} is full ({reason}); make room, and the same command goes on from there"
-            return StorageError(msg)
+        for numbers, text, what, cure in DISK_FAILURES:
+            if number in numbers or text.search(str(cause)):
+                msg = (
+                    f"a disk of {platform.node()} {what} ({reason_of(cause)}); {cure}, and the same "
+                    f"command goes on from there"
+                )
+                return StorageError(msg)
     return None
 
 

@@ -29,7 +29,7 @@ from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
-from imgrec.errors import ImgrecError, StorageError, full_disk, reason_of
+from imgrec.errors import ImgrecError, StorageError, disk_failure, reason_of
 from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import Learner, build_learner
@@ -90,7 +90,7 @@ def run_trial(
     except ImgrecError as error:
         tune.report({FAILURE: str(error)})
     except Exception as error:
-        full = full_disk(error)
+        full = disk_failure(error)
         tune.report({FULL: str(full)} if full else {BUG: traceback.format_exc()})
     finally:
         _release_memory()

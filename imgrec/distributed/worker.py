@@ -29,7 +29,7 @@ from imgrec.distributed.events import (
     as_report,
 )
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
-from imgrec.errors import DivergedError, ImgrecError, full_disk
+from imgrec.errors import DivergedError, ImgrecError, disk_failure
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
@@ -156,9 +156,9 @@ class _Verdict:
 
 def _judge(worker: "_Worker", error: Exception) -> _Verdict:
     lane, name, alone = worker.lane_spec.lane, worker.name, worker.shard.world_size == 1
-    if full := full_disk(error):
+    if failure := disk_failure(error):
         # Of this node's disk alone; it ends the run, so that the same command goes on from there.
-        return _Verdict(full, condemned=lane)
+        return _Verdict(failure, condemned=lane)
     if is_out_of_memory(error):
         return _Verdict(ran_out=True)
     if isinstance(error, ImgrecError):

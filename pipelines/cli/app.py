@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from imgrec import __version__
-from imgrec.errors import ImgrecError, full_disk
+from imgrec.errors import ImgrecError, disk_failure
 from pipelines.cli import cluster, data, record, train
 
 INTERRUPTED = 130
@@ -74,8 +74,8 @@ def main() -> NoReturn:
             if message:
                 _leave(f"{message} See imgrec --help.", error.exit_code)
             sys.exit(error.exit_code)
-        if full := full_disk(error):
-            _leave(str(full), full.exit_status)
+        if failure := disk_failure(error):
+            _leave(str(failure), failure.exit_status)
         raise
     if status == INTERRUPTED:
         _leave("interrupted", status)

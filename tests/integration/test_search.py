@@ -118,7 +118,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_ends_the_search_and_no_trial_is_held_to_have_failed(
+def test_a_disk_failure_ends_the_search_and_no_trial_is_held_to_have_failed(
     session: Session, tmp_path: Path
 ) -> None:
     """When there is room again, they are tried; the error says in one line what is wrong."""

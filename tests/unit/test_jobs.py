@@ -40,7 +40,7 @@ def test_the_same_run_has_the_same_name_and_another_has_another(tmp_path: Path) 
     assert names[0] == names[1] != names[2]
 
 
-def test_a_full_disk_is_an_error_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_failure_is_an_error_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the upload is packed."""
 
     def full(*_: object, **__: object) -> None:
