@@ -128,7 +128,7 @@ class PreprocessConfig(Section):
     flip: bool | None = None
     """Mirror half of the pictures left to right."""
     flip_vertical: bool | None = None
-    """Mirror half of the pictures top to bottom: for what has no upright, such as cells."""
+    """Mirror half of the pictures top to bottom: for pictures without a fixed orientation, such as cells."""
     shift: Annotated[float, Field(ge=0.0, le=0.5)] | None = None
     """Largest shift along each axis, as a share of the side."""
     crop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None

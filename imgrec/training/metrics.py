@@ -45,8 +45,8 @@ class Rank(NamedTuple):
     """How good an epoch of a fit is beside others: the larger, the better.
 
     The one definition of the score of a fit: what is kept, what a trial is told and shown by, what a search
-    chooses. An epoch that was judged by larger pictures is better whatever it came to, for in the end
-    they are whole. Of two alike the one with the lower loss is better: small splits tie often.
+    chooses. An epoch validated at a higher resolution always replaces one at a lower. Of two with the same
+    score the one with the lower loss is better: small splits tie often.
 
     Attributes:
         side: Shorter side of the pictures that judged it, in pixels.

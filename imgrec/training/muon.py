@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 RMS_OF_ADAMW = 0.2
 """Root mean square of an update of AdamW, as a share of the learning rate."""
 FIXED_NORM_RATE = 12.0
-"""What a step changes of a kernel of fixed norm, as a share of that norm and of the learning rate: as much
-as it would of a kernel of 3x3x400, whose entries have a mean square of 1/3600."""
+"""Relative size of an update per unit of learning rate, for kernels of fixed norm: that of a kernel of
+3 x 3 x 400, whose entries have a mean square of 1/3600."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that pulls singular values towards 1, as in Jordan's Muon."""
 

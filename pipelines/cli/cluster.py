@@ -25,10 +25,10 @@ def submit_to(
     address: Address,
     install: Annotated[
         bool,
-        typer.Option("--install", help="Install the packages of here on the nodes, with uv."),
+        typer.Option("--install", help="Install this environment's package versions on the nodes, with uv."),
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Run once more what has succeeded.")
+        bool, typer.Option("--again", help="Run again even if it has succeeded.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
 ) -> None:

@@ -14,7 +14,8 @@ from pipelines.formats import size
 
 LEAST_SECONDS = 1.0
 REST = 100
-"""To look takes 50 to 150 ms for Ray's dozen processes; after it this many times as long is waited."""
+"""Sleep so many times as long as a sample takes (50 to 150 ms with Ray's dozen processes), so that watching
+costs under 1 %."""
 OWN, WORKERS, DECODERS, RAY = "imgrec", "workers", "decoders", "Ray"
 RAYS = ("ray::", "raylet", "gcs_server", "dashboard", "ray/")
 TRAINING = ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_Trial")
