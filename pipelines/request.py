@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgrec.config import Config
@@ -14,19 +14,15 @@ TUNE_TRIALS = 20
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asks for, in the words that ask for the same on another machine.
+    """What the user asks for.
 
     Attributes:
         config: Checked.
-        file: Where settings were read from.
-        data: What --data said, as an absolute path.
-        changes: The options and --set, as `key=value`.
+        written: The settings as they were written, in the file and in options.
     """
 
     config: "Config"
-    file: Path | None
-    data: str | None
-    changes: tuple[str, ...]
+    written: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,7 @@ def make_request(
     Raises:
         ConfigError: a setting is wrong.
     """
-    from imgrec.config import load_config  # noqa: PLC0415
+    from imgrec.config import load_config, written_settings  # noqa: PLC0415
 
     file, source = path, None if data is None else absolute(data)
     if file is None and data in {None, "digits"}:
@@ -102,8 +98,9 @@ def make_request(
     options = {"name": name, "archs": archs, "search.trials": trials, "search.budget": budget}
     changes = [f"{key}={json.dumps(said)}" for key, said in options.items() if said is not None]
     changes += settings or []
-    of_source = [] if source is None else [f"data.source={json.dumps(source)}"]
-    return Request(load_config(file, [*of_source, *changes]), path, source, tuple(changes))
+    if source is not None:
+        changes.insert(0, f"data.source={json.dumps(source)}")
+    return Request(load_config(file, changes), written_settings(file, changes))
 
 
 def absolute(source: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import tomli_w
+from packaging.requirements import Requirement
 
 import imgrec
 import pipelines
@@ -44,25 +46,31 @@ def refuse_local(config: Config) -> None:
 
 def words_for(command: str, request: Request, flags: RunFlags) -> list[str]:
     """The command as the head node will run it, in the uploaded folder."""
-    # Paths of this machine's current folder and its environment are said in full.
-    uri = tracking_uri(request.config.tracking, Path(request.config.storage))
-    own = [one for one in request.changes if not one.startswith(("storage=", "tracking.uri="))]
-    if request.file and not request.data:
-        own.append(f"data.source={json.dumps(absolute(request.config.data.source))}")
-    settings = [*own, f"storage={request.config.storage}", f"tracking.uri={uri}"]
     words = ["python", "-m", "pipelines", command]
     if command in {"train", "tune"}:
         words += ["--arch", *request.config.archs]
-    words += [CONFIG] if request.file else []
-    words += ["--data", request.data] if request.data else []
-    words += [word for setting in settings for word in ("--set", setting)]
     given = {
         "--fresh": flags.fresh,
         "--json": flags.as_json,
         "--quiet": flags.quiet,
         "--profile": flags.profile,
     }
-    return words + [flag for flag, is_set in given.items() if is_set]
+    return [*words, CONFIG, *(flag for flag, is_set in given.items() if is_set)]
+
+
+def settings_for(request: Request) -> str:
+    """The settings as they were written, as one TOML file, which is checked again on the head node.
+
+    What depends on this machine's current folder or its environment is said in full.
+    """
+    config = request.config
+    full = {
+        "storage": config.storage,
+        "data": request.written.get("data", {}) | {"source": absolute(config.data.source)},
+        "tracking": request.written.get("tracking", {})
+        | {"uri": tracking_uri(config.tracking, Path(config.storage))},
+    }
+    return tomli_w.dumps(request.written | full)
 
 
 @contextmanager
@@ -74,8 +82,7 @@ def packed(request: Request) -> Iterator[Path]:
             for package in (imgrec, pipelines):
                 source = Path(str(package.__file__)).parent
                 shutil.copytree(source, folder / source.name, ignore=IGNORED)
-            if request.file:
-                shutil.copyfile(request.file, folder / CONFIG)
+            (folder / CONFIG).write_text(settings_for(request), encoding="utf-8")
         except OSError as error:
             msg = f"{folder}: what is to be sent cannot be copied there ({reason_of(error)})"
             raise ClusterError(msg) from error
@@ -96,9 +103,11 @@ def uploaded_files(folder: Path) -> list[Path]:
 
 
 def installed_packages() -> list[str]:
-    """What imgrec depends on, in the very versions of here."""
-    needed = metadata.requires("imgrec") or []
-    names = [
-        re.split(r"[^\w\[\].,-]", one, maxsplit=1)[0] for one in needed if "extra ==" not in one
+    """What imgrec depends on, in the versions of this environment."""
+    needed = [Requirement(text) for text in metadata.requires("imgrec") or []]
+    return [
+        f"{one.name}{f'[{extras}]' if (extras := ','.join(sorted(one.extras))) else ''}"
+        f"=={metadata.version(one.name)}"
+        for one in needed
+        if one.marker is None or one.marker.evaluate({"extra": ""})
     ]
-    return [f"{name}=={metadata.version(name.partition('[')[0])}" for name in names]

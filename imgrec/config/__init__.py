@@ -31,7 +31,7 @@ from imgrec.config.architectures import (
 )
 from imgrec.config.branch import Branch, is_active
 from imgrec.config.filters import FILTERS, Filter
-from imgrec.config.load import Config, load_config
+from imgrec.config.load import Config, load_config, written_settings
 from imgrec.config.section import ImageShape, Resize
 from imgrec.config.sections import (
     ClusterConfig,
@@ -68,4 +68,5 @@ __all__ = [
     "TransformerConfig",
     "is_active",
     "load_config",
+    "written_settings",
 ]

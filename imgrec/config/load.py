@@ -41,10 +41,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         ConfigError: the file cannot be read, or a key is unknown, of the wrong type or out of
             range; the message names the key and the cure.
     """
-    document = _read(path) if path else {}
-    for setting in settings:
-        _apply(document, setting)
-    tables = _tables(document)
+    tables = _tables(written_settings(path, settings))
     for name, section in SHARED.items():
         checked(section, name, tables.get(name, {}))
     # All four, trained or not: a misspelt key is wrong all the same.
@@ -60,6 +57,18 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         tracking=TrackingConfig(**tables.get("tracking", {})),
         branches=tuple(branches[arch] for arch in general.archs),
     )
+
+
+def written_settings(path: Path | None, settings: Sequence[str]) -> dict[str, Any]:
+    """What a file and `--set` say together, as it was written: nothing is checked or filled in.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is not of the form `a.b=value`.
+    """
+    document = _read(path) if path else {}
+    for setting in settings:
+        _apply(document, setting)
+    return document
 
 
 def _name_of(source: str) -> str:

@@ -6,8 +6,6 @@ import logging
 import queue
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ray.job_submission import JobSubmissionClient
 
 from imgrec.distributed.session import wants_token
 from imgrec.errors import ClusterError, reason_of
+from imgrec.probe import ask
 
 TIMEOUT_SECONDS = 10
 TRIES = 5
@@ -187,22 +186,16 @@ class JobServer:
 
     def _refuse_silence(self) -> None:
         """Ray's own client would wait for ever."""
+        answer = ask(f"{self.address}/api/version", TIMEOUT_SECONDS)
+        if answer.wants_name:
+            return  # it wants its token; Ray's client says so
         try:
-            # The scheme was checked before.
-            url = f"{self.address}/api/version"
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-                version = json.load(answer)["ray_version"]
-        except urllib.error.HTTPError as error:
-            if error.code in {401, 403}:
-                return  # it answers, and wants its token; Ray's client says so
-            reason = f"HTTP {error.code}"
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(getattr(error, "reason", error))
-        else:
-            _refuse_other_version(self.address, version)
-            return
-        msg = f"{self.address}: no Ray job server answers there ({reason})"
-        raise ClusterError(msg)
+            version = json.loads(answer.text)["ray_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            reason = answer.reason or "it does not say its version"
+            msg = f"{self.address}: no Ray job server answers there ({reason})"
+            raise ClusterError(msg) from error
+        _refuse_other_version(self.address, version)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

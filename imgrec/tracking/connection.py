@@ -1,14 +1,11 @@
 """To MLflow: an SQLite file that needs no service, or a tracking server."""
 
-import http.client
 import logging
 import os
 import signal
 import sqlite3
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from imgrec.config import TrackingConfig
 from imgrec.errors import TrackingError
 from imgrec.machine import locked
+from imgrec.probe import ask
 from imgrec.tracking.place import (
     ARTIFACTS,
     SQLITE,
@@ -284,18 +282,14 @@ def experiment_id(tracking: Tracking, name: str) -> str:
 
 def _refuse_silence(uri: str, timeout_seconds: int) -> None:
     """Ask the server for its health: MLflow's own calls would try again for minutes."""
-    try:
-        # The scheme was checked by the caller.
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_seconds):  # noqa: S310
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403, 404}:
-            return  # it answers; MLflow's own call says what is wrong
-        reason = f"HTTP {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = str(getattr(error, "reason", error))
-    msg = f"tracking.uri = {uri!r}: no MLflow server answers there ({reason}); start it or unset it"
-    raise TrackingError(msg)
+    answer = ask(f"{uri.rstrip('/')}/health", timeout_seconds)
+    # Where it answers otherwise, MLflow's own call says what is wrong.
+    if answer.status not in {200, 401, 403, 404}:
+        msg = (
+            f"tracking.uri = {uri!r}: no MLflow server answers there ({answer.reason}); start it or "
+            f"unset it"
+        )
+        raise TrackingError(msg)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,10 +4,9 @@ import email.utils
 import json
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import mlflow
@@ -16,6 +15,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from imgrec.errors import TrackingError, reason_of
+from imgrec.probe import ask
 from imgrec.tracking.connection import Tracking
 
 EXPERIMENT = "imgrec doctor"
@@ -111,16 +111,12 @@ def _version(tracking: Tracking, timeout_seconds: int) -> str:
 def _get(url: str, timeout_seconds: int) -> tuple[int, str, float]:
     """What somebody without a name is answered: status, text where it is 200; its clock's skew."""
     began = time.time()
-    try:
-        # The address is that of a server that has answered already.
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:  # noqa: S310
-            status, date = answer.status, answer.headers.get("Date")
-            text = answer.read().decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        status, text, date = error.code, "", error.headers.get("Date")
-    except OSError as error:
-        msg = f"{url}: no answer ({reason_of(error)})"
-        raise TrackingError(msg) from error
+    answer = ask(url, timeout_seconds)
+    if not answer.status:
+        msg = f"{url}: no answer ({answer.reason})"
+        raise TrackingError(msg)
+    status, date = answer.status, answer.headers.get("Date")
+    text = answer.text if status == HTTPStatus.OK else ""
     if not date:
         return status, text, 0.0
     # To a whole second, cut off; and anything between asking and hearing may be right.

@@ -25,7 +25,9 @@ def submit_to(
     address: Address,
     install: Annotated[
         bool,
-        typer.Option("--install", help="Install this environment's package versions on the nodes, with uv."),
+        typer.Option(
+            "--install", help="Install this environment's package versions on the nodes, with uv."
+        ),
     ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Run again even if it has succeeded.")

@@ -1,18 +1,28 @@
 """What is sent to a cluster, and what is refused before."""
 
 import shutil
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from imgrec.config import load_config
 from imgrec.errors import ClusterError, ImgrecError
-from pipelines.request import DIGITS, Request, RunFlags
-from pipelines.upload import last_object, packed, refuse_local, upload_digest, words_for
+from pipelines.request import Request, RunFlags, make_request
+from pipelines.upload import (
+    installed_packages,
+    last_object,
+    packed,
+    refuse_local,
+    settings_for,
+    upload_digest,
+    words_for,
+)
 
 
 def asked(*changes: str, file: Path | None = None) -> Request:
-    return Request(load_config(DIGITS, changes), file, None, changes)
+    return make_request(file, settings=list(changes))
 
 
 def test_code_and_settings_are_sent_and_nothing_else(tmp_path: Path) -> None:
@@ -79,11 +89,35 @@ def test_the_result_is_found_at_the_end_of_a_log(log: str, found: object) -> Non
     assert last_object(log) == found
 
 
-def test_a_relative_source_is_sent_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head has another current folder."""
+def test_settings_are_sent_as_they_were_written_and_paths_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head has another current folder; what was left out is left to the head's own defaults."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "my.toml"
-    file.write_text('[data]\nsource = "photos"\n')
-    one = Request(load_config(file), file, None, ())
+    file.write_text('[data]\nsource = "photos"\n[cnn.train]\nepochs = 3\n')
+    changes = ["storage=/shared", "tracking.uri=http://mlflow:5000", 'data.classes=["a b", "ü"]']
+    one = make_request(file, settings=changes, archs=["cnn"], budget="10m")
+    sent = tomllib.loads(settings_for(one))
 
-    assert f'data.source="{tmp_path}/photos"' in words_for("run", one, RunFlags())
+    assert sent == {
+        "archs": ["cnn"],
+        "storage": "/shared",
+        "data": {"source": f"{tmp_path}/photos", "classes": ["a b", "ü"]},
+        "cnn": {"train": {"epochs": 3}},
+        "search": {"budget": "10m"},
+        "tracking": {"uri": "http://mlflow:5000"},
+    }
+    with packed(one) as folder:
+        there = load_config(folder / "run.toml")
+    in_full = one.config.data.model_copy(update={"source": f"{tmp_path}/photos"})
+    assert there == one.config.model_copy(update={"data": in_full})
+
+
+def test_packages_are_named_in_the_versions_of_here() -> None:
+    """With their extras, and without what only development needs."""
+    packages = installed_packages()
+
+    assert f"torch=={metadata.version('torch')}" in packages
+    assert f"ray[default,train,tune]=={metadata.version('ray')}" in packages
+    assert not [one for one in packages if one.startswith("pytest")]
