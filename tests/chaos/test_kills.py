@@ -248,9 +248,7 @@ def test_a_worker_killed_in_a_search_costs_no_trial(
 
 
 @pytest.mark.chaos
-def test_a_run_that_nobody_goes_on_with_is_closed(
-    plain: Record, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_nobody_goes_on_with_is_closed(pictures: Path, tmp_path: Path) -> None:
     """Nothing says RUNNING for ever: the next command that looks marks it, and says how to go on."""
     with start(tmp_path, pictures, *PLAIN) as process:
         kill_when(tmp_path, process, in_fit)
@@ -263,4 +261,3 @@ def test_a_run_that_nobody_goes_on_with_is_closed(
     assert run["state"] == "interrupted"
     assert run["command"].startswith("uv run imgrec run ")
     assert {status for _, _, status, _ in record.runs} == {"KILLED"}
-    assert plain.models

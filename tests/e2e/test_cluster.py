@@ -147,15 +147,14 @@ def test_a_run_from_outside_ends_as_registered_models_that_serve(user: User) -> 
     models = {(m["registered_model"], m["version"]) for m in user.ask("models")["models"]}
     (predicted,) = user.ask("predict", "first-cnn", "digit.png")["predictions"]
 
-    assert "first-ann: test accuracy" in first.stdout or "registered as first-ann" in first.stdout
+    assert "registered as first-ann version 1" in first.stdout
     assert "uploading code and settings:" in first.stderr
     assert again.returncode == 0
     assert "succeeded already; it is not run twice" in again.stderr
     assert user.states("first") == ["succeeded"]
     assert models >= {("first-ann", 1), ("first-cnn", 1)}
     assert any(name.endswith("model.safetensors") for name in user.cluster.objects())
-    assert predicted["label"] in DIGITS
-    assert serve(user, "first-cnn") in DIGITS
+    assert predicted["label"] == serve(user, "first-cnn") == "0"  # what digit.png shows
 
 
 @pytest.mark.chaos

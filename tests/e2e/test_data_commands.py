@@ -121,7 +121,7 @@ def test_uneven_noisy_data_end_as_a_model_that_says_so(photos: Path) -> None:
     assert "train.imbalance = logit_adjustment (classes of" in ended.stderr
     assert "filters: median, unsharp" in ended.stderr
     assert "data: 1 file left out (such as train/cat/empty.png: empty file)" in ended.stderr
-    assert 0 <= model["test"]["worst_recall"] <= model["test"]["balanced_accuracy"]
+    assert model["test"]["balanced_accuracy"] > 0.5  # both classes are told, the rare one too
     tracking = connect(TrackingConfig(), photos.parent / "mlruns", create=False)
     run = tracking.client.get_run(model["run_id"])
     assert run.data.params["train.imbalance"] == "logit_adjustment"

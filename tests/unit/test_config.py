@@ -110,18 +110,29 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
     config = load_config(DIGITS)
     lines = DIGITS.read_text(encoding="utf-8").splitlines()
     # Comments hold keys at their defaults: with the marks gone, the file must still load.
-    shown = "\n".join(line.removeprefix("# ") if " = " in line else line for line in lines)
+    shown = "\n".join(
+        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line
+        for line in lines
+    )
     document = tomllib.loads(shown)
 
     assert config.archs == ARCHS
-    for section in ("data", "preprocess", "train", "cluster", "tracking"):
-        fields = type(getattr(config, section, config.branches[0].train)).model_fields
-        if section == "preprocess":
-            fields = type(config.branches[0].preprocess).model_fields
-        shown_keys = set(document[section])
-        if section == "train":  # these have no effect on all of them
+    whole = {
+        "data": config.data,
+        "preprocess": config.branches[0].preprocess,
+        "train": config.branches[0].train,
+        "search": config.search,
+        "cluster": config.cluster,
+        "tracking": config.tracking,
+    }
+    for name, section in whole.items():
+        shown_keys = set(document[name])
+        if name == "train":  # these have no effect on all of them
             shown_keys |= set(document["cnn"]["train"]) & {"momentum", "start_size"}
-        assert shown_keys == set(fields), section
+        assert shown_keys == set(type(section).model_fields), name
+    for branch in config.branches:
+        wanted = set(type(branch.model).model_fields) - {"arch"}
+        assert set(document[branch.arch]["model"]) == wanted, branch.arch
 
 
 def test_a_config_survives_json() -> None:

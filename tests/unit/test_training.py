@@ -4,7 +4,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from imgrec.errors import DivergedError, TrainingError
 from imgrec.models import build_model
 from imgrec.preprocess.augment import NO_AUGMENTATION
 from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.training import checkpoint
 from imgrec.training.checkpoint import latest_state, load_state, save_state
 from imgrec.training.ema import MovingAverage
 from imgrec.training.learner import Learner, best_of, build_learner
@@ -409,26 +409,37 @@ def test_the_state_that_got_furthest_is_found_and_broken_or_foreign_ones_are_pas
     assert latest_state(tmp_path / "nowhere", spec.key) is None
 
 
-def test_states_that_vanish_while_they_are_looked_through_are_no_error(tmp_path: Path) -> None:
-    """Another run beside this one replaces its checkpoints all the time."""
-    stop = Event()
+def test_states_that_vanish_while_they_are_looked_through_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run beside this one replaces its checkpoints all the time, in whatever moment."""
+    kept = tmp_path / "ours"
+    save_state(kept, {"spec": "key", "epochs_done": 1, "weight": torch.ones(3)})
+    read_text, load_whole = Path.read_text, checkpoint.load_state
+    vanished = []
 
-    def come_and_go() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            for name in range(20):
-                (tmp_path / "other" / f"checkpoint-{number}-{name}").mkdir(parents=True)
-            shutil.rmtree(tmp_path / "other")
+    def vanish(folder: Path) -> None:
+        if "other" in folder.name:
+            shutil.rmtree(folder)
+            vanished.append(folder)
 
-    thread = Thread(target=come_and_go)
-    thread.start()
-    try:
-        for _ in range(300):
-            assert latest_state(tmp_path, "key") is None
-    finally:
-        stop.set()
-        thread.join()
+    def read_late(self: Path, *args: Any, **settings: Any) -> str:
+        if self.parent.name == "other-1":
+            vanish(self.parent)
+        return read_text(self, *args, **settings)
+
+    def load_late(folder: Path) -> dict[str, Any]:
+        if folder.name == "other-2":
+            vanish(folder)
+        return load_whole(folder)
+
+    for name in ("other-1", "other-2"):
+        save_state(tmp_path / name, {"spec": "key", "epochs_done": 9, "weight": torch.ones(3)})
+    monkeypatch.setattr(Path, "read_text", read_late)
+    monkeypatch.setattr(checkpoint, "load_state", load_late)
+
+    assert latest_state(tmp_path, "key") == kept
+    assert len(vanished) == 2
 
 
 def test_a_state_comes_back_as_it_was_without_pickle(tmp_path: Path) -> None:
