@@ -18,7 +18,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from imgrec.data.look import Looks
 from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.sample import SPLITS, Source
-from imgrec.machine import locked
+from imgrec.machine import locked, sync, write_durably
 
 NO_SPLIT = -1
 # Settings that decide what is done with a store, and not what it holds.
@@ -139,21 +138,21 @@ def prepare_store(
     note = _note(source, config, storage)
     backend = backend or LocalDecoding(config.decode_workers)
     if known := _noted(note):
-        backend.bring(known, progress)
-        return open_store(known)
+        backend.bring(known.folder, progress)
+        return known
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
     with _building_site(home) as building:
         found = scan(samples, config, building, backend=backend, progress=progress)
         folder = home / _key(found, config)
+        if folder.exists() and _opened(folder) is None:
+            shutil.rmtree(folder)  # the power failed while an earlier version wrote it
         if not folder.exists():
             _write(building, folder.name, found, config)
             _rename(building, folder)
     note.parent.mkdir(exist_ok=True)
-    part = note.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(folder.name, encoding="utf-8")
-    part.replace(note)  # at once: half a note would name another folder
+    write_durably(note, folder.name)
     backend.bring(folder, progress)
     return open_store(folder)
 
@@ -165,8 +164,7 @@ def find_store(config: DataConfig, storage: Path) -> Store | None:
         DataError: the source is not there.
     """
     source = open_source(config.source, storage / "downloads", config.allow_hosts)
-    known = _noted(_note(source, config, storage))
-    return open_store(known) if known else None
+    return _noted(_note(source, config, storage))
 
 
 def open_store(folder: Path) -> Store:
@@ -192,11 +190,19 @@ def _note(source: Source, config: DataConfig, storage: Path) -> Path:
     return storage / "store" / "seen" / _hash(parts)
 
 
-def _noted(note: Path) -> Path | None:
+def _noted(note: Path) -> Store | None:
     if not note.exists():
         return None
-    folder = note.parent.parent / note.read_text(encoding="utf-8")
-    return folder if (folder / "store.json").exists() else None
+    name = note.read_text(encoding="utf-8")
+    return _opened(note.parent.parent / name) if name else None
+
+
+def _opened(folder: Path) -> Store | None:
+    """The store in a folder; None where there is none, or a part of one."""
+    try:
+        return open_store(folder)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
 
 
 def _key(found: Scan, config: DataConfig) -> str:
@@ -276,8 +282,13 @@ def _remove_site(building: Path) -> None:
 
 
 def _rename(building: Path, folder: Path) -> None:
+    # All of it is on the disk before it has its name: after the power failed it must not be half a store.
+    for path in building.iterdir():
+        sync(path)
+    sync(building)
     try:
         building.rename(folder)
+        sync(folder.parent)
     except OSError:
         # Another run may have finished the same store first, and then it is ours too.
         if not folder.exists():

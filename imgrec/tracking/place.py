@@ -21,6 +21,7 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.store.tracking.dbmodels.models import Base
 
 from imgrec.errors import TrackingError
+from imgrec.machine import write_durably
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "artifacts"
@@ -107,15 +108,12 @@ def set_aside(file: Path) -> None:
 
 def note_place(file: Path) -> None:
     """Remember where the folder of a database is, and whose disk it is on."""
-    note = file.parent / NOTE
-    part = note.with_suffix(f".{uuid.uuid4().hex}")
     content = {
         "path": str(file.parent),
         "host": platform.node(),
         "inode": file.parent.stat().st_ino,
     }
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(note)
+    write_durably(file.parent / NOTE, json.dumps(content))
 
 
 def follow_move(file: Path) -> str:

@@ -525,3 +525,20 @@ def test_evaluation_sees_every_picture_exactly_once(digits: Store, world_size: i
     ]
 
     assert sorted(seen) == sorted(digits.labels[rows].tolist())
+
+
+@pytest.mark.parametrize("lost", ["store.json", "labels.npy", "note"])
+def test_a_store_that_a_power_failure_left_half_is_made_again(
+    lost: str, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Names may be on the disk before what they stand for is: an empty file, of which nobody can be told."""
+    config = DataConfig(source=str(make_folder()))
+    whole = prepare_store(config, tmp_path, progress=no_progress)
+    fingerprint, labels = whole.fingerprint, whole.labels.copy()
+    file = next((tmp_path / "store" / "seen").iterdir()) if lost == "note" else whole.folder / lost
+    file.write_bytes(b"")
+    again = prepare_store(config, tmp_path, progress=no_progress)
+
+    assert again.fingerprint == fingerprint
+    assert (again.labels == labels).all()
+    assert open_store(again.folder).fingerprint == fingerprint
