@@ -43,7 +43,7 @@ class Stage:
     """A stage of a run.
 
     Attributes:
-        name: `prepare`, `search`, `fit`, `evaluate, register` or `compare`.
+        name: `prepare`, `start`, `search`, `fit` or `evaluate, register`.
         arch: Whose; empty for those of the whole run.
         state: `done`, `goes on` or `to do`.
         seconds: A guess of what is left.
@@ -79,7 +79,7 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
     for arch in config.archs:
         stages += _branch(config, ledger, prepared.specs[arch], arch)
-    return _with_starts(config, [*stages, _compare(stages)])
+    return _with_starts(config, stages)
 
 
 def _branch(config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch) -> Iterator[Stage]:
@@ -155,11 +155,6 @@ def _register(spec: FitSpec) -> Stage:
     )
 
 
-def _compare(stages: list[Stage]) -> Stage:
-    done = all(stage.state == "done" for stage in stages)
-    return Stage("compare", state="done" if done else "to do")
-
-
 def _with_starts(config: Config, stages: list[Stage]) -> list[Stage]:
     """Ray's start, and that of the workers, as stages of their own: they are long for small data."""
     trains = any(stage.name in {"search", "fit"} and stage.state != "done" for stage in stages)
@@ -187,7 +182,7 @@ def _before_data(config: Config) -> list[Stage]:
     ]
     names = [*(["search"] if config.search.wanted else []), "fit", "evaluate, register"]
     stages += [Stage(name, arch, note=LATER) for arch in config.archs for name in names]
-    return [*stages, Stage("compare")]
+    return stages
 
 
 def _speed(ledger: Ledger | None, spec: FitSpec) -> tuple[float, str]:

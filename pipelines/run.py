@@ -1,6 +1,6 @@
-"""The workflow: prepare; then for each architecture search, fit, evaluate, register; then compare.
+"""The workflow: prepare; then for each architecture search, fit, evaluate, register.
 
-What is on record is not done again, and what was interrupted goes on (pipelines/ledger.py).
+What is on record is not done again, and what was interrupted goes on (pipelines/record/ledger.py).
 """
 
 import shutil
