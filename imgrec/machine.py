@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import platform
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CGROUPS = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
 LOCK_POLL_SECONDS = 0.05
+CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
+"""The variables that name caches, and what they are called in a folder of ours."""
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF})
 """What file systems say that have no locks, or none without a right to write."""
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -53,6 +56,28 @@ def take_room(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
     else:
         os.ftruncate(file, size)
+
+
+def keep_caches_in(folder: Path) -> None:
+    """Where the home folder cannot be written to, let libraries keep their caches in another.
+
+    What the user has set stays. To be called before Matplotlib and torch are imported.
+    """
+    if _has_home():
+        return
+    for variable, name in CACHES.items():
+        place = folder / ".caches" / name
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.environ.setdefault(variable, str(place))
+
+
+def _has_home() -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=Path.home()):
+            return True
+    except (OSError, RuntimeError):  # there is none, or none of ours
+        return False
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -1,10 +1,13 @@
 """A data set looked at before anything is spent on it."""
 
+import contextlib
 from pathlib import Path
 
 from imgrec.config import Config
 from imgrec.data.findings import Findings
+from imgrec.data.splits import make_splits
 from imgrec.data.store import prepare_store
+from imgrec.errors import DataError
 from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
@@ -13,11 +16,11 @@ from pipelines.observer import Observer
 from pipelines.record.entries import record_data
 
 
-def check(config: Config, observer: Observer) -> tuple[Findings, Path]:
+def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path]:
     """Scan, write the page of what was found, and keep it in MLflow.
 
     Returns:
-        What was found, and where the page is.
+        What was found, what a run would decide, and where the page is.
 
     Raises:
         DataError: the pictures cannot be read.
@@ -33,4 +36,7 @@ def check(config: Config, observer: Observer) -> tuple[Findings, Path]:
     experiment = config.tracking.experiment or config.name
     with start_run(tracking, experiment, f"{config.name} data", {KIND: "check"}) as run:
         record_data(run, findings, page)
-    return findings, page
+    decided = [store.about_depth(config.data.depth)]
+    with contextlib.suppress(DataError):  # which `Findings` say better
+        decided += make_splits(store, config.data).notes
+    return findings, [note for note in decided if note], page

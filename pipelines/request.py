@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgrec.machine import keep_caches_in
+
 if TYPE_CHECKING:
     from imgrec.config import Config
 
@@ -100,7 +102,9 @@ def make_request(
     changes += settings or []
     if source is not None:
         changes.insert(0, f"data.source={json.dumps(source)}")
-    return Request(load_config(file, changes), written_settings(file, changes))
+    config = load_config(file, changes)
+    keep_caches_in(Path(config.storage))
+    return Request(config, written_settings(file, changes))
 
 
 def absolute(source: str) -> str:

@@ -303,6 +303,15 @@ class ClusterConfig(Section):
     """Least time between two checkpoints, which is what a crash can cost at most, plus one epoch.
     Each costs a fraction of a second, more than an epoch of the digits."""
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, value: object) -> object:
+        numbers = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+        if not all(type(one) is int and one >= 1 for one in numbers):
+            msg = "write a number of workers, such as 2, or the least and the most, such as [2, 8]; 1 is the least"
+            raise ValueError(msg)
+        return value
+
     @field_validator("workers")
     @classmethod
     def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:

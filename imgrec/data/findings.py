@@ -227,7 +227,7 @@ class Findings:
         if small.any() and not splits_given:
             text = f"too few different pictures for train, val and test: {_some(names, small)}"
             yield Problem(
-                "warning", f"{text}; such a class is not in val, not in test, or in neither"
+                "warning", f"{text}; such a class is missing from val, from test, or from both"
             )
             counts = np.where(small, FEW_PICTURES, counts)
         few = counts < FEW_PICTURES

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +105,19 @@ class Store:
     def has_deep_greys(self) -> bool:
         """Whether the depth had a part in it."""
         return bool(np.isin(self.looks()["mode"], sorted(DEEP_MODES)).any())
+
+    def about_depth(self, setting: Depth | Literal["auto"]) -> str:
+        """For people, how greys of more than 8 bits were taken; empty where there is nothing to say.
+
+        Args:
+            setting: `data.depth`.
+        """
+        if self.has_deep_greys:
+            bits = "floats from 0 to 1" if self.depth == "unit" else f"{self.depth} bits"
+            return f"greys of more than 8 bits are taken as {bits} (data.depth)"
+        if setting != "auto":
+            return "data.depth has no effect: no picture is a grey of more than 8 bits"
+        return ""
 
     def looks(self) -> Looks:
         """What is known of each picture beside its pixels, (N,) of LOOK."""

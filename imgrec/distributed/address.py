@@ -1,4 +1,4 @@
-"""The address of a Ray cluster, asked whether anybody answers there. Imports no Ray, so it is asked first."""
+"""The address of a Ray cluster, asked whether Ray answers there. Imports no Ray, so it is asked first."""
 
 import os
 import socket
@@ -8,6 +8,9 @@ from imgrec.config import ClusterConfig
 from imgrec.errors import ClusterError
 
 ANSWER_SECONDS = 4.0
+# RFC 9113, sections 3.4 and 6.5.
+HTTP2_PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(3) + b"\4" + bytes(5)
+FRAME_HEADER, SETTINGS_FRAME = 9, b"\4"
 FOUND_BY_RAY = frozenset({"auto", "local"})
 
 
@@ -16,12 +19,16 @@ def cluster_address(config: ClusterConfig) -> str:
     return config.address or os.environ.get("RAY_ADDRESS", "")
 
 
+def setting_of_address(config: ClusterConfig) -> str:
+    """Which setting has the address, for people."""
+    return "cluster.address" if config.address else "RAY_ADDRESS"
+
+
 def refuse_silence(config: ClusterConfig) -> None:
-    """Raise ClusterError where nobody listens at the address: Ray itself would wait for minutes."""
-    address = cluster_address(config)
+    """Raise ClusterError where no Ray answers at the address: Ray itself would wait for minutes."""
+    address, where = cluster_address(config), setting_of_address(config)
     if not address or address in FOUND_BY_RAY:
         return
-    where = "cluster.address" if config.address else "RAY_ADDRESS"
     try:
         parts = urlsplit(address if "://" in address else f"ray://{address}")
         host, port = parts.hostname, parts.port
@@ -32,10 +39,26 @@ def refuse_silence(config: ClusterConfig) -> None:
         msg = f"{where} = {address!r}: no address; write HOST:6379"
         raise ClusterError(msg)
     try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+            reason = "" if _speaks_http2(connection) else "something else listens there"
+    except TimeoutError:
+        reason = f"no answer within {ANSWER_SECONDS:.0f} s"
     except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
         msg = (
-            f"{where} = {address!r}: no Ray cluster answers there ({error.strerror or error}); start it, or unset "
-            f"{where} for a local Ray"
+            f"{where} = {address!r}: no Ray cluster answers there ({reason}); start it, or unset {where} for "
+            f"a local Ray"
         )
-        raise ClusterError(msg) from error
+        raise ClusterError(msg)
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side answers as gRPC does, which Ray speaks: with its settings, in the first frame."""
+    if os.environ.get("RAY_USE_TLS", "0") not in {"", "0"}:
+        return True  # it would want to see a certificate first
+    connection.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
+    header = b""
+    while len(header) < FRAME_HEADER and (more := connection.recv(FRAME_HEADER - len(header))):
+        header += more
+    return header[3:4] == SETTINGS_FRAME

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.address import cluster_address, refuse_silence
+from imgrec.distributed.address import cluster_address, refuse_silence, setting_of_address
 from imgrec.distributed.events import Mailbox
 from imgrec.distributed.nodes import SHARED_MEMORY, NodeInfo, list_nodes
 from imgrec.errors import ClusterError
@@ -84,7 +84,7 @@ def ray_session(
     with ExitStack() as stack:
         if address:
             stack.callback(_end_ray, threads)
-            _join(address, quiet)
+            _join(address, setting_of_address(config), quiet)
         else:
             _refuse_little_memory()
             temporary = stack.enter_context(_session_folder())
@@ -177,12 +177,14 @@ def _provide_token(log_file: Path) -> None:
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
     try:
-        home = Path.home()
-        kept = home / ".ray" / "auth_token"
-        if kept.exists() or os.access(kept.parent if kept.parent.exists() else home, os.W_OK):
+        kept = Path.home() / ".ray" / "auth_token"
+        kept.parent.mkdir(exist_ok=True)
+        if kept.exists():
             return
-    except RuntimeError:
-        pass  # a user without a home
+        with tempfile.TemporaryFile(dir=kept.parent):
+            return
+    except (OSError, RuntimeError):
+        pass  # a user without a home, or one that is not to be written to
     token = log_file.with_name(".ray_token")
     with locked(token.with_name(".ray_token.lock")):
         if not token.exists() or not token.stat().st_size:
@@ -211,14 +213,14 @@ def _log_as_others_do() -> None:
     logger.propagate = True
 
 
-def _join(address: str, quiet: dict[str, Any]) -> None:
+def _join(address: str, where: str, quiet: dict[str, Any]) -> None:
     try:
         ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if "AuthenticationError" in f"{error} {error.__cause__}":
             raise wants_token(address) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
-        msg = f"cluster.address = {address!r}: no Ray cluster answers there ({reason})"
+        msg = f"{where} = {address!r}: cannot be joined ({reason})"
         raise ClusterError(msg) from error
 
 

@@ -41,6 +41,7 @@ ENVIRONMENT = {
 # Ctrl-C does not end.
 PATIENCE_SECONDS, PATIENCE_AT_START_SECONDS = 120.0, 10.0
 LOCK_POLL_SECONDS = 0.1
+LONGEST_REASON = 200
 log = logging.getLogger(__name__)
 
 
@@ -293,4 +294,6 @@ def _refuse_silence(uri: str, timeout_seconds: int) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    # Some of MLflow's own are a paragraph, of which the first sentence says what is wrong.
+    return line if len(line) <= LONGEST_REASON else line.partition(". ")[0][:LONGEST_REASON]

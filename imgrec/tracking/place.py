@@ -132,7 +132,7 @@ def follow_move(file: Path) -> str:
     note = _note(here)
     with closing(sqlite3.connect(file, timeout=60)) as database:
         old = _old_place(database, here, note)
-        if old is None or old.exists():
+        if old is None or (old.exists() and not _is_copy(here, old, note)):
             # Where both can be seen, they may be two mounts of one storage: the old addresses still lead there.
             return ""
         if note and note["host"] != platform.node() and note["inode"] == here.stat().st_ino:
@@ -148,8 +148,11 @@ def follow_move(file: Path) -> str:
                 f"move it back, or make a link there: ln -s {here} {old}"
             )
             raise TrackingError(msg)
+        earlier = list(here.glob(f"{file.name}.before-move-*"))
         kept = file.with_name(f"{file.name}.before-move-{time.strftime('%Y%m%d-%H%M%S')}")
         shutil.copyfile(file, kept)
+        for one in earlier:
+            one.unlink()
         kept.chmod(0o600)
         with database:
             for table, column in ADDRESSES:
@@ -164,7 +167,15 @@ def follow_move(file: Path) -> str:
                     ),
                 )
     note_place(file)
-    return f"the record was moved here from {old}: its addresses were written anew ({kept.name} is as it was)"
+    how = "is a copy of the one in" if old.exists() else "was moved here from"
+    return f"the record {how} {old}: its addresses were written anew ({kept.name} is as it was)"
+
+
+def _is_copy(here: Path, old: Path, note: dict[str, Any] | None) -> bool:
+    """Whether this folder is a copy, beside which the original is still where it was."""
+    if note is None or note["host"] != platform.node():
+        return False
+    return note["inode"] == old.stat().st_ino != here.stat().st_ino
 
 
 def _old_place(

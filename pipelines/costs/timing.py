@@ -37,6 +37,10 @@ CURES = {
 }
 
 
+LEAST_SHOWN = 0.005
+"""A share of the time below it would be shown as 0 %."""
+
+
 class StageClock:
     """Seconds of wall time by stage; one ends where the next begins."""
 
@@ -88,7 +92,11 @@ def in_words(times: Mapping[str, float], rates: Mapping[Arch, str]) -> tuple[str
     """
     whole = sum(times.values())
     ordered = sorted(times.items(), key=lambda item: -item[1])
-    shares = [f"{LABELS[name]} {seconds / whole:.0%}" for name, seconds in ordered]
+    shares = [
+        f"{LABELS[name]} {seconds / whole:.0%}"
+        for name, seconds in ordered
+        if seconds / whole >= LEAST_SHOWN
+    ]
     name, seconds = ordered[0]
     limit = f"{seconds / whole:.0%} of the time went to {LABELS[name]}"
     if name == MODEL:

@@ -1,10 +1,12 @@
 """A Ray that goes down leaves nothing of it in the process."""
 
+import contextlib
 import os
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -134,3 +136,32 @@ def test_a_machine_with_too_little_memory_is_refused_in_one_line(
         ray_session(ClusterConfig(), tmp_path / "ray.log"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["silent", "another protocol"])
+def test_what_listens_and_is_no_ray_is_told_at_once(kind: str) -> None:
+    """Ray itself would try again for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    if kind == "silent":
+                        connection.recv(1)
+                        time.sleep(10)
+                    else:
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(ClusterError, match="no Ray cluster answers there"):
+            refuse_silence(ClusterConfig(address=f"127.0.0.1:{port}"))
+        assert time.monotonic() - began < 6
+
+
+def test_a_ray_that_is_there_is_known(tmp_path: Path) -> None:
+    """Its first answer is gRPC's."""
+    with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1):
+        refuse_silence(ClusterConfig(address=ray.get_runtime_context().gcs_address))

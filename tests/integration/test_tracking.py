@@ -462,18 +462,32 @@ def test_a_record_that_was_moved_finds_its_models_again(
     assert len(list((tmp_path / "new").glob("mlflow.db.before-move-*"))) == 1
 
 
-def test_a_copy_beside_the_original_rewrites_nothing(
+def test_a_copy_beside_the_original_keeps_to_itself(
     classifier: Classifier, digits: Store, tmp_path: Path
 ) -> None:
-    """What it names is there; two mounts of one storage look the same."""
+    """Else what is trained in the copy would lie in the folder of the original."""
     registered_in(tmp_path / "old", classifier, digits)
+    before = (tmp_path / "old" / "mlflow.db").read_bytes()
     shutil.copytree(tmp_path / "old", tmp_path / "copy")
-    before = (tmp_path / "copy" / "mlflow.db").read_bytes()
     here = connect(TrackingConfig(), tmp_path / "copy", create=False)
 
+    assert f"is a copy of the one in {tmp_path / 'old'}" in here.note
+    assert fetch_classifier(here, "moved-ann").is_relative_to(tmp_path / "copy")
+    assert connect(TrackingConfig(), tmp_path / "old", create=False).note == ""
+    assert (tmp_path / "old" / "mlflow.db").read_bytes() == before
+
+
+def test_two_paths_to_one_folder_rewrite_nothing(
+    classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """As two mounts of one storage are: each would rewrite what the other wrote."""
+    registered_in(tmp_path / "old", classifier, digits)
+    (tmp_path / "other").symlink_to(tmp_path / "old")
+    before = (tmp_path / "old" / "mlflow.db").read_bytes()
+    here = connect(TrackingConfig(), tmp_path / "other", create=False)
+
     assert here.note == ""
-    assert fetch_classifier(here, "moved-ann").is_relative_to(tmp_path / "old")
-    assert (tmp_path / "copy" / "mlflow.db").read_bytes() == before
+    assert (tmp_path / "old" / "mlflow.db").read_bytes() == before
 
 
 def test_the_artifacts_of_another_storage_keep_their_addresses(

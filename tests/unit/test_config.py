@@ -41,7 +41,7 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("cluster.use_gpu=maybe", "must be true or false or must be 'auto'"),
         ("archs='cnn'", "archs = 'cnn': must be a list"),
         ("cluster.workers=[4,2]", "the first is the least; write [2, 4]"),
-        ("cluster.workers=[0,2]", "greater than or equal to 1"),
+        ("cluster.workers=[0,2]", "1 is the least"),
         ("archs=[]", "archs = []: must have at least 1 item"),
         ("preprocess.filters=['mean']", "name a filter: gaussian, median"),
         (

@@ -13,7 +13,7 @@ import pytest
 from imgrec import machine
 from imgrec.config import DataConfig
 from imgrec.data.store import prepare_store
-from imgrec.machine import birth_of, locked, memory_kills, processor_kind
+from imgrec.machine import birth_of, keep_caches_in, locked, memory_kills, processor_kind
 from tests.conftest import no_progress
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +118,24 @@ def test_the_memory_of_a_container_is_that_of_its_control_group(
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
 
     assert machine.memory_limit() == limit or (limit is None and machine.memory_limit() > 1000)
+
+
+def test_without_a_home_caches_lie_in_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container with an arbitrary user: Matplotlib would complain at every command."""
+    for variable in machine.CACHES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    keep_caches_in(tmp_path / "storage")
+    assert "MPLCONFIGDIR" not in os.environ
+
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("TORCH_HOME", "mine")
+    keep_caches_in(tmp_path / "storage")
+    place = tmp_path / "storage" / ".caches" / "matplotlib"
+    assert os.environ["MPLCONFIGDIR"] == str(place)
+    assert os.environ["TORCH_HOME"] == "mine"
+    assert place.stat().st_mode & 0o077 == 0
+    monkeypatch.delenv("MPLCONFIGDIR")

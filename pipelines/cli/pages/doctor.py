@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.text import Text
 
 from pipelines.cli.pages.live import LiveTable
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, print_json
 from pipelines.doctor import examine_all
 from pipelines.request import Request
 
@@ -24,7 +23,7 @@ def show_doctor(request: Request, address: str, *, as_json: bool, quiet: bool) -
     if as_json:
         print_json({"findings": [asdict(one) for one in findings]})
     else:
-        console = Console(highlight=False)
+        console = make_console()
         for one in findings:
             level = Text(f"{one.level:8}", style=COLORS[one.level])
             console.print(

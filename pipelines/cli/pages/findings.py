@@ -3,14 +3,13 @@
 import webbrowser
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from imgrec.config import Config
 from imgrec.data.findings import Findings
 from pipelines.check import check
 from pipelines.cli.pages.live import LiveTable
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, print_json
 
 COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -23,18 +22,19 @@ def show_check(config: Config, *, as_json: bool, quiet: bool, open_page: bool) -
             same where they can be read.
     """
     with LiveTable(quiet=quiet) as observer:
-        findings, page = check(config, observer)
+        findings, decided, page = check(config, observer)
     if as_json:
-        print_json({"source": config.data.source, "page": str(page)} | findings.as_json())
+        about = {"source": config.data.source, "page": str(page), "decided": decided}
+        print_json(about | findings.as_json())
     else:
-        _print(findings, page)
+        _print(findings, decided, page)
     if open_page:
         webbrowser.open(page.as_uri())
     findings.refuse_unusable(config.data.source)
 
 
-def _print(findings: Findings, page: Path) -> None:
-    console = Console(highlight=False)
+def _print(findings: Findings, decided: list[str], page: Path) -> None:
+    console = make_console()
     store = findings.store
     height, width, channels = store.image_shape
     kind = "RGB" if channels == 3 else "grey"
@@ -42,6 +42,8 @@ def _print(findings: Findings, page: Path) -> None:
         f"{len(store.labels):,} pictures, {len(store.class_names)} classes, stored as "
         f"{height} x {width} {kind}; fingerprint {store.fingerprint[:16]}"
     )
+    for note in decided:
+        console.print(Text(f"{'decided':8}", style="dim") + Text(note), soft_wrap=True)
     for problem in findings.problems:
         level = Text(f"{problem.level:8}", style=COLORS[problem.level])
         console.print(level + Text(problem.text, style="not bold default"), soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from imgrec.distributed.jobs import Job, JobServer
 from imgrec.errors import ClusterError
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, print_json
 from pipelines.formats import size
 from pipelines.request import Request, RunFlags, SubmitTarget
 from pipelines.upload import (
@@ -83,7 +83,7 @@ def show_jobs(address: str, *, as_json: bool) -> None:
         rows = [{"job": job.id, **_as_json(job)} for job in jobs]
         print_json({"address": address, "jobs": rows})
         return
-    console = Console(highlight=False)
+    console = make_console()
     if not jobs:
         console.print("no job was submitted yet: imgrec submit --address ... run")
     for job in jobs:

@@ -115,9 +115,9 @@ class LiveTable(Observer):
         )
         for note in splits.notes:
             self._line(f"data: {note}")
-        if store.has_deep_greys:
-            bits = "floats from 0 to 1" if store.depth == "unit" else f"{store.depth} bits"
-            self._line(f"data: greys of more than 8 bits are taken as {bits} (data.depth)")
+        setting = next(iter(prepared.specs.values())).data.depth
+        if said := store.about_depth(setting):
+            self._line(f"data: {said}")
         for problem in prepared.findings.problems:
             if problem.level == "warning":
                 self._line(f"data: {problem.text}")
@@ -296,7 +296,8 @@ class LiveTable(Observer):
         row.printed = now
         text = f"{arch}: epoch {row.epoch}/{row.spec.train.epochs}"
         if row.step:
-            text += f" and {row.step / row.spec.steps_per_epoch:.0%} of the next"
+            share = row.step / row.spec.steps_per_epoch
+            text = f"{arch}: epoch {row.epoch + 1}/{row.spec.train.epochs}, {share:.0%} of it"
         if row.metrics:
             loss, score = row.metrics["train/loss"], row.metrics[MONITOR]
             text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"

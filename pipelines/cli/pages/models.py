@@ -1,22 +1,18 @@
 """What is registered."""
 
-from pathlib import Path
-
-from rich.console import Console
 from rich.table import Table
 
 from imgrec.config import Config
-from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import RegisteredVersion, list_versions
 from imgrec.tracking.tags import ARCH
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, open_record, print_json
 
 SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")
 
 
 def show_models(config: Config, *, as_json: bool) -> None:
     """Print every version of every registered model, newest first."""
-    tracking = connect(config.tracking, Path(config.storage), create=False)
+    tracking = open_record(config)
     versions, others = list_versions(tracking)
     if as_json:
         rows = [_as_json(version) for version in versions]
@@ -35,7 +31,7 @@ def show_models(config: Config, *, as_json: bool) -> None:
             version.tags["data.fingerprint"][:12],
             version.run_id[:12],
         )
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table if versions else "no model is registered yet: imgrec run")
     if others:
         console.print(f"[dim]{others} more have imgrec's mark, but somebody else wrote them[/]")

@@ -2,7 +2,40 @@
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from imgrec.config import Config
+    from imgrec.tracking.connection import Tracking
+
+
+WIDTH = 160
+"""Columns where there is no terminal to ask: nothing of a table is cut off in a file or a pipe."""
+
+
+def make_console() -> Console:
+    """For a page on standard output."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
+
+
+def open_record(config: "Config") -> "Tracking":
+    """The record of earlier runs, for a page; what was done to open it is said on standard error.
+
+    Raises:
+        TrackingError: there is none, or it does not answer.
+    """
+    from imgrec.tracking.connection import connect  # noqa: PLC0415 - a second, for some pages only
+
+    tracking = connect(config.tracking, Path(config.storage), create=False)
+    if tracking.note:
+        sys.stderr.write(f"imgrec: {tracking.note}\n")
+    return tracking
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -3,16 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from imgrec.config import Config
 from pipelines.cli.pages.live import LiveTable
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, print_json
 from pipelines.formats import duration, size
 from pipelines.plan import LATER, Stage, plan
-
-WIDTH = 110  # where there is no terminal to ask
 
 
 def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> None:
@@ -37,9 +34,7 @@ def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> Non
             f"[dim]{stage.note}[/]",
         )
     seconds, disk = sum(s.seconds for s in stages), sum(s.disk for s in stages)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = make_console()
     console.print(table)
     unknown = ", and what is known when the pictures are decoded" if _is_unknown(stages) else ""
     console.print(

@@ -4,7 +4,6 @@ import glob
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +13,7 @@ from imgrec.data.content import Content, InMemoryFile, Missing
 from imgrec.data.sources.folder import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
 from imgrec.errors import DataError, UnreadError
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, open_record, print_json
 
 RUNNERS_UP = 3
 
@@ -54,7 +53,9 @@ def show_predictions(config: Config, model: str, files: list[str], *, as_json: b
         _print(answered, unread)
     if unread:
         name, reason = unread[0]
-        msg = f"{len(unread)} of {len(named)} pictures cannot be read (such as {name}: {reason})"
+        msg = f"{name}: {reason}"
+        if len(named) > 1:
+            msg = f"{len(unread)} of {len(named)} pictures cannot be read (such as {msg})"
         raise UnreadError(msg)
 
 
@@ -77,7 +78,7 @@ def _pictures(name: str) -> list[tuple[str, Content]]:
 
 
 def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]) -> None:
-    console = Console(highlight=False)
+    console = make_console()
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("file", "label", "probability", "then"):
         table.add_column(column)
@@ -98,10 +99,9 @@ def _folder(config: Config, model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
     # Only now: a classifier in a folder needs no MLflow, which takes a second to import.
-    from imgrec.tracking.connection import connect  # noqa: PLC0415
     from imgrec.tracking.registry import fetch_classifier  # noqa: PLC0415
 
-    tracking = connect(config.tracking, Path(config.storage), create=False)
+    tracking = open_record(config)
     return fetch_classifier(tracking, model)
 
 

@@ -5,24 +5,20 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from imgrec.tracking.place import SQLITE
+from pipelines.cli.pages.output import make_console
 from pipelines.costs.memory import memory_in_words
 from pipelines.costs.timing import in_words
 from pipelines.formats import shown
 from pipelines.results import Summary, TrainedModel
 
-WIDTH = 100  # where there is no terminal to ask
-
 
 def print_report(summary: Summary, log_file: Path) -> None:
     """The leaderboard, the next commands, and where the log is."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = make_console()
     console.print()
     if summary.models:
         console.print(_leaderboard(summary))
@@ -43,7 +39,9 @@ def print_report(summary: Summary, log_file: Path) -> None:
 
 
 def _leaderboard(summary: Summary) -> Table:
-    title = f"{summary.name}: {len(summary.models)} models in {summary.seconds:.0f} s"
+    count = len(summary.models)
+    models = f"{count} model{'s' if count > 1 else ''}"
+    title = f"{summary.name}: {models} in {summary.seconds:.0f} s"
     table = Table(
         title=title,
         title_justify="left",
@@ -78,7 +76,7 @@ def _leaderboard(summary: Summary) -> Table:
 def _rate(model: TrainedModel) -> str:
     """`212 GFLOP/s`, and on a GPU that is known what share that is of what it could."""
     rate = f"{model.flops_per_second / 1e9:,.0f} GFLOP/s"
-    return rate + (f", {model.share_of_peak:.0%} of the card's peak" if model.share_of_peak else "")
+    return rate + (f", {model.share_of_peak:.0%} of its peak" if model.share_of_peak else "")
 
 
 def _tuned(summary: Summary) -> Table:

@@ -1,18 +1,16 @@
 """The runs on record: how each ended, what came of it, and how to go on with it."""
 
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from imgrec.config import ARCHS, Config
-from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import close_dead_runs
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, COMMAND, DONE, KIND, STATE
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import make_console, open_record, print_json
 
 STATES = {"FINISHED": "finished", "RUNNING": "running", "FAILED": "failed", "KILLED": "interrupted"}
 BEST = "best_val_macro_f1"
@@ -21,7 +19,7 @@ COLORS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted"
 
 def show_runs(config: Config, *, as_json: bool) -> None:
     """Print every run, newest first; those whose process was killed are closed on the way."""
-    tracking = connect(config.tracking, Path(config.storage), create=False)
+    tracking = open_record(config)
     close_dead_runs(tracking)
     records = [run for kind in ("workflow", "tune") for run in find_runs(tracking, {KIND: kind})]
     records.sort(key=lambda record: -record.started)
@@ -31,7 +29,7 @@ def show_runs(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json({"tracking_uri": tracking.uri, "runs": rows, "not_ours": others})
         return
-    console = Console(highlight=False)
+    console = make_console()
     for row in rows:
         color = COLORS[row["state"]]
         console.print(

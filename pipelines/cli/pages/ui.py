@@ -2,15 +2,14 @@
 
 import os
 import sys
-from pathlib import Path
 
 from imgrec.config import Config
-from imgrec.tracking.connection import connect
+from pipelines.cli.pages.output import open_record
 
 
 def serve_ui(config: Config, port: int) -> None:
     """Become the UI's server, for this machine alone; ends with Ctrl-C."""
-    tracking = connect(config.tracking, Path(config.storage), create=False)
+    tracking = open_record(config)
     if not tracking.is_local:
         sys.stdout.write(f"{tracking.uri}\n")
         return
