@@ -1,46 +1,58 @@
 """Where the time went: everything is counted, once."""
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from imgrec.training import clock as clock_of
 from imgrec.training.clock import DATA, MODEL, OPTIMIZER, OTHER, Clock
+from pipelines.costs import timing
 from pipelines.costs.timing import StageClock, in_detail, in_words
 
 
-def test_the_kinds_add_up_to_the_time() -> None:
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clocks of both modules by so many seconds; they do not go by themselves."""
+    now = [100.0]
+    moved = SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0])
+    monkeypatch.setattr(clock_of, "time", moved)
+    monkeypatch.setattr(timing, "time", moved)
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+def test_the_kinds_add_up_to_the_time(hands: Callable[[float], None]) -> None:
     """What is of no kind is there too, and what was taken is not counted again."""
     clock = Clock(torch.device("cpu"))
-    started = time.perf_counter()
     for _ in clock.each(DATA, range(3)):
         with clock.on(MODEL):
-            time.sleep(0.02)
+            hands(5)
         with clock.on(OPTIMIZER):
-            time.sleep(0.01)
-        time.sleep(0.01)
-    spent = clock.take()
-    whole = time.perf_counter() - started
+            hands(2)
+        hands(1)
 
-    assert sum(spent.values()) == pytest.approx(whole, abs=0.005)
-    assert spent[MODEL] == pytest.approx(0.06, abs=0.03)
-    assert spent[MODEL] > spent[OPTIMIZER] > spent[DATA]
-    assert spent[OTHER] >= 0.03
-    assert sum(clock.take().values()) < 0.01
+    assert clock.take() == {MODEL: 15, OPTIMIZER: 6, DATA: 0, OTHER: 3}
+    assert sum(clock.take().values()) == 0
 
 
-def test_waiting_for_the_next_item_is_counted_and_working_on_it_is_not() -> None:
+def test_waiting_for_the_next_item_is_counted_and_working_on_it_is_not(
+    hands: Callable[[float], None],
+) -> None:
     """To the end of the items."""
     clock = Clock(torch.device("cpu"))
 
     def items() -> Iterator[int]:
         yield 1
-        time.sleep(0.03)
+        hands(3)
 
     for _ in clock.each(DATA, items()):
-        time.sleep(0.05)
-    assert 0.03 <= clock.take()[DATA] < 0.05
+        hands(5)
+    assert clock.take()[DATA] == 3
 
 
 def test_training_is_divided_by_what_the_workers_say() -> None:
@@ -69,15 +81,10 @@ def test_the_largest_part_comes_first_and_with_a_cure() -> None:
     )
 
 
-def test_a_stage_ends_where_the_next_begins() -> None:
+def test_a_stage_ends_where_the_next_begins(hands: Callable[[float], None]) -> None:
     """And one that is entered again goes on."""
     stages = StageClock()
-    stages.enter("ray")
-    time.sleep(0.02)
-    stages.enter("train")
-    time.sleep(0.01)
-    stages.enter("ray")
-    time.sleep(0.01)
-    seconds = stages.seconds()
-    assert seconds["ray"] >= 0.03
-    assert 0.01 <= seconds["train"] < seconds["ray"]
+    for stage, seconds in (("ray", 2), ("train", 1), ("ray", 4)):
+        stages.enter(stage)
+        hands(seconds)
+    assert stages.seconds() == {"tracking": 0, "ray": 6, "train": 1}
