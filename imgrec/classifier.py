@@ -20,7 +20,8 @@ from torch import Tensor
 
 from imgrec.config import CnnConfig, Filter, ImageShape, ModelConfig, Resize
 from imgrec.data.content import Content, InMemoryFile
-from imgrec.data.decode import FULL_DEPTH, Depth, pictures_at_once
+from imgrec.data.decode import pictures_at_once
+from imgrec.data.depth import FULL_DEPTH, Depth
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgrec.config import Arch, Config
-from imgrec.data.scan import guess
+from imgrec.data.shape import guess
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.store import find_store
 from imgrec.search.study import best_of, default_settings

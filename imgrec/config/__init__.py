@@ -30,12 +30,12 @@ from imgrec.config.architectures import (
     TransformerConfig,
 )
 from imgrec.config.branch import Branch, is_active
+from imgrec.config.data import DataConfig
 from imgrec.config.filters import FILTERS, Filter
 from imgrec.config.load import Config, load_config, written_settings
 from imgrec.config.section import ImageShape, Resize
 from imgrec.config.sections import (
     ClusterConfig,
-    DataConfig,
     Imbalance,
     PreprocessConfig,
     SearchConfig,

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from imgrec.config.architectures import ARCHS, MODEL_CONFIGS, Arch
+from imgrec.config.data import DataConfig
 from imgrec.config.filters import FILTERS
 from imgrec.config.section import Section
 from imgrec.config.sections import (
     ClusterConfig,
-    DataConfig,
     General,
     PreprocessConfig,
     SearchConfig,

@@ -9,13 +9,8 @@ from typing import Any
 from imgrec.config.architectures import ARCHS, Arch
 from imgrec.config.branch import Branch, make_branch
 from imgrec.config.check import SECTIONS, SHARED, checked, unknown
-from imgrec.config.sections import (
-    ClusterConfig,
-    DataConfig,
-    General,
-    SearchConfig,
-    TrackingConfig,
-)
+from imgrec.config.data import DataConfig
+from imgrec.config.sections import ClusterConfig, General, SearchConfig, TrackingConfig
 from imgrec.errors import ConfigError
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from imgrec.config import ImageShape, Resize
 from imgrec.data.content import Content
-from imgrec.data.decode import Depth, Pixels, decode, pictures_at_once
+from imgrec.data.decode import Pixels, decode, pictures_at_once
+from imgrec.data.depth import Depth
 from imgrec.data.parallel import map_in_chunks, within_limits
 from imgrec.errors import DecodeError
 

@@ -17,9 +17,7 @@ from PIL import Image
 from imgrec.config import DataConfig, ImageShape
 from imgrec.data.content import Content, Missing
 from imgrec.data.decode import (
-    DEEP_MODES,
     REDUCED_SIDE,
-    Depth,
     Header,
     Picture,
     Pixels,
@@ -28,6 +26,7 @@ from imgrec.data.decode import (
     read_header,
     read_picture,
 )
+from imgrec.data.depth import DEEP_MODES, Depth
 from imgrec.data.encoded import encode_jpeg
 from imgrec.data.parallel import within_limits
 from imgrec.data.sources.sample import read_all

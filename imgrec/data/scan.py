@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from imgrec.config import DataConfig, ImageShape
 from imgrec.data.content import Content, Missing
-from imgrec.data.decode import Depth, choose_depth, why_depth_is_doubtful
+from imgrec.data.depth import Depth
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
-from imgrec.data.look import Looks, PartScan, look_at, only_write, peek
+from imgrec.data.look import Looks, PartScan, look_at, only_write
 from imgrec.data.parallel import map_in_chunks
+from imgrec.data.shape import depth_of, guess, shape_of, with_depth
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError
 
-LARGEST_DEFAULT_SIDE = 128
-PEEKED = 64
 ProgressCallback = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
 Advance = Callable[[int], None]
@@ -165,10 +163,10 @@ def scan(
         return list(backend.work(partial(read_piece, shape=shape, config=config), parts, advance))
 
     found = look(shape, decided)
-    true_depth = _depth_of(np.concatenate([one.looks for one in found]), config)
+    true_depth = depth_of(np.concatenate([one.looks for one in found]), config)
     if true_depth != decided.depth:
         # The digests and hashes are of decoded greys too, so all is looked at again.
-        decided = _with_depth(config, true_depth)
+        decided = with_depth(config, true_depth)
         found = look(shape, decided, " again")
     kept = np.concatenate([one.kept for one in found])
     looks = np.concatenate([one.looks for one in found])
@@ -180,7 +178,7 @@ def scan(
         for sample, reason in zip(left_out, reasons, strict=True)
     ]
     _refuse_lost_classes(samples, left_out, rejected)
-    true_shape = _shape_of(looks, config)
+    true_shape = shape_of(looks, config)
     if true_shape != shape:
         smaller = [
             ScanPart(list(compress(part.contents, one.kept)), part.images_file)
@@ -266,53 +264,6 @@ def _new_file(part: ScanPart, shape: ImageShape) -> Iterator[Callable[[Sequence[
         return
     with encoded_file(part.images_file) as add:
         yield add
-
-
-def guess(samples: Sequence[Sample], config: DataConfig) -> tuple[ImageShape, DataConfig]:
-    """The shape of the store, and the settings with a depth, from a look at a few samples."""
-    chosen = [sample.content for sample in samples[:: max(1, len(samples) // PEEKED)]]
-    peeked = list(map_in_chunks(peek, chosen, config, workers=config.decode_workers))
-    headers = [header for some in peeked for header, _ in some]
-    sides = np.array([(header.height, header.width) for header in headers]).reshape(-1, 2)
-    shape = _choose_shape(sides, all(header.grey for header in headers), config)
-    peaks = np.array([peak for some in peeked for _, peak in some])
-    modes = np.array([header.mode for header in headers], dtype="U8")
-    depth = choose_depth(peaks, modes) if config.depth == "auto" else config.depth
-    return shape, _with_depth(config, depth)
-
-
-def _with_depth(config: DataConfig, depth: Depth) -> DataConfig:
-    return config.model_copy(update={"depth": depth})
-
-
-def _depth_of(looks: Looks, config: DataConfig) -> Depth:
-    if config.depth != "auto":
-        return config.depth
-    if doubt := why_depth_is_doubtful(looks["peak"], looks["mode"]):
-        msg = f"{config.source}: {doubt}set data.depth to unit, or to the number of bits that are used"
-        raise DataError(msg)
-    return choose_depth(looks["peak"], looks["mode"])
-
-
-def _shape_of(looks: Looks, config: DataConfig) -> ImageShape:
-    sides = np.stack([looks["height"], looks["width"]], axis=1)
-    return _choose_shape(sides, bool(looks["grey"].all()), config)
-
-
-def _choose_shape(
-    sides: npt.NDArray[np.int64], every_one_grey: bool, config: DataConfig
-) -> ImageShape:
-    """From heights and widths (N, 2)."""
-    channels = config.channels or (1 if every_one_grey else 3)
-    if config.image_size:
-        return (*config.image_size, channels)
-    if not len(sides):
-        return (1, 1, channels)
-    height, width = sides[0].tolist()
-    if (sides == sides[0]).all() and max(height, width) <= LARGEST_DEFAULT_SIDE:
-        return (height, width, channels)
-    side = max(1, min(int(np.median(sides.min(axis=1))), LARGEST_DEFAULT_SIDE))
-    return (side, side, channels)
 
 
 def _fingerprint(samples: Sequence[Sample], looks: Looks) -> str:

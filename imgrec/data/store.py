@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig, ImageShape
-from imgrec.data.decode import DECODER_VERSION, DEEP_MODES, Depth
+from imgrec.data.decode import DECODER_VERSION
+from imgrec.data.depth import DEEP_MODES, Depth
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks

@@ -13,18 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from imgrec.data.decode import (
-    FORMATS,
-    FULL_DEPTH,
-    MOST_SCANS,
-    Depth,
-    choose_depth,
-    decode,
-    encode_png,
-    read_header,
-    read_picture,
-    why_depth_is_doubtful,
-)
+from imgrec.data.decode import FORMATS, MOST_SCANS, decode, encode_png, read_header, read_picture
+from imgrec.data.depth import FULL_DEPTH, Depth, choose_depth, why_depth_is_doubtful
 from imgrec.errors import DecodeError
 
 MAX_PIXELS = 100_000

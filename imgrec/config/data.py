@@ -1,0 +1,109 @@
+"""The settings of the data."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from imgrec.config.section import Fraction, NonNegative, Positive, Section
+
+PLACE = re.compile(
+    r"(\[[\da-fA-F:.]+\]|[^\s/:@\\\[\]]+)(:\d{1,5})?|(s3|gs|az|oss)://[^\s/\\]+|hf://[^\s/\\]+(/[^\s/\\@]+){1,2}"
+)
+"""A host, with or without a port; a bucket; or a repository of Hugging Face."""
+
+
+class DataConfig(Section):
+    """Where the pictures come from and how they become arrays of one shape."""
+
+    source: str = "digits"
+    """`digits` (1,797 pictures bundled with scikit-learn); a folder of class folders, with or
+    without train/, val/ and test/ above them; a table of path, label and split (.csv, .parquet);
+    .parquet or .tar files with the pictures inside, or a folder of them; any of these behind
+    s3://, gs:// or https://; or `torchvision:FashionMNIST`. A relative path counts from the
+    current folder."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
+    allow_hosts: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Hosts (`images.example.org`, with or without a port) and buckets (`s3://pictures`) that rows of a table
+    from a URL may lie in, beside the table's own, and that a web server may redirect to."""
+    allow_leakage: bool = False
+    """Go on though the same picture is in train and in test of the source."""
+    near_duplicates: Annotated[int, Field(ge=0, le=8)] = 3
+    """Of the 64 bits of two pictures' perceptual hashes, how many may differ for them to be looked
+    at as near duplicates; they are kept in one split. 0 looks for exact ones only."""
+    image_size: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """Height and width in pixels, at most 1024, or one number for both. Default: the size that all
+    pictures share, or their median shorter side, at most 128."""
+    channels: Literal[1, 3] | None = None
+    """1 (grey) or 3 (RGB). Default: 1 where every picture is grey, otherwise 3."""
+    depth: Literal["auto", "unit"] | Annotated[int, Field(ge=8, le=32)] = "auto"
+    """Of greys with more than 8 bits in their files: how many of the bits are used, such as 12 of a
+    camera's, or `unit` for floats from 0 to 1. Brighter values become white. `auto` takes the fewest of
+    8, 10, 12, 14 and 16 bits that hold the brightest values of all pictures together."""
+    resize: Literal["fill", "fit", "stretch"] = "fill"
+    """How a picture of another size is brought to image_size: `fill` crops what stands out in the
+    middle, `fit` pads with black, `stretch` changes its proportions."""
+    val_fraction: Fraction = 0.1
+    """Share of all pictures that chooses the best epoch, where the source has no split val."""
+    test_fraction: Fraction = 0.2
+    """Share of all pictures held out for the final score, where the source has no split test."""
+    test_from: Literal["train", "val"] = "train"
+    """Where the source has val but no test: cut as many pictures as val has from `train`, or take `val`
+    itself, and cut another val from train."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides, with the contents of the pictures, which of them are cut off for val and test. Models of
+    the same are scored on the same pictures, whatever their `seed`."""
+    keep: Literal["auto", "pixels", "jpeg"] = "auto"
+    """How the store keeps pictures: as `pixels`, which are read the fastest; or each as a `jpeg` of
+    them (quality 95), a quarter of the room for photos of 128 pixels, decoded whenever it is read.
+    `auto` takes pixels up to 64 GB."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
+    """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
+    itself refuses."""
+    decode_workers: NonNegative = 0
+    """Processes that read and decode files; 0 means one a core. Where all nodes of a cluster decode,
+    each core takes part."""
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place in value:
+            if not PLACE.fullmatch(place):
+                msg = (
+                    f"{place!r} is neither a host (images.example.org) nor a bucket (s3://pictures)"
+                )
+                raise ValueError(msg)
+        # Names of hosts are the same in small letters; those of buckets are not.
+        return tuple(place if "://" in place else place.lower() for place in value)
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _known_depth(cls, value: object) -> object:
+        if value not in {"auto", "unit"} and value not in range(8, 33):
+            msg = "write auto, unit, or a number of bits from 8 to 32"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("image_size")
+    @classmethod
+    def _not_huge(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value and max(value) > 1024:
+            msg = "at most 1024 pixels a side"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 0.9:
+            msg = "val_fraction and test_fraction together must leave a tenth for training"
+            raise ValueError(msg)
+        if not self.val_fraction or not self.test_fraction:
+            msg = "val_fraction and test_fraction must be above 0: scores need their own pictures"
+            raise ValueError(msg)
+        return self
