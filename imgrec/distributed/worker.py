@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,12 @@ from imgrec.distributed.events import (
     as_report,
 )
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
-from imgrec.errors import DivergedError, ImgrecError, disk_failure
+from imgrec.distributed.verdict import carry_out, judge
+from imgrec.errors import DivergedError
 from imgrec.training.checkpoint import save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.microbatch import in_more_parts, out_of_memory
 from imgrec.training.profiling import StepProfile
 from imgrec.training.spec import FitSpec
 
@@ -110,8 +110,8 @@ def work(config: dict[str, Any]) -> None:
                 worker.tell(Failed(error))
                 worker.wait_until_told()
             except Exception as error:
-                verdict = _judge(worker, error)
-                _carry_out(verdict, worker)
+                verdict = judge(error, lane, name, alone=shard.world_size == 1)
+                carry_out(verdict, mailbox, lane, name)
                 if not verdict.goes_on:
                     raise
 
@@ -131,58 +131,6 @@ def _wait_for_all(shard: Shard) -> None:
     """Wait for all workers."""
     if shard.world_size > 1:
         dist.barrier()
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What follows from an error of one worker.
-
-    Attributes:
-        failure: What the driver is told; None where Ray is to start the workers again.
-        condemned: What is not tried again: the lane, or one model of it.
-        echo: What may be of another worker's end, to be said if that goes on.
-        ran_out: Memory ran out; the next try takes a batch in more parts.
-        excused: All workers end, though none of them died.
-        goes_on: This worker does not end, but goes on to the next model.
-    """
-
-    failure: Exception | None = None
-    condemned: str = ""
-    echo: Exception | None = None
-    ran_out: bool = False
-    excused: bool = False
-    goes_on: bool = False
-
-
-def _judge(worker: "_Worker", error: Exception) -> _Verdict:
-    lane, name, alone = worker.lane_spec.lane, worker.name, worker.shard.world_size == 1
-    if failure := disk_failure(error):
-        # Of this node's disk alone; it ends the run, so that the same command goes on from there.
-        return _Verdict(failure, condemned=lane)
-    if is_out_of_memory(error):
-        return _Verdict(ran_out=True)
-    if isinstance(error, ImgrecError):
-        return _Verdict(error, condemned=f"{lane}/{name}", excused=not alone, goes_on=alone)
-    if not alone and isinstance(error, RuntimeError | OSError):
-        # May be the echo of another worker's end, which Ray makes good by starting all of them again.
-        return _Verdict(echo=error)
-    bug = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-    return _Verdict(bug, condemned=lane)
-
-
-def _carry_out(verdict: _Verdict, worker: "_Worker") -> None:
-    """Tell the driver, and the workers that start again."""
-    lane, name, mailbox = worker.lane_spec.lane, worker.name, worker.lane_spec.mailbox
-    if verdict.echo:
-        mailbox.note_error(lane, verdict.echo)
-    if verdict.ran_out:
-        mailbox.ran_out(lane, name)
-    if verdict.condemned:
-        mailbox.condemn(verdict.condemned)
-    if verdict.excused:
-        mailbox.excuse(lane)
-    if verdict.failure:
-        ray.get(mailbox.send(lane, name, Failed(verdict.failure)))
 
 
 @contextlib.contextmanager
