@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from imgrec.config.section import Fraction, NonNegative, Positive, Section
+from imgrec.config.section import Fraction, NonNegative, Positive, Resize, Section
 
 PLACE = re.compile(
     r"(\[[\da-fA-F:.]+\]|[^\s/:@\\\[\]]+)(:\d{1,5})?|(s3|gs|az|oss)://[^\s/\\]+|hf://[^\s/\\]+(/[^\s/\\@]+){1,2}"
@@ -41,7 +41,7 @@ class DataConfig(Section):
     """Of greys with more than 8 bits in their files: how many of the bits are used, such as 12 of a
     camera's, or `unit` for floats from 0 to 1. Brighter values become white. `auto` takes the fewest of
     8, 10, 12, 14 and 16 bits that hold the brightest values of all pictures together."""
-    resize: Literal["fill", "fit", "stretch"] = "fill"
+    resize: Resize = "fill"
     """How a picture of another size is brought to image_size: `fill` crops what stands out in the
     middle, `fit` pads with black, `stretch` changes its proportions."""
     val_fraction: Fraction = 0.1

@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 import requests
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import LocationValueError
 from urllib3.util import parse_url
 
 from imgrec.errors import DataError, DecodeError, reason_of
@@ -245,7 +245,3 @@ def reason_for_people(error: BaseException) -> str:
     """What an error of a storage says; of a redirect that was refused, that."""
     refused = (one for one in causes(error) if isinstance(one, DecodeError))
     return reason_of(next(refused, error))
-
-
-UNANSWERED = (requests.RequestException, HTTPError)
-"""What `read_http` raises where it is worth another try."""
