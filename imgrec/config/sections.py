@@ -1,4 +1,4 @@
-"""The sections of a run's settings, each with its keys, their units and their ranges."""
+"""The sections of the settings but those of the data, each with its keys, units and ranges."""
 
 import re
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ class InMemoryFile:
 
 @dataclass(frozen=True, slots=True)
 class InMemoryPixels:
-    """InMemoryPixels that are in memory already."""
+    """Pixels that are in memory already."""
 
     array: npt.NDArray[np.uint8]
 
