@@ -1,9 +1,15 @@
 """Options that several commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from pipelines.request import Request, RunFlags, make_request
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="Settings as TOML. Default: the bundled digits.")
@@ -39,3 +45,59 @@ Address = Annotated[
     ),
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="As imgrec jobs lists it.")]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What run, train and tune have in common."""
+
+    config: ConfigFile = None
+    data: Data = None
+    trials: Trials = None
+    budget: Budget = None
+    fresh: Fresh = False
+    name: Name = None
+    settings: Set = None
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def request(self, archs: list[str] | None, *, trials: int | None = None) -> Request:
+        """What they ask for.
+
+        Args:
+            archs: Of this command; None leaves them to the settings.
+            trials: In place of those that were asked for.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        return make_request(
+            self.config,
+            self.data,
+            archs,
+            name=self.name,
+            settings=self.settings,
+            trials=trials or self.trials,
+            budget=self.budget,
+        )
+
+    def flags(self, *, profile: bool = False) -> RunFlags:
+        """How it is to be done."""
+        return RunFlags(self.fresh, self.as_json, self.quiet, profile)
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of `RunOptions` as options of its own, in place of its `options`."""
+    shared = inspect.signature(RunOptions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [one for name, one in own.items() if name != "options"] + [*shared.values()]
+
+    @functools.wraps(command)
+    def run(**said: Any) -> None:
+        options = RunOptions(**{name: said.pop(name) for name in shared})
+        command(**said, options=options)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run

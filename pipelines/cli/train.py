@@ -8,108 +8,57 @@ from typing import Annotated
 import typer
 
 from imgrec.errors import ConfigError, TrainingError
-from pipelines.cli.options import (
-    Budget,
-    ConfigFile,
-    Data,
-    Fresh,
-    Json,
-    Name,
-    OneArch,
-    Profile,
-    Quiet,
-    Set,
-    Trials,
-)
+from pipelines.cli.options import OneArch, Profile, RunOptions, with_run_options
 from pipelines.cli.pages.output import print_json
 from pipelines.request import (
     TUNE_TRIALS,
     Request,
     RunFlags,
     SubmitTarget,
-    make_request,
     refuse_missing_data,
 )
 
 
+@with_run_options
 def run(
     context: typer.Context,
-    config: ConfigFile = None,
-    data: Data = None,
+    options: RunOptions,
     arch: Annotated[
         str | None, typer.Option(help="Architectures, comma-separated: ann,cnn,rnn,transformer.")
     ] = None,
-    trials: Trials = None,
-    budget: Budget = None,
-    fresh: Fresh = False,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Show the stages, and start nothing.")
     ] = False,
     profile: Profile = False,
-    name: Name = None,
-    settings: Set = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Search, train and register every architecture, and rank them."""
-    archs = arch.split(",") if arch else None
-    request = make_request(
-        config, data, archs, name=name, settings=settings, trials=trials, budget=budget
-    )
-    if show_plan:
-        if context.find_object(SubmitTarget):
-            msg = "--plan looks at the record from here: leave submit out"
-            raise ConfigError(msg)
-        from pipelines.cli.pages.plan import show_plan as show  # noqa: PLC0415
+    request = options.request(arch.split(",") if arch else None)
+    if not show_plan:
+        _run(context, request, options.flags(profile=profile))
+        return
+    if context.find_object(SubmitTarget):
+        msg = "--plan looks at the record from here: leave submit out"
+        raise ConfigError(msg)
+    from pipelines.cli.pages.plan import show_plan as show  # noqa: PLC0415
 
-        show(request.config, fresh=fresh, as_json=as_json, quiet=quiet)
-    else:
-        _run(context, request, RunFlags(fresh, as_json, quiet, profile))
+    show(request.config, fresh=options.fresh, as_json=options.as_json, quiet=options.quiet)
 
 
+@with_run_options
 def train(
-    context: typer.Context,
-    arch: OneArch,
-    config: ConfigFile = None,
-    data: Data = None,
-    trials: Trials = None,
-    budget: Budget = None,
-    fresh: Fresh = False,
-    profile: Profile = False,
-    name: Name = None,
-    settings: Set = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    context: typer.Context, options: RunOptions, arch: OneArch, profile: Profile = False
 ) -> None:
     """Train and register one architecture."""
-    request = make_request(
-        config, data, [arch], name=name, settings=settings, trials=trials, budget=budget
-    )
-    _run(context, request, RunFlags(fresh, as_json, quiet, profile))
+    _run(context, options.request([arch]), options.flags(profile=profile))
 
 
-def tune(
-    context: typer.Context,
-    arch: OneArch,
-    config: ConfigFile = None,
-    data: Data = None,
-    trials: Trials = None,
-    budget: Budget = None,
-    fresh: Fresh = False,
-    name: Name = None,
-    settings: Set = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@with_run_options
+def tune(context: typer.Context, options: RunOptions, arch: OneArch) -> None:
     """Search better settings for one architecture; imgrec run then takes them from the record."""
-    request = make_request(
-        config, data, [arch], name=name, settings=settings, trials=trials, budget=budget
-    )
+    request = options.request([arch])
     if not request.config.search.wanted:
-        request = make_request(
-            config, data, [arch], name=name, settings=settings, trials=TUNE_TRIALS
-        )
-    _run(context, request, RunFlags(fresh, as_json, quiet), only_search=True)
+        request = options.request([arch], trials=TUNE_TRIALS)
+    _run(context, request, options.flags(), only_search=True)
 
 
 def _run(
