@@ -11,6 +11,7 @@ from PIL import Image
 
 from imgrec.config import DataConfig, load_config
 from imgrec.data import scan
+from imgrec.data import shape as shape_of_store
 from imgrec.data.encoded import EncodedImages, encode_jpeg, encoded_file
 from imgrec.data.loader import Pictures, Shard, evaluation_batches, training_batches
 from imgrec.data.splits import make_splits
@@ -135,7 +136,7 @@ def test_a_shape_that_was_guessed_wrong_is_encoded_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What all have in common is known only after all were seen."""
-    monkeypatch.setattr(scan, "PEEKED", 1)
+    monkeypatch.setattr(shape_of_store, "PEEKED", 1)
     with Image.open(photos / "c" / "39.png") as picture:
         larger = picture.resize((200, 200))
     larger.save(photos / "c" / "39.png")
