@@ -34,13 +34,18 @@ def fit_version() -> str:
 def digest_of_fit(package: Path) -> str:
     """The same for a package in any folder."""
     libraries = [f"{name}=={_version_of(name)}" for name in LIBRARIES]
-    return _digest_of(files_of_fit(package), libraries, package)
+    return _digest_of(files_behind(ROOTS, package), libraries, package)
 
 
-def files_of_fit(package: Path) -> set[Path]:
-    """The files of a package that ROOTS import, directly or through others, also inside of functions."""
+def files_behind(roots: Iterable[str], package: Path) -> set[Path]:
+    """The files of some modules of a package, and of all that they import, also inside of functions.
+
+    Args:
+        roots: Names of modules, without the package's own.
+        package: Its folder.
+    """
     found: set[Path] = set()
-    waiting = [file for root in ROOTS for file in _files_of(package, root.split("."))]
+    waiting = [file for root in roots for file in _files_of(package, root.split("."))]
     while waiting:
         file = waiting.pop()
         if file not in found:

@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
-import imgrec
 from imgrec.classifier import Classifier
 from imgrec.config import CnnConfig
 from imgrec.errors import TrackingError
@@ -28,6 +27,7 @@ from imgrec.tracking.hashes import hash_tags, refuse_changed
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH
 from imgrec.training.metrics import MONITOR
+from imgrec.version import PACKAGE, files_behind
 
 CHAMPION = "champion"
 MODELS = "models:/"
@@ -46,25 +46,8 @@ SERVING_NEEDS = (
     "simplejpeg",
     "torch",
 )
-SERVED = (
-    "__init__.py",
-    "classifier.py",
-    "config",
-    "data/__init__.py",
-    "data/content.py",
-    "data/decode.py",
-    "data/guarded.py",
-    "data/parallel.py",
-    "errors.py",
-    "machine.py",
-    "models",
-    "preprocess",
-    "tracking/__init__.py",
-    "tracking/served_model.py",
-    "training/__init__.py",
-    "training/precision.py",
-)
-"""What of imgrec a classifier is made of. The rest would be 60 more files to upload, one by one."""
+SERVED = ("classifier", "tracking.served_model")
+"""What a served model runs: these, and all that they import. The rest would be 60 more files to upload, one by one."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -178,15 +161,11 @@ def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
 
 def _served_code(folder: Path) -> Path:
     """A copy of the package with nothing but what serving needs."""
-    package = Path(imgrec.__file__).parent
-    copy = folder / package.name
-    for name in SERVED:
-        target = copy / name
+    copy = folder / PACKAGE.name
+    for file in files_behind(SERVED, PACKAGE):
+        target = copy / file.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (package / name).is_dir():
-            shutil.copytree(package / name, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(package / name, target)
+        shutil.copyfile(file, target)
     return copy
 
 

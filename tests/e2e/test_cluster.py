@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -155,6 +156,40 @@ def test_a_run_from_outside_ends_as_registered_models_that_serve(user: User) -> 
     assert models >= {("first-ann", 1), ("first-cnn", 1)}
     assert any(name.endswith("model.safetensors") for name in user.cluster.objects())
     assert predicted["label"] == serve(user, "first-cnn") == "0"  # what digit.png shows
+
+
+TAKE_TURNS = """
+import sys, time
+from pathlib import Path
+from imgrec.config import TrackingConfig
+from imgrec.tracking.connection import connect
+from imgrec.tracking.turns import one_at_a_time
+tracking = connect(TrackingConfig(), Path(sys.argv[1]), create=True)
+for _ in range(2):
+    with one_at_a_time(tracking, "turns", "key"):
+        began = time.monotonic_ns()
+        time.sleep(0.05)
+        print(began, time.monotonic_ns(), flush=True)
+"""
+
+
+def test_over_a_server_on_postgresql_one_is_inside_at_a_time(user: User, tmp_path: Path) -> None:
+    """What only its API offers decides which of several processes begins a run."""
+    command = [sys.executable, "-c", TAKE_TURNS, str(tmp_path / "turns")]
+    processes = [
+        subprocess.Popen(command, env=user.environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    stays = sorted(
+        (int(began), int(ended))
+        for text in said
+        for began, ended in map(str.split, text.splitlines())
+    )
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(stays) == 6
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(stays))
 
 
 @pytest.mark.chaos
