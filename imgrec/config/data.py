@@ -80,7 +80,8 @@ class DataConfig(Section):
     @field_validator("depth", mode="before")
     @classmethod
     def _known_depth(cls, value: object) -> object:
-        if value not in {"auto", "unit"} and value not in range(8, 33):
+        known = value in ("auto", "unit") or (type(value) is int and 8 <= value <= 32)
+        if not known:
             msg = "write auto, unit, or a number of bits from 8 to 32"
             raise ValueError(msg)
         return value

@@ -120,6 +120,7 @@ class _Decoder:
 
     def _start(self) -> None:
         self.pipe, theirs = Pipe()
+        self._has_waited = False
         # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
         paths = [str(Path(imgrec.__file__).parents[1]), *filter(None, sys.path)]
         numbers = (theirs.fileno(), MOST_SECONDS, IDLE_SECONDS)
@@ -160,6 +161,7 @@ class _Decoder:
             found, error = self.pipe.recv()
         except OSError as gone:  # it ended while it was writing
             raise EOFError from gone
+        self._has_waited = True
         if error is not None:
             raise error
         return found
@@ -171,7 +173,7 @@ class _Decoder:
             DataError, StorageError: it says nothing of them.
         """
         self.pipe.close()
-        status = self._process.wait()
+        status, waited = self._process.wait(), self._has_waited
         if status and isinstance(contents[0], Missing):
             msg = f"a decoding process ends without work (status {status})"
             raise RuntimeError(msg)
@@ -192,7 +194,7 @@ class _Decoder:
                 f"data.decode_workers to fewer processes"
             )
             raise DataError(msg)
-        elif status:  # 0: it had waited too long just when it was asked
+        elif status or not waited:  # else it had been idle too long just when it was asked
             msg = f"a decoding process ended with status {status}"
             raise RuntimeError(msg)
         self._start()
@@ -222,9 +224,7 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
     with _LOCK:
         taken = [_IDLE.pop() for _ in range(min(count, len(_IDLE)))]
     for decoder in taken:
-        if (
-            not decoder.is_alive()
-        ):  # somebody ended it meanwhile, which says nothing of what is to come
+        if not decoder.is_alive():  # ended while it was idle, which says nothing of what is to come
             decoder.end()
     taken = [decoder for decoder in taken if decoder.is_alive()]
     try:

@@ -128,9 +128,14 @@ def device_kinds(*, use_gpu: bool) -> list[str]:
         ClusterError: a node does not answer.
     """
     training = [node for node in list_nodes() if (node.gpus if use_gpu else node.cpus)]
-    # Without a share of a GPU a process sees none.
-    share = {"num_gpus": SHARE_OF_A_GPU} if use_gpu else {}
-    return sorted({kind for _, kind in _on_each(training, _kind_of_device, "", **share)})
+    if use_gpu:  # without a share of a GPU a process sees none
+        answers = _on_each(training, _kind_of_device, "", num_gpus=SHARE_OF_A_GPU)
+        return sorted({kind for _, kind in answers})
+    # What this node has needs no task, which on one machine would be the start of a process.
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in training if node.id != here]
+    kinds = {kind for _, kind in _on_each(others, _kind_of_device, "")}
+    return sorted(kinds | ({processor_kind()} if len(others) < len(training) else set()))
 
 
 def _kind_of_device(_asked: str, _node: str) -> str:
@@ -145,17 +150,17 @@ def _kind_of_device(_asked: str, _node: str) -> str:
 
 def closed_between(nodes: Sequence[NodeInfo]) -> list[tuple[str, str, str]]:
     """Pairs of addresses that cannot connect, and why: workers talk to each other on any port."""
-    doors = [ray.remote(_PortProbe).options(**at(machine)).remote() for machine in nodes]
+    probes = [ray.remote(_PortProbe).options(**at(machine)).remote() for machine in nodes]
     try:
-        ports = ray.get([door.open.remote() for door in doors], timeout=ANSWER_SECONDS)
+        ports = ray.get([probe.open.remote() for probe in probes], timeout=ANSWER_SECONDS)
         targets = [(machine.address, port) for machine, port in zip(nodes, ports, strict=True)]
-        found = ray.get([door.knock.remote(targets) for door in doors], timeout=ANSWER_SECONDS)
+        found = ray.get([probe.knock.remote(targets) for probe in probes], timeout=ANSWER_SECONDS)
     except ray.exceptions.RayError as error:
         msg = f"a node does not answer: {reason_of(error)}"
         raise ClusterError(msg) from error
     finally:
-        for door in doors:
-            ray.kill(door)
+        for probe in probes:
+            ray.kill(probe)
     return [
         (machine.address, address, reason)
         for machine, closed in zip(nodes, found, strict=True)
@@ -190,7 +195,7 @@ def at(machine: NodeInfo) -> dict[str, Any]:
 @contextmanager
 def _probe_folder(storage: Path) -> Iterator[Path]:
     """A folder in the storage that holds a file of the driver's."""
-    folder = storage / f".probe_folder-{uuid.uuid4().hex[:12]}"
+    folder = storage / f".probe-{uuid.uuid4().hex[:12]}"
     try:
         folder.mkdir(parents=True)
         (folder / "driver").write_text("here", encoding="utf-8")

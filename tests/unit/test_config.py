@@ -42,6 +42,8 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("archs='cnn'", "archs = 'cnn': must be a list"),
         ("cluster.workers=[4,2]", "the first is the least; write [2, 4]"),
         ("cluster.workers=[0,2]", "1 is the least"),
+        ("data.depth=[8]", "write auto, unit, or a number of bits from 8 to 32"),
+        ("data.depth=12.0", "write auto, unit, or a number of bits from 8 to 32"),
         ("archs=[]", "archs = []: must have at least 1 item"),
         ("preprocess.filters=['mean']", "name a filter: gaussian, median"),
         (

@@ -168,10 +168,13 @@ def number_of_process(_start: int, _contents: Sequence[Content]) -> int:
     return os.getpid()
 
 
-def test_a_decoder_that_cannot_even_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To start it again and again would never end."""
-    monkeypatch.setattr(parallel, "ENTRY", "import os; os.abort()")
-    with pytest.raises(RuntimeError, match="ends without work"):
+@pytest.mark.parametrize("entry", ["import os; os.abort()", "pass"])
+def test_a_decoder_that_cannot_even_start_is_an_error(
+    entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start it again and again would never end, also where it ends as if all were well."""
+    monkeypatch.setattr(parallel, "ENTRY", entry)
+    with pytest.raises(RuntimeError, match=r"ends without work|ended with status 0"):
         list(map_in_chunks(decode, [Bytes("good")], workers=1))
 
 
