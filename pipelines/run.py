@@ -6,7 +6,7 @@ What is on record is not done again, and what was interrupted goes on (pipelines
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class _Start(ExitStack):
         self._began = time.perf_counter()
         self._clock = StageClock()
         self._session: Session | None = None
-        self._memory = self.enter_context(MemoryWatch())
+        self._memory = self.enter_context(closing(MemoryWatch()))
         try:
             self.ledger = self._open(fresh=fresh)
         except BaseException:

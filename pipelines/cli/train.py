@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +85,7 @@ def _run(
     from pipelines.run import run, tune  # noqa: PLC0415
 
     log_file = log_to_file(Path(config.storage))
-    with LiveTable(quiet=flags.quiet) as observer, chatter_to(log_file):
+    with closing(LiveTable(quiet=flags.quiet)) as observer, chatter_to(log_file):
         if only_search:
             summary = tune(config, observer, log_file, fresh=flags.fresh, command=_command())
         else:

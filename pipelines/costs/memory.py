@@ -5,8 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import psutil
 
@@ -33,17 +31,10 @@ class MemoryWatch:
         self._most: dict[str, int] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Look no more."""
         self._done.set()
         self._thread.join()
 

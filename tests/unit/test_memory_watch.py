@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_what_a_process_below_held_is_remembered_after_it_has_gone(
     monkeypatch.setattr(memory, "REST", 0)
     monkeypatch.setattr(memory, "LEAST_SECONDS", 0.1)
     end_decoders()  # those of other tests
-    with MemoryWatch() as watch:
+    with closing(MemoryWatch()) as watch:
         with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE) as child:
             assert child.stdout
             assert child.stdout.readline() == b"held\n"

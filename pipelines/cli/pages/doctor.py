@@ -1,5 +1,6 @@
 """What is wrong with this machine or a cluster, line by line."""
 
+from contextlib import closing
 from dataclasses import asdict
 
 from rich.text import Text
@@ -18,7 +19,7 @@ def show_doctor(request: Request, address: str, *, as_json: bool, quiet: bool) -
     Returns:
         The exit status: 2 where a run would fail.
     """
-    with LiveTable(quiet=quiet) as observer:
+    with closing(LiveTable(quiet=quiet)) as observer:
         findings = examine_all(request, address, observer)
     if as_json:
         print_json({"findings": [asdict(one) for one in findings]})

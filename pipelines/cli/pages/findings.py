@@ -1,6 +1,7 @@
 """What was found out about a data set: in a few lines, as a page, as JSON."""
 
 import webbrowser
+from contextlib import closing
 from pathlib import Path
 
 from rich.text import Text
@@ -21,7 +22,7 @@ def show_check(config: Config, *, as_json: bool, quiet: bool, open_page: bool) -
         DataError: the data cannot be used, or a run would refuse them; the page is there all the
             same where they can be read.
     """
-    with LiveTable(quiet=quiet) as observer:
+    with closing(LiveTable(quiet=quiet)) as observer:
         findings, decided, page = check(config, observer)
     if as_json:
         about = {"source": config.data.source, "page": str(page), "decided": decided}

@@ -3,8 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -66,18 +64,11 @@ class LiveTable(Observer):
             if self.console.is_terminal and not quiet
             else None
         )
-
-    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave the screen as it is."""
         if self._live:
             self._status = ""
             self._live.stop()

@@ -1,6 +1,7 @@
 """What a run would do, as a table."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 
 from rich.table import Table
@@ -14,7 +15,7 @@ from pipelines.plan import LATER, Stage, plan
 
 def show_plan(config: Config, *, fresh: bool, as_json: bool, quiet: bool) -> None:
     """Print the stages."""
-    with LiveTable(quiet=quiet) as observer:
+    with closing(LiveTable(quiet=quiet)) as observer:
         stages = plan(config, observer, fresh=fresh)
     if as_json:
         print_json({"name": config.name, "stages": [asdict(stage) for stage in stages]})

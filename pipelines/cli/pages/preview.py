@@ -1,6 +1,7 @@
 """Where the picture of what the model will see is."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from imgrec.config import Config
@@ -15,7 +16,7 @@ def show_preview(config: Config, file: Path, *, as_json: bool, quiet: bool) -> N
     Raises:
         DataError: the data cannot be used, or the file cannot be written.
     """
-    with LiveTable(quiet=quiet) as observer:
+    with closing(LiveTable(quiet=quiet)) as observer:
         spec = write_preview(config, file, observer)
     if as_json:
         seen = {"filters": [one.filter for one in spec.filters], "augment": str(spec.augmentation)}
