@@ -94,7 +94,7 @@ class Classifier:
             reason = str(error).splitlines()[0]
             msg = f"the weights do not fit the {card.model.arch} on the card: {reason}"
             raise ClassifierError(msg) from error
-        self.model = lay_out(model, card.model.arch).to(self.device).eval()
+        self.model = lay_out(model).to(self.device).eval()
         self.recipe = Recipe(card.statistics, card.filters).to(self.device).eval()
 
     def predict(
@@ -111,11 +111,11 @@ class Classifier:
         """
         names = names or [f"row {row}" for row in range(len(contents))]
         predictions: list[Prediction] = []
-        for name, found in zip(names, self.predict_each(contents), strict=True):
-            if isinstance(found, DecodeError):
-                msg = f"{name}: {found}"
-                raise DecodeError(msg) from found
-            predictions.append(found)
+        for name, outcome in zip(names, self.predict_each(contents), strict=True):
+            if isinstance(outcome, DecodeError):
+                msg = f"{name}: {outcome}"
+                raise DecodeError(msg) from outcome
+            predictions.append(outcome)
         return predictions
 
     def predict_each(

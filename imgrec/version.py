@@ -44,14 +44,14 @@ def files_behind(roots: Iterable[str], package: Path) -> set[Path]:
         roots: Names of modules, without the package's own.
         package: Its folder.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [file for root in roots for file in _files_of(package, root.split("."))]
     while waiting:
         file = waiting.pop()
-        if file not in found:
-            found.add(file)
+        if file not in files:
+            files.add(file)
             waiting += _imported_by(file, package)
-    return found
+    return files
 
 
 def _imported_by(file: Path, package: Path) -> Iterator[Path]:

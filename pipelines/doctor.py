@@ -122,20 +122,20 @@ def _server(tracking: Tracking, health: Health) -> Iterator[Finding]:
 def _nodes(surveys: Sequence[Survey]) -> Iterator[Finding]:
     if not surveys:
         return
-    cpus, gpus = (sum(getattr(s.machine, kind) for s in surveys) for kind in ("cpus", "gpus"))
-    addresses = ", ".join(s.machine.address for s in surveys)
+    cpus, gpus = (sum(getattr(s.node, kind) for s in surveys) for kind in ("cpus", "gpus"))
+    addresses = ", ".join(s.node.address for s in surveys)
     nodes = f"{len(surveys)} node{'s' if len(surveys) > 1 else ''}"
     yield Finding("ok", "nodes", f"{nodes} ({addresses}), {cpus} cores and {gpus} GPUs together")
     yield from _versions(surveys)
     for one in surveys:
-        where = one.machine.address
+        where = one.node.address
         if one.storage_error:
             text = (
                 f"{where} does not see it ({one.storage_error}); set a folder that every node sees"
             )
             yield Finding("error", "storage", text)
-        if one.gpus > one.machine.gpus:
-            text = f"{where} has {one.gpus}, and Ray counts {one.machine.gpus}; start Ray there with --num-gpus={one.gpus}"
+        if one.gpus > one.node.gpus:
+            text = f"{where} has {one.gpus}, and Ray counts {one.node.gpus}; start Ray there with --num-gpus={one.gpus}"
             yield Finding("warning", "GPUs", text)
         if one.shared_memory is not None and one.shared_memory < LEAST_SHARED_MEMORY:
             text = f"{where} has {size(one.shared_memory)} free in /dev/shm; give its container more (--shm-size, or a volume of medium Memory)"
@@ -160,7 +160,7 @@ def _versions(surveys: Sequence[Survey]) -> Iterator[Finding]:
     for name in surveys[0].versions:
         by_version: dict[str, list[str]] = {}
         for one in surveys:
-            by_version.setdefault(one.versions[name], []).append(one.machine.address)
+            by_version.setdefault(one.versions[name], []).append(one.node.address)
         if len(by_version) > 1:
             different = True
             where = "; ".join(f"{v} on {', '.join(nodes)}" for v, nodes in by_version.items())
@@ -182,7 +182,7 @@ def _clock(whose: str, skew: float) -> Iterator[Finding]:
 def _ports(surveys: Sequence[Survey]) -> list[Finding]:
     if len(surveys) < 2:
         return []
-    closed = closed_between([one.machine for one in surveys])
+    closed = closed_between([one.node for one in surveys])
     if closed:
         return [
             Finding(
@@ -199,11 +199,11 @@ def _needs(session: Session, config: Config) -> list[Finding]:
     demand = plan_demand(session.nodes, config.cluster)
     kind = "a GPU each" if demand.use_gpu else "no GPU"
     text = f"{demand.workers} with {demand.cpus} core{'s' if demand.cpus > 1 else ''} and {kind}; {demand.room} model{'s' if demand.room > 1 else ''} at a time"
-    found = [Finding("ok", "workers", text)]
+    findings = [Finding("ok", "workers", text)]
     if config.search.wanted:
         trials = plan_trials(session.nodes, config.search, config.cluster)
-        found.append(Finding("ok", "trials", f"{trials.room} at a time"))
-    return found
+        findings.append(Finding("ok", "trials", f"{trials.room} at a time"))
+    return findings
 
 
 def _from_inside(request: Request, server: JobServer) -> list[Finding]:
@@ -221,10 +221,10 @@ def _from_inside(request: Request, server: JobServer) -> list[Finding]:
         raise
     log = server.log(name)
     server.forget(name)
-    found = last_object(log)
-    if found is None:
+    result = last_object(log)
+    if result is None:
         last = " ".join(log.split())[-MOST_SAID:]
         msg = f"{server.address}: imgrec cannot be started there; the last that it said: {last}"
         raise ClusterError(msg)
     here = Finding("ok", "job server", f"{server.address} runs jobs with the code of here")
-    return [here, *(Finding(**one) for one in found["findings"])]
+    return [here, *(Finding(**one) for one in result["findings"])]

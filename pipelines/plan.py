@@ -3,6 +3,7 @@
 Starts neither Ray nor training, and writes nothing.
 """
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from imgrec.data.sources import list_samples, open_source
 from imgrec.data.store import find_store
 from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
+from imgrec.tracking.liveness import owner_host
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
 from imgrec.training.spec import FitSpec
 from pipelines.costs.estimate import (
     SEARCHED_SHARE,
+    Overheads,
     checkpoint_bytes,
+    decoding_seconds,
     fit_seconds,
     images_per_second,
     largest_checkpoint,
@@ -31,10 +35,6 @@ from pipelines.search import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.
 BYTES_BESIDE_WEIGHTS = 1_000_000
-SECONDS_TO_START_RAY = 4.0
-SECONDS_TO_START_WORKERS = 12.0
-SECONDS_TO_REGISTER = 1.0
-DECODED_A_SECOND = 2000
 LATER = "known when the pictures are decoded"
 
 
@@ -77,12 +77,24 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
         for branch in config.branches:
             default_settings(branch, prepared.specs[branch.arch])
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
+    overheads = _overheads(ledger)
     for arch in config.archs:
-        stages += _branch(config, ledger, prepared.specs[arch], arch)
-    return _with_starts(config, stages)
+        stages += _branch(config, ledger, prepared.specs[arch], arch, overheads)
+    return _with_starts(config, stages, overheads)
 
 
-def _branch(config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch) -> Iterator[Stage]:
+def _overheads(ledger: Ledger | None) -> Overheads:
+    """Of the last run on this machine, or a guess."""
+    runs = find_runs(ledger.tracking, {KIND: "workflow"}, status="FINISHED") if ledger else []
+    for record in runs:
+        if owner_host(record) == socket.gethostname() and (known := Overheads.of(record.metrics)):
+            return known
+    return Overheads.guessed()
+
+
+def _branch(
+    config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch, overheads: Overheads
+) -> Iterator[Stage]:
     speed, source = _speed(ledger, spec)
     note = f"{speed:,.0f} images/s, {source}"
     if config.search.wanted:
@@ -91,7 +103,7 @@ def _branch(config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch) ->
             yield _search(config, ledger, spec, arch, speed, note)
             # The best trial is often trained to its end; then there is nothing left to fit.
             yield _fit(spec, speed, "at most: goes on from the best trial")
-            yield _register(spec)
+            yield _register(spec, overheads)
             return
         yield Stage(
             "search", arch, "done", note=f"{searched.trials} trials, run {searched.run_id[:12]}"
@@ -107,10 +119,10 @@ def _branch(config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch) ->
     begun = ledger.last("model", ledger.fit_key(spec)) if ledger else None
     if begun and begun.tags.get(DONE) in {"fit", "evaluate"}:
         yield Stage("fit", arch, "done", note=f"run {begun.id[:12]}")
-        yield _register(spec)
+        yield _register(spec, overheads)
         return
     yield _fit(spec, speed, note, begun)
-    yield _register(spec)
+    yield _register(spec, overheads)
 
 
 def _search(
@@ -145,23 +157,24 @@ def _fit(spec: FitSpec, speed: float, note: str, begun: RunRecord | None = None)
     return Stage("fit", spec.model.arch, state, seconds, 2 * checkpoint_bytes(spec), note)
 
 
-def _register(spec: FitSpec) -> Stage:
+def _register(spec: FitSpec, overheads: Overheads) -> Stage:
     weights = 4 * parameters(spec)
     return Stage(
         "evaluate, register",
         spec.model.arch,
-        seconds=SECONDS_TO_REGISTER,
+        seconds=overheads.register,
         disk=weights + BYTES_BESIDE_WEIGHTS,
     )
 
 
-def _with_starts(config: Config, stages: list[Stage]) -> list[Stage]:
+def _with_starts(config: Config, stages: list[Stage], overheads: Overheads) -> list[Stage]:
     """Ray's start, and that of the workers, as stages of their own: they are long for small data."""
     trains = any(stage.name in {"search", "fit"} and stage.state != "done" for stage in stages)
     if not trains:
         return stages
-    note = "a local Ray" if not config.cluster.address else config.cluster.address
-    seconds = SECONDS_TO_START_RAY + SECONDS_TO_START_WORKERS
+    ray = config.cluster.address or "a local Ray"
+    note = f"{ray} and workers, {overheads.source}"
+    seconds = overheads.ray + overheads.workers
     return [stages[0], Stage("start", seconds=seconds, note=note), *stages[1:]]
 
 
@@ -170,12 +183,13 @@ def _before_data(config: Config) -> list[Stage]:
     downloads = Path(config.storage) / "downloads"
     source = open_source(config.data.source, downloads, config.data.allow_hosts)
     samples = list_samples(source, config.data)
-    (height, width, channels), _ = guess(samples, config.data)
+    shape, decided = guess(samples, config.data)
+    height, width, channels = shape
     count = len(samples)
     stages = [
         Stage(
             "prepare",
-            seconds=count / DECODED_A_SECOND,
+            seconds=decoding_seconds(samples, decided, shape),
             disk=count * height * width * channels,
             note=f"{count:,} pictures to decode, {height} x {width}",
         )

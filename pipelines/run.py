@@ -68,10 +68,10 @@ def run(
             return start.summary(last.id, searches, models, {})
         with start.workflow("workflow", command) as workflow:
             observer.taken(searches, models)
-            found, failures = _search_missing(workflow, searches)
-            searches |= found
-            models |= _finished_models(ledger, searches, found)
-            observer.taken({}, {arch: models[arch] for arch in found if arch in models})
+            made, failures = _search_missing(workflow, searches)
+            searches |= made
+            models |= _finished_models(ledger, searches, made)
+            observer.taken({}, {arch: models[arch] for arch in made if arch in models})
             specs = {
                 arch: spec_with(config, ledger.prepared, arch, _settings(searches, arch))
                 for arch in config.archs
@@ -99,8 +99,8 @@ def tune(
         searches = _finished_searches(start.ledger)
         with start.workflow("tune", command) as workflow:
             observer.taken(searches, {})
-            found, failures = _search_missing(workflow, searches)
-            summary = start.summary(workflow.run.id, searches | found, {}, failures)
+            made, failures = _search_missing(workflow, searches)
+            summary = start.summary(workflow.run.id, searches | made, {}, failures)
             workflow.run.log_metrics(summary.cost())
             if failures:
                 workflow.run.end("FAILED")

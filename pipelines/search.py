@@ -9,7 +9,7 @@ from imgrec.config import Arch, Config
 from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.distributed.search import search_on_workers
-from imgrec.distributed.share import Search
+from imgrec.distributed.share import SearchSpec
 from imgrec.errors import TrainingError
 from imgrec.evaluation.search_pictures import (
     importance_picture,
@@ -43,7 +43,7 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     arithmetics = decide_arithmetic(workflow)
     recorders = {arch: _Recorder(workflow, arch) for arch in archs}
     searches = {
-        arch: Search(
+        arch: SearchSpec(
             study=recorder.study,
             make_spec=partial(_spec_of_trial, workflow, arch, arithmetics),
             folder=workflow.work / f"search-{arch}",

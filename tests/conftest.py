@@ -14,6 +14,8 @@ import imgrec.distributed  # noqa: F401 - what Ray reads when it is imported, be
 from imgrec.config import DataConfig
 from imgrec.data.store import Store, prepare_store
 
+ROOT = Path(__file__).parents[1]
+
 # What a developer has set must not decide what the tests see.
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)

@@ -8,43 +8,14 @@ from pydantic import Field
 
 from imgrec.config.architectures import (
     MODEL_CONFIGS,
-    AnnConfig,
     Arch,
     ModelConfig,
-    RnnConfig,
-    TransformerConfig,
 )
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PreprocessConfig, TrainConfig
 from imgrec.config.space import Dimension, builtin_space
 from imgrec.errors import ConfigError
-
-# What they were compared with is in docs/log.md.
-BY_CONVOLUTION: dict[str, Any] = {
-    "optimizer": "muon",
-    "learning_rate": 0.0075,
-    "weight_decay": 0.02,
-    "momentum": 0.6,
-    "max_grad_norm": 0.0,  # Muon's steps have their length whatever the gradient's is
-    "warmup": 0.15,
-    "decay": "linear",
-    "label_smoothing": 0.2,
-}
-
-
-def train_defaults(model: ModelConfig) -> dict[str, Any]:
-    """What a network is trained with where the user does not say."""
-    match model:
-        case AnnConfig():
-            return {"optimizer": "adamw", "learning_rate": 2e-3}
-        case RnnConfig(tokens="rows" | "patches"):
-            return {"optimizer": "adamw", "learning_rate": 3e-3}
-        case TransformerConfig(tokens="patches"):
-            return {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02}
-        case _:
-            return BY_CONVOLUTION
-
 
 # Where an architecture is given another optimizer than its own.
 OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -54,9 +25,6 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 GROWING = {"start_size": 0.5}
-
-# Of a space, combinations that are tried out for settings without effect.
-MOST_COMBINATIONS = 256
 
 
 class Branch(Section):
@@ -139,33 +107,22 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     train = written.get("train", {})
     model = {"arch": arch} | written.get("model", {})
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
-    defaults = train_defaults(chosen)
+    defaults = chosen.train_defaults()
     optimizer = train.get("optimizer", defaults["optimizer"])
     if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
-    if not _takes_any_size(chosen) and train.get("start_size", 1.0) != 1.0:
-        msg = f"train.start_size has no effect on the {arch}: set cnn.train.start_size"
-        if arch == "rnn":
-            msg = "rnn.train.start_size has no effect with rnn.model.tokens = 'rows'"
+    if chosen.fixed_size and train.get("start_size", 1.0) != 1.0:
+        msg = f"train.start_size has no effect on the {arch}: {chosen.fixed_size}; set cnn.train.start_size"
         raise ConfigError(msg)
-    # Not torchvision's networks by themselves: published weights know whole pictures.
-    grows = _takes_any_size(chosen) and getattr(chosen, "backbone", "compact") == "compact"
     return Branch(
         model=chosen,
-        train=checked(TrainConfig, f"{arch}.train", (GROWING if grows else {}) | defaults | train),
+        train=checked(
+            TrainConfig, f"{arch}.train", (GROWING if chosen.grows else {}) | defaults | train
+        ),
         preprocess=checked(PreprocessConfig, f"{arch}.preprocess", written.get("preprocess", {})),
         written={part: dict(written.get(part, {})) for part in PARTS},
     )
-
-
-def _takes_any_size(model: ModelConfig) -> bool:
-    """Whether pictures may grow during training: not where each pixel, or column, has weights of its own."""
-    match model:
-        case AnnConfig() | RnnConfig(tokens="rows"):
-            return False
-        case _:
-            return True
 
 
 def _is_written(written: Mapping[str, dict[str, Any]], key: str) -> bool:
@@ -207,9 +164,12 @@ def _dimension(arch: Arch, key: str, spec: object) -> Dimension:
 def _refuse_without_effect(
     branch: Branch, dimension: Dimension, beside: Sequence[Dimension]
 ) -> None:
-    """Try every end of the dimension, with every combination of the choices beside it."""
+    """Try every end of the dimension by itself, and with each choice beside it.
+
+    One other setting at a time is enough: no rule is over more than two.
+    """
     key, active = dimension.key, False
-    for settings in _combinations(dimension, beside):
+    for settings in _settings_beside(dimension, beside):
         if not is_active(dimension, branch, settings):
             continue
         active = True
@@ -235,11 +195,18 @@ def _has_effect(branch: Branch, dimension: Dimension, space: Sequence[Dimension]
     return True
 
 
-def _combinations(dimension: Dimension, beside: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
-    """Settings of the other dimensions with choices; first none, which leaves the defaults."""
-    yield {}
-    others = [d for d in beside if d.choices and d.key != dimension.key and not d.when]
-    if others:
-        products = itertools.product(*(d.choices for d in others))
-        for values in itertools.islice(products, MOST_COMBINATIONS):
-            yield {d.key: value for d, value in zip(others, values, strict=True)}
+def _settings_beside(dimension: Dimension, beside: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+    """What its conditions allow, by itself and with each choice of one other dimension."""
+    conditions = [d for d in beside if d.key in dimension.when]
+    others = [
+        d
+        for d in beside
+        if d.choices and not d.when and d.key not in {dimension.key, *dimension.when}
+    ]
+    allowed = [[v for v in dimension.when[d.key] if d.holds(v)] for d in conditions]
+    for values in itertools.product(*allowed):
+        holding = dict(zip((d.key for d in conditions), values, strict=True))
+        yield holding
+        for other in others:
+            for choice in other.choices:
+                yield holding | {other.key: choice}

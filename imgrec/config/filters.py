@@ -1,7 +1,7 @@
 """The filters that every picture goes through, in training and in serving alike."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -157,14 +157,11 @@ def _named(value: Any) -> Any:
     raise ValueError(msg)
 
 
+AnyFilter = Gaussian | Median | Bilateral | NonLocalMeans | Unsharp | Equalize | Clahe | Grey
 Filter = Annotated[
-    Annotated[
-        Gaussian | Median | Bilateral | NonLocalMeans | Unsharp | Equalize | Clahe | Grey,
-        Field(discriminator="filter"),
-    ],
+    Annotated[AnyFilter, Field(discriminator="filter")],
     BeforeValidator(_named),
 ]
 FILTERS: dict[str, type[Section]] = {
-    kind.model_fields["filter"].default: kind
-    for kind in (Gaussian, Median, Bilateral, NonLocalMeans, Unsharp, Equalize, Clahe, Grey)
+    kind.model_fields["filter"].default: kind for kind in get_args(AnyFilter)
 }

@@ -56,7 +56,7 @@ class TrainConfig(Section):
     """How a model is trained.
 
     For optimizer, rates, decay, smoothing and clipping an architecture may have defaults of its own
-    (`branch.train_defaults`).
+    (`Architecture.train_defaults`).
     """
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -165,11 +165,11 @@ class SearchConfig(Section):
     def _seconds(cls, value: object) -> object:
         if not isinstance(value, str):
             return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value.strip())
-        if not found or not value.strip():
+        written = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value.strip())
+        if not written or not value.strip():
             msg = "write a time such as 90s, 10m or 1h30m"
             raise ValueError(msg)
-        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        hours, minutes, seconds = (int(part or 0) for part in written.groups())
         return float(hours * 3600 + minutes * 60 + seconds)
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from imgrec.config.architectures import Arch
+from imgrec.config.architectures import MODEL_CONFIGS, Arch
 from imgrec.config.section import Section
 
 Scalars = tuple[bool | int | float | str, ...]
@@ -89,32 +89,11 @@ def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, A
         arch: The architecture.
         train: Its training settings, whose values the ranges are laid around.
     """
-    shared: dict[str, dict[str, Any]] = {
+    return {
         "train.learning_rate": around(train["learning_rate"]),
         "train.weight_decay": around(train["weight_decay"] or 0.01),
         "train.label_smoothing": {"low": 0.0, "high": 0.2},
         "preprocess.shift": {"low": 0.0, "high": 0.2},
         "preprocess.erase": {"low": 0.0, "high": 0.4},
+        **MODEL_CONFIGS[arch].space(),
     }
-    own: dict[Arch, dict[str, dict[str, Any]]] = {
-        "ann": {
-            "model.hidden": {"choices": [[256], [256, 128], [512, 256], [1024, 512]]},
-            "model.dropout": {"low": 0.0, "high": 0.5},
-        },
-        "cnn": {
-            "model.widths": {"choices": [[32, 64, 128], [32, 128, 256], [64, 128, 256]]},
-            "model.dropout": {"low": 0.0, "high": 0.3},
-        },
-        "rnn": {
-            "model.layers": {"low": 1, "high": 2},
-            "model.cell": {"choices": ["gru", "lstm"]},
-            "model.hidden": {"choices": [64, 128, 192]},
-            "model.dropout": {"low": 0.0, "high": 0.4},
-        },
-        "transformer": {
-            "model.width": {"choices": [64, 128, 192]},
-            "model.depth": {"low": 2, "high": 6},
-            "model.dropout": {"low": 0.0, "high": 0.3},
-        },
-    }
-    return shared | own[arch]

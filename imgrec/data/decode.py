@@ -31,7 +31,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of an EXIF orientation upright."""
+"""The transposition that makes a picture upright, by its EXIF orientation."""
 # What people keep pictures in. Not EPS: that is a program, which Pillow has Ghostscript run. Not
 # ICO, ICNS and BLP: what they hold may be larger than they say, and the limit could not hold.
 FORMATS = (
@@ -63,7 +63,7 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 # The first two bytes of a segment of a JPEG file. Those left out stand inside of scans: a stuffed byte, a
 # restart, or filling.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-# Of a forward pass: what the cnn takes for so many pixels is about 300 MB.
+# Pictures, and pixels, that go through a model at once in evaluation: the cnn takes about 300 MB for them.
 MOST_AT_ONCE, PIXELS_AT_ONCE = 512, 1 << 20
 # Large JPEG files are decoded at a fraction of their size, with at least this shorter side.
 REDUCED_SIDE = 256
@@ -112,7 +112,7 @@ def read_header(content: PictureData, *, max_pixels: int) -> Header:
     if isinstance(content, np.ndarray):
         return _read_array(content, max_pixels).header
     with _opened(content, max_pixels) as image:
-        # What stands behind the pixels of a PNG would have to be decoded for: the pass over all will see it.
+        # EXIF data behind the pixels of a PNG can be read after decoding only; the scan reads them.
         known = image.format != "PNG" or "exif" in image.info
         return _header(image, image.size, _orientation(image) if known else 1)
 
@@ -123,15 +123,14 @@ def read_picture(
     """A picture as it is, upright.
 
     Grey, palette, RGB, RGBA, CMYK and 16-bit pictures are understood; what is transparent becomes
-    white; of an animation the first frame is taken; of greys with more bits the upper 8 that are used are
-    kept.
+    white; of an animation the first frame is taken; greys with more than 8 bits are scaled by `depth`.
 
     Args:
         content: The bytes of a file in any of FORMATS, or decoded pixels.
         max_pixels: Larger pictures are refused before any memory is spent on them.
         side: A JPEG file may be decoded at a fraction of its size, as long as it keeps twice this
             many pixels along its shorter side, and REDUCED_SIDE.
-        depth: Of greys with more than 8 bits, and the same for all of a set.
+        depth: How many bits of deep greys are used; the same for all pictures of a set.
 
     Raises:
         DecodeError: the reason why it cannot be read, in a few words.
@@ -198,8 +197,8 @@ def _read_array(pixels: Pixels, max_pixels: int) -> Picture:
 def _read_plain_jpeg(content: bytes, max_pixels: int, enough: int) -> Picture | None:
     """A JPEG file of the usual kind, four times faster than by Pillow and to the same pixels.
 
-    None where it is of another kind, may have to be turned or reduced, or has any flaw: what
-    becomes of such files is Pillow's to say.
+    None where it is of another kind, may have to be turned or reduced, or has any flaw: Pillow
+    decides on such files.
     """
     if content[:2] != b"\xff\xd8" or b"Exif" in content or b"http://ns.adobe.com/xap" in content:
         return None
@@ -218,14 +217,14 @@ def _read_plain_jpeg(content: bytes, max_pixels: int, enough: int) -> Picture | 
 
 
 def _refuse_many_scans(content: bytes) -> None:
-    """Before any is decoded."""
+    """Raise DecodeError where a JPEG file has more than MOST_SCANS, before any scan is decoded."""
     if content[:2] != b"\xff\xd8" or content.count(START_OF_SCAN) <= MOST_SCANS:
         return
     # The two bytes may stand in metadata too, or in a video that a telephone put behind the picture.
     position, scans = 2, 0
-    while (found := MARKER.search(content, position)) and found[0] != END_OF_IMAGE:
-        scans += found[0] == START_OF_SCAN
-        position = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2]))
+    while (marker := MARKER.search(content, position)) and marker[0] != END_OF_IMAGE:
+        scans += marker[0] == START_OF_SCAN
+        position = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2]))
     if scans > MOST_SCANS:
         msg = f"more than {MOST_SCANS} scans"
         raise DecodeError(msg)
@@ -325,7 +324,8 @@ def _refuse_large(height: int, width: int, max_pixels: int) -> None:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; metadata that cannot be read count as upright.
 
-    Ask only when the pixels are loaded, or need not be for it: an error of theirs must not end here.
+    To be called after `load`, except for formats whose EXIF data stand before the pixels: an error of the
+    pixels must not be swallowed here.
     """
     try:
         with warnings.catch_warnings():

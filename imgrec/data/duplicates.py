@@ -69,16 +69,16 @@ def near_pairs(
         return none, False
     _, firsts = np.unique(digests, return_index=True)
     rows = np.sort(firsts[deviations[firsts] >= LEAST_DEVIATION])
-    found, count, looked_at, cut_off = [none], 0, 0, False
+    near_ones, count, looked_at, cut_off = [none], 0, 0, False
     for pairs in _sharing_a_band(hashes[rows], rows, most_bits + 1):
         near = pairs[_distance(hashes[pairs]) <= most_bits]
         if len(near):
-            found.append(near)
+            near_ones.append(near)
         count, looked_at = count + len(near), looked_at + len(pairs)
         if count > MOST_CANDIDATES or looked_at > MOST_COMPARED:
             cut_off = True
             break
-    candidates = np.unique(np.concatenate(found), axis=0)[:MOST_CANDIDATES]
+    candidates = np.unique(np.concatenate(near_ones), axis=0)[:MOST_CANDIDATES]
     at_once = max(1, BYTES_AT_ONCE // (4 * images[0].size))
     alike = [
         _look_alike(images, candidates[start : start + at_once])

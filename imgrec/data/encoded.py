@@ -29,7 +29,7 @@ WORTH_THREADS = 64
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
-    """Pixels (H, W, C) of a store to a JPEG without thinned out colours."""
+    """Pixels (H, W, C) of a store to a JPEG without chroma subsampling."""
     grey = pixels.shape[2] == 1
     return simplejpeg.encode_jpeg(
         np.ascontiguousarray(pixels),
@@ -68,7 +68,7 @@ def encoded_file(path: Path) -> Iterator[Callable[[Sequence[bytes]], None]]:
 
 @contextmanager
 def _written_to(path: Path) -> Iterator[None]:
-    """Only what is done to this file may be its disk's fault."""
+    """Turn an OSError inside into a StorageError that names the file."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ class EncodedImages:
         image_shape: Height, width, channels.
 
     Attributes:
-        threads: That decode; all cores of this process, unless somebody knows better.
+        threads: How many threads decode; by default one for each core of this process.
 
     Raises:
         StorageError: from whatever reads: a file is not whole.
@@ -128,7 +128,7 @@ class EncodedImages:
         if len(chosen) < WORTH_THREADS or self.threads == 1:
             decode(range(len(chosen)))
         else:
-            # libjpeg lets go of the interpreter, so threads do.
+            # libjpeg releases the interpreter lock, so threads are enough.
             parts = [range(first, len(chosen), self.threads) for first in range(self.threads)]
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(decode, parts))
@@ -143,7 +143,7 @@ class EncodedImages:
 
     @cached_property
     def _batches(self) -> list[tuple[npt.NDArray[np.int64], memoryview]]:
-        """Of each batch of rows, where each begins and ends, and the bytes: mapped, not read."""
+        """For each batch of n rows their offsets (n + 1,) and the bytes, memory-mapped."""
         import pyarrow as pa  # noqa: PLC0415
 
         batches = []
@@ -162,5 +162,5 @@ class EncodedImages:
 
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
-        """The first row of each batch, and behind them how many rows there are."""
+        """The first row of each batch, and the number of all rows as the last element."""
         return np.cumsum([0, *(len(offsets) - 1 for offsets, _ in self._batches)])

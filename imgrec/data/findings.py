@@ -34,7 +34,7 @@ class Duplicates:
     Attributes:
         rows: Of the store, ascending.
         exact: The same pixels; otherwise alike.
-        kind: The worst that can be said of them.
+        kind: The worst that applies.
     """
 
     rows: tuple[int, ...]
@@ -52,7 +52,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found out about the pictures of a store."""
+    """What is wrong or odd about the pictures of a store."""
 
     store: Store
     allow_leakage: bool
@@ -100,9 +100,9 @@ class Findings:
     @cached_property
     def duplicates(self) -> list[Duplicates]:
         """All of them, the worst first."""
-        found = [*self._exact(), *self._near()]
+        duplicates = [*self._exact(), *self._near()]
         order: list[Kind] = ["train and test", "other class", "other split", "same class"]
-        return sorted(found, key=lambda one: (order.index(one.kind), not one.exact, one.rows))
+        return sorted(duplicates, key=lambda one: (order.index(one.kind), not one.exact, one.rows))
 
     @cached_property
     def odd(self) -> list[tuple[int, str]]:
@@ -110,7 +110,7 @@ class Findings:
         looks = self.looks
         sides = np.stack([looks["height"], looks["width"]]).astype(float)
         shape = sides.max(axis=0) / sides.min(axis=0)
-        reasons = [
+        checks = [
             (looks["std"] < BLANK, "of one colour"),
             (_far_out(looks["mean"], least=40.0), "far darker or brighter than the others"),
             (
@@ -119,17 +119,17 @@ class Findings:
             ),
             (shape > LONGEST_SHAPE, "a long strip"),
         ]
-        found: dict[int, str] = {}
-        for mask, reason in reasons:
+        reasons: dict[int, str] = {}
+        for mask, reason in checks:
             for row in np.flatnonzero(mask).tolist():
-                found.setdefault(row, reason)
-        return sorted(found.items())
+                reasons.setdefault(row, reason)
+        return sorted(reasons.items())
 
     @cached_property
     def problems(self) -> list[Problem]:
         """In one line each, the worst first."""
-        found = [*self._duplicate_problems(), *self._class_problems(), *self._picture_problems()]
-        return sorted(found, key=lambda one: ("error", "warning", "note").index(one.level))
+        problems = [*self._duplicate_problems(), *self._class_problems(), *self._picture_problems()]
+        return sorted(problems, key=lambda one: ("error", "warning", "note").index(one.level))
 
     @property
     def usable(self) -> bool:
@@ -204,8 +204,8 @@ class Findings:
             ("same class", False): "alike in the same class",
         }
         for (kind, exact), text in told.items():
-            found = [one for one in self.duplicates if (one.kind, one.exact) == (kind, exact)]
-            if not found:
+            alike = [one for one in self.duplicates if (one.kind, one.exact) == (kind, exact)]
+            if not alike:
                 continue
             level: Literal["error", "warning", "note"] = (
                 "note" if kind == "same class" else "warning"
@@ -213,8 +213,8 @@ class Findings:
             cure = ""
             if kind == "train and test" and exact and not self.allow_leakage:
                 level, cure = "error", "; remove them, or set data.allow_leakage = true"
-            such_as = " = ".join(self.ids[row] for row in found[0].rows[:2])
-            count = _counted(len(found), "picture" if exact else "pair")
+            such_as = " = ".join(self.ids[row] for row in alike[0].rows[:2])
+            count = _counted(len(alike), "picture" if exact else "pair")
             yield Problem(level, f"{count} {text} (such as {such_as}){cure}")
 
     def _class_problems(self) -> Iterator[Problem]:
@@ -245,7 +245,7 @@ class Findings:
             )
 
     def _suspicious_classes(self) -> Iterator[Problem]:
-        """Classes that may be one by mistake, or told apart by what they should not be."""
+        """Classes that may be one class spelt twice, or that a model could tell by their colour alone."""
         names = self.store.class_names
         spelt: dict[str, list[str]] = {}
         for name in names:

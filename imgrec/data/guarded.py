@@ -31,12 +31,12 @@ def decode_all(contents: Sequence[Content], how: Decoding) -> Iterator[Pixels | 
 def _decode_some(
     _start: int, contents: Sequence[Content], how: Decoding
 ) -> list[Pixels | DecodeError]:
-    found: list[Pixels | DecodeError] = []
+    decoded: list[Pixels | DecodeError] = []
     for content in contents:
         try:
             read = content.read()
             with within_limits():
-                found.append(
+                decoded.append(
                     decode(
                         read,
                         how.image_shape,
@@ -46,5 +46,5 @@ def _decode_some(
                     )
                 )
         except DecodeError as error:
-            found.append(error)
-    return found
+            decoded.append(error)
+    return decoded

@@ -1,8 +1,8 @@
 """Files of images (n, H, W, C) uint8, and one file with all of a store's on this machine's own disk.
 
 Training reads pictures in random order, which a storage that many machines share is slow at. So each
-machine copies the images once, and every process on it maps the copy. What was not used for longest
-makes room for what is new.
+machine copies the images once, and every process on it maps the copy. The least recently used copies
+are removed when a new one needs their room.
 """
 
 import math
@@ -23,7 +23,7 @@ from imgrec.errors import StorageError, reason_of
 from imgrec.machine import take_room
 
 FOLDER_VARIABLE = "IMGREC_CACHE"
-"""Names the folder; machines have disks of their own, so it is no setting of a run."""
+"""The environment variable that names the folder: machines differ in their disks, so it is no setting of a run."""
 COPIED_AT_ONCE = 64 << 20
 LEFT_FREE = 1 << 30
 Images = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
 def all_images(folder: Path, key: str, count: int, image_shape: ImageShape) -> AnyImages:
     """The images of a store: in its only file, or in this machine's copy of its several.
 
-    Encoded ones are read where they lie, for they were too many for a disk like this machine's.
+    Encoded pictures are not copied: they were encoded because they are too many.
 
     Args:
         folder: Of the store.
@@ -103,9 +103,9 @@ def all_images(folder: Path, key: str, count: int, image_shape: ImageShape) -> A
         StorageError: this machine has no room for the copy, or the store is not whole.
     """
     if encoded := sorted(folder.glob("images-*.arrow")):
-        found = EncodedImages(encoded, image_shape)
-        _refuse_parts(folder, len(found), count)
-        return found
+        pictures = EncodedImages(encoded, image_shape)
+        _refuse_parts(folder, len(pictures), count)
+        return pictures
     pieces = sorted(folder.glob("images-*.npy"))
     if len(pieces) == 1:
         return _of(folder, [np.load(pieces[0], mmap_mode="r")], count)[0]
@@ -136,14 +136,14 @@ def _of(folder: Path, images: list[Images], count: int) -> list[Images]:
     return images
 
 
-def _refuse_parts(folder: Path, found: int, count: int) -> None:
-    if found != count:
+def _refuse_parts(folder: Path, rows: int, count: int) -> None:
+    if rows != count:
         msg = f"{folder}: is not whole; remove it, and the next run prepares the pictures again"
         raise StorageError(msg)
 
 
 def _put_together(images: Sequence[Images], path: Path) -> None:
-    """One after the other, with little memory."""
+    """All images into one file, some rows at a time."""
     copy = new_images(path, (sum(len(image) for image in images), *images[0].shape[1:]))
     step = _rows_at_once(copy.shape)
     start = 0
@@ -165,7 +165,7 @@ def _rows_at_once(shape: Sequence[int]) -> int:
 
 
 def _make_room(home: Path, needed: int) -> None:
-    """Remove copies, those first that nobody has used for longest. Who has one mapped keeps it."""
+    """Remove copies, the least recently used first. A process that has one mapped keeps its pixels."""
     for part in home.glob("*.part"):  # of a process that was killed: we hold the lock
         part.unlink()
     others = sorted(home.glob("*.npy"), key=lambda path: path.stat().st_mtime)

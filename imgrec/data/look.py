@@ -164,7 +164,7 @@ def peek(
 
     These are decoded for that, where the settings leave the depth open.
     """
-    found = []
+    peeked = []
     for content in read_all(contents):
         with contextlib.suppress(DecodeError), within_limits():  # the pass over all will say so
             if isinstance(content, DecodeError):
@@ -172,8 +172,8 @@ def peek(
             header, peak = read_header(content, max_pixels=config.max_pixels), 0.0
             if config.depth == "auto" and header.mode in DEEP_MODES:
                 peak = read_picture(content, max_pixels=config.max_pixels).peak
-            found.append((header, peak))
-    return found
+            peeked.append((header, peak))
+    return peeked
 
 
 def only_write(

@@ -158,13 +158,13 @@ class _Decoder:
             EOFError: the process has ended.
         """
         try:
-            found, error = self.pipe.recv()
+            result, error = self.pipe.recv()
         except OSError as gone:  # it ended while it was writing
             raise EOFError from gone
         self._has_waited = True
         if error is not None:
             raise error
-        return found
+        return result
 
     def replace(self, contents: Sequence[Content]) -> str:
         """Another process in place of one that has ended; what that says of the contents, if anything.

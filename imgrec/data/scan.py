@@ -162,15 +162,15 @@ def scan(
         advance = _Count(progress, backend.label() + again, len(samples))
         return list(backend.work(partial(read_piece, shape=shape, config=config), parts, advance))
 
-    found = look(shape, decided)
-    true_depth = depth_of(np.concatenate([one.looks for one in found]), config)
+    scanned = look(shape, decided)
+    true_depth = depth_of(np.concatenate([one.looks for one in scanned]), config)
     if true_depth != decided.depth:
         # The digests and hashes are of decoded greys too, so all is looked at again.
         decided = with_depth(config, true_depth)
-        found = look(shape, decided, " again")
-    kept = np.concatenate([one.kept for one in found])
-    looks = np.concatenate([one.looks for one in found])
-    reasons = [reason for one in found for reason in one.reasons]
+        scanned = look(shape, decided, " again")
+    kept = np.concatenate([one.kept for one in scanned])
+    looks = np.concatenate([one.looks for one in scanned])
+    reasons = [reason for one in scanned for reason in one.reasons]
     readable = tuple(sample for sample, good in zip(samples, kept, strict=True) if good)
     left_out = [sample for sample, good in zip(samples, kept, strict=True) if not good]
     rejected = [
@@ -182,7 +182,7 @@ def scan(
     if true_shape != shape:
         smaller = [
             ScanPart(list(compress(part.contents, one.kept)), part.images_file)
-            for part, one in zip(parts, found, strict=True)
+            for part, one in zip(parts, scanned, strict=True)
         ]
         advance = _Count(progress, f"{backend.label()} again", len(readable))
         writing = partial(write_piece, shape=true_shape, config=decided)
@@ -223,22 +223,22 @@ def read_piece(
     part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> PartScan:
     """Decode a part, write the images of what can be read, and describe them."""
-    found = []
+    chunks = []
     with _new_file(part, shape) as add:
         for looked in map_in_chunks(
             look_at, part.contents, part.images_file, shape, config, workers=processes
         ):
             add(looked.encoded)
-            found.append(replace(looked, encoded=[]))
+            chunks.append(replace(looked, encoded=[]))
             advance(len(looked.kept))
-    kept = np.concatenate([one.kept for one in found])
+    kept = np.concatenate([one.kept for one in chunks])
     if part.images_file.suffix == ".npy" and not kept.all():
         keep_rows(part.images_file, np.flatnonzero(kept))
     return PartScan(
         kept=kept,
-        looks=np.concatenate([one.looks for one in found]),
-        reasons=[reason for one in found for reason in one.reasons],
-        unread=sum(one.unread for one in found),
+        looks=np.concatenate([one.looks for one in chunks]),
+        reasons=[reason for one in chunks for reason in one.reasons],
+        unread=sum(one.unread for one in chunks),
         encoded=[],
     )
 

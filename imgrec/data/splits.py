@@ -140,8 +140,8 @@ def _cut(
             place[left[chosen]] = number
             left = left[~chosen]
     by_row = place[np.searchsorted(groups.ids, store.groups[rows])]
-    found: dict[Split, Indices] = {name: rows[by_row == n] for n, name in enumerate(names)}
-    return {"train": rows[by_row == len(names)], **found}
+    cut_off: dict[Split, Indices] = {name: rows[by_row == n] for n, name in enumerate(names)}
+    return {"train": rows[by_row == len(names)], **cut_off}
 
 
 def _groups_of(store: Store, rows: Indices, seed: int) -> _Groups:

@@ -158,12 +158,12 @@ def prepare_store(
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
     with _building_site(home) as building:
-        found = scan(samples, config, building, backend=backend, progress=progress)
-        folder = home / _key(found, config)
+        scanned = scan(samples, config, building, backend=backend, progress=progress)
+        folder = home / _key(scanned, config)
         if folder.exists() and _opened(folder) is None:
             shutil.rmtree(folder)  # the power failed while an earlier version wrote it
         if not folder.exists():
-            _write(building, folder.name, found, config)
+            _write(building, folder.name, scanned, config)
             _rename(building, folder)
     note.parent.mkdir(exist_ok=True)
     write_durably(note, folder.name)
@@ -219,16 +219,16 @@ def _opened(folder: Path) -> Store | None:
         return None
 
 
-def _key(found: Scan, config: DataConfig) -> str:
+def _key(scanned: Scan, config: DataConfig) -> str:
     # The ids and their order are in it, because the splits and the findings depend on them.
     return _hash(
         [
-            hashlib.sha256(found.looks.tobytes()).hexdigest(),
-            [[sample.id, sample.label, sample.split] for sample in found.samples],
-            [[reject.id, reject.label, reject.reason] for reject in found.rejected],
-            found.image_shape,
-            found.depth,
-            found.encoded,
+            hashlib.sha256(scanned.looks.tobytes()).hexdigest(),
+            [[sample.id, sample.label, sample.split] for sample in scanned.samples],
+            [[reject.id, reject.label, reject.reason] for reject in scanned.rejected],
+            scanned.image_shape,
+            scanned.depth,
+            scanned.encoded,
             config.resize,
             config.near_duplicates,
             DECODER_VERSION,
@@ -241,14 +241,14 @@ def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
+def _write(folder: Path, key: str, scanned: Scan, config: DataConfig) -> None:
     """Everything but the images, which the scan wrote."""
-    samples, looks = found.samples, found.looks
+    samples, looks = scanned.samples, scanned.looks
     class_names = sorted({sample.label for sample in samples})
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
-    images = all_images(folder, key, len(samples), found.image_shape)
+    images = all_images(folder, key, len(samples), scanned.image_shape)
     near, cut_off = near_pairs(
         looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
     )
@@ -258,13 +258,13 @@ def _write(folder: Path, key: str, found: Scan, config: DataConfig) -> None:
     np.save(folder / "looks.npy", looks)
     np.save(folder / "near.npy", near)
     _write_csv(folder / "samples.csv", ("id", "label"), [(s.id, s.label) for s in samples])
-    rows = [(reject.id, reject.label, reject.reason) for reject in found.rejected]
+    rows = [(reject.id, reject.label, reject.reason) for reject in scanned.rejected]
     _write_csv(folder / "quarantine.csv", ("id", "label", "reason"), rows)
     meta = {
         "class_names": class_names,
-        "image_shape": found.image_shape,
-        "depth": found.depth,
-        "fingerprint": found.fingerprint,
+        "image_shape": scanned.image_shape,
+        "depth": scanned.depth,
+        "fingerprint": scanned.fingerprint,
         "quarantined": len(rows),
         "near_cut_off": cut_off,
     }

@@ -87,20 +87,20 @@ class Mailbox:
         # Our own workers wrote them, a moment ago.
         return [pickle.loads(message) for message in ray.get(self.actor.drain.remote(lane))]  # noqa: S301
 
-    def condemn(self, lane: str) -> None:
-        """Keep Ray from trying a lane again that can only fail."""
-        ray.get(self.actor.condemn.remote(lane))
+    def abandon(self, lane: str) -> None:
+        """Keep Ray from trying a lane, or a model of it, again: it would only fail again."""
+        ray.get(self.actor.abandon.remote(lane))
 
     def begin(self, lane: str, workers: int) -> int:
         """So many workers of a lane start; how often one has died until now."""
         return cast("int", ray.get(self.actor.begin.remote(lane, workers)))
 
     def note_error(self, lane: str, error: BaseException) -> None:
-        """A worker ends with what may be the echo of another one's end."""
+        """A worker ends with an error that may only follow from another worker's end."""
         ray.get(self.actor.note_error.remote(lane, reason_of(error)))
 
     def why_given_up(self, lane: str, most: int) -> str:
-        """For people, why a lane was condemned whose workers died more often than so many times."""
+        """Why a lane was abandoned whose workers died more than `most` times, for people."""
         last = ray.get(self.actor.last_error.remote(lane))
         return (
             f"workers died more often than cluster.max_failures = {most} allows; the log file says more"
@@ -108,7 +108,7 @@ class Mailbox:
         )
 
     def excuse(self, lane: str) -> None:
-        """That the workers end now is no death of one."""
+        """The workers are about to end, though none of them died."""
         ray.get(self.actor.excuse.remote(lane))
 
     def ran_out(self, lane: str, name: str) -> None:
@@ -124,9 +124,9 @@ class Mailbox:
         """How often memory ran out while a model was trained."""
         return cast("int", ray.get(self.actor.times_ran_out.remote(lane, name)))
 
-    def is_condemned(self, lane: str) -> bool:
-        """Whether the lane was condemned."""
-        return cast("bool", ray.get(self.actor.is_condemned.remote(lane)))
+    def is_abandoned(self, lane: str) -> bool:
+        """Whether the lane was abandoned."""
+        return cast("bool", ray.get(self.actor.is_abandoned.remote(lane)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,8 @@ class JobServer:
     def jobs(self) -> list[Job]:
         """Ours, newest first."""
         with self._answering():
-            found = self._client.list_jobs()
-        ours = [_job(one) for one in found if one.submission_id and MARK in (one.metadata or {})]
+            listed = self._client.list_jobs()
+        ours = [_job(one) for one in listed if one.submission_id and MARK in (one.metadata or {})]
         return sorted(ours, key=lambda job: -job.began)
 
     def stop(self, name: str) -> None:
@@ -179,10 +179,10 @@ class JobServer:
             told.put(None)
 
         threading.Thread(target=work, daemon=True, name="job log").start()
-        while (found := told.get()) is not None:
-            if isinstance(found, Exception):
-                raise found
-            yield found
+        while (line := told.get()) is not None:
+            if isinstance(line, Exception):
+                raise line
+            yield line
 
     def _refuse_silence(self) -> None:
         """Ray's own client would wait for ever."""
@@ -220,13 +220,13 @@ def _refuse_other_version(address: str, version: str) -> None:
         raise ClusterError(msg)
 
 
-def _job(found: Any) -> Job:
+def _job(details: Any) -> Job:
     return Job(
-        id=found.submission_id,
-        state=found.status.value.lower(),
-        command=found.entrypoint,
-        message=found.message or "",
-        began=(found.start_time or 0) / 1000,
-        ended=(found.end_time or 0) / 1000,
-        exit_status=found.driver_exit_code,
+        id=details.submission_id,
+        state=details.status.value.lower(),
+        command=details.entrypoint,
+        message=details.message or "",
+        began=(details.start_time or 0) / 1000,
+        ended=(details.end_time or 0) / 1000,
+        exit_status=details.driver_exit_code,
     )

@@ -1,7 +1,7 @@
-"""The box behind a `Mailbox`: a process of its own, which imports nothing.
+"""The actor behind a `Mailbox`: a process of its own, which imports nothing.
 
-Messages are bytes to it, because to know what they are made of it would have to import torch: 3 s
-of a core at every start.
+Messages are bytes to it: to unpickle them it would have to import torch, which takes 3 s of a core at
+every start.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ class MailboxActor:
 
     def __init__(self) -> None:
         self._messages: dict[str, list[bytes]] = {}
-        self._condemned: set[str] = set()
+        self._abandoned: set[str] = set()
         self._starts: Counter[str] = Counter()
         self._workers: dict[str, int] = {}
         self._errors: dict[str, str] = {}
@@ -29,9 +29,9 @@ class MailboxActor:
         """All messages since the last call, in the order in which they came."""
         return self._messages.pop(lane, [])
 
-    def condemn(self, lane: str) -> None:
-        """Remember that to try this lane again would only fail again."""
-        self._condemned.add(lane)
+    def abandon(self, lane: str) -> None:
+        """Remember that this lane, or this model of it, is not to be tried again."""
+        self._abandoned.add(lane)
 
     def begin(self, lane: str, workers: int) -> int:
         """So many workers of a lane start, for the first time or again; how often one has died until now.
@@ -78,6 +78,6 @@ class MailboxActor:
         """What `note_error` was told last; empty if nothing."""
         return self._errors.get(lane, "")
 
-    def is_condemned(self, lane: str) -> bool:
-        """Whether `condemn` was called."""
-        return lane in self._condemned
+    def is_abandoned(self, lane: str) -> bool:
+        """Whether `abandon` was called."""
+        return lane in self._abandoned

@@ -48,7 +48,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a machine says of itself.
+    """What a node says of itself.
 
     Attributes:
         versions: Of Python, of imgrec's code and of PACKAGES.
@@ -61,7 +61,7 @@ class Survey:
         storage_error: Why it does not see the storage; empty if it does.
     """
 
-    machine: NodeInfo
+    node: NodeInfo
     versions: dict[str, str]
     gpus: int
     shared_memory: int | None
@@ -73,7 +73,7 @@ class Survey:
 
 def list_nodes() -> list[NodeInfo]:
     """The nodes that are alive, by address."""
-    found = [
+    nodes = [
         NodeInfo(
             id=node["NodeID"],
             address=node["NodeManagerAddress"],
@@ -83,39 +83,39 @@ def list_nodes() -> list[NodeInfo]:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return sorted(found, key=lambda machine: (machine.address, machine.id))
+    return sorted(nodes, key=lambda node: (node.address, node.id))
 
 
 def survey(storage: Path) -> list[Survey]:
-    """Ask every machine.
+    """Ask every node.
 
     Args:
         storage: A folder that all are to see; made if need be.
 
     Raises:
-        ClusterError: a machine does not answer, or the storage cannot be written to from here.
+        ClusterError: a node does not answer, or the storage cannot be written to from here.
     """
     with _probe_folder(storage) as probe_folder:
         asked = time.time()
         answers = _on_each(list_nodes(), _describe, str(probe_folder))
         return [
             Survey(
-                machine=machine,
+                node=node,
                 skew=_skew(asked, answer.pop("clock"), time.time()),
-                storage_error=answer.pop("storage_error") or _unseen(probe_folder, machine),
+                storage_error=answer.pop("storage_error") or _unseen(probe_folder, node),
                 **answer,
             )
-            for machine, answer in answers
+            for node, answer in answers
         ]
 
 
 def refuse_unshared(storage: Path) -> None:
     """Raise ClusterError where a node does not see what another writes into the storage."""
     with _probe_folder(storage) as probe_folder:
-        for machine, storage_error in _on_each(list_nodes(), _write_and_look, str(probe_folder)):
-            if reason := storage_error or _unseen(probe_folder, machine):
+        for node, storage_error in _on_each(list_nodes(), _write_and_look, str(probe_folder)):
+            if reason := storage_error or _unseen(probe_folder, node):
                 msg = (
-                    f"storage = {str(storage)!r}: the node {machine.address} does not see it "
+                    f"storage = {str(storage)!r}: the node {node.address} does not see it "
                     f"({reason}); set a folder that every node sees under the same path"
                 )
                 raise ClusterError(msg)
@@ -150,11 +150,13 @@ def _kind_of_device(_asked: str, _node: str) -> str:
 
 def closed_between(nodes: Sequence[NodeInfo]) -> list[tuple[str, str, str]]:
     """Pairs of addresses that cannot connect, and why: workers talk to each other on any port."""
-    probes = [ray.remote(_PortProbe).options(**at(machine)).remote() for machine in nodes]
+    probes = [ray.remote(_PortProbe).options(**at(node)).remote() for node in nodes]
     try:
         ports = ray.get([probe.open.remote() for probe in probes], timeout=ANSWER_SECONDS)
-        targets = [(machine.address, port) for machine, port in zip(nodes, ports, strict=True)]
-        found = ray.get([probe.knock.remote(targets) for probe in probes], timeout=ANSWER_SECONDS)
+        targets = [(node.address, port) for node, port in zip(nodes, ports, strict=True)]
+        closed_ports = ray.get(
+            [probe.knock.remote(targets) for probe in probes], timeout=ANSWER_SECONDS
+        )
     except ray.exceptions.RayError as error:
         msg = f"a node does not answer: {reason_of(error)}"
         raise ClusterError(msg) from error
@@ -162,8 +164,8 @@ def closed_between(nodes: Sequence[NodeInfo]) -> list[tuple[str, str, str]]:
         for probe in probes:
             ray.kill(probe)
     return [
-        (machine.address, address, reason)
-        for machine, closed in zip(nodes, found, strict=True)
+        (node.address, address, reason)
+        for node, closed in zip(nodes, closed_ports, strict=True)
         for address, reason in closed
     ]
 
@@ -173,22 +175,20 @@ def _on_each(
 ) -> list[tuple[NodeInfo, T]]:
     """On each node `work(asked, node)`, which holds so many resources."""
     task = ray.remote(work)
-    answers = [
-        task.options(**at(machine), **holding).remote(asked, machine.id) for machine in nodes
-    ]
-    found = []
-    for machine, answer in zip(nodes, answers, strict=True):
+    answers = [task.options(**at(node), **holding).remote(asked, node.id) for node in nodes]
+    by_node = []
+    for node, answer in zip(nodes, answers, strict=True):
         try:
-            found.append((machine, ray.get(answer, timeout=ANSWER_SECONDS)))
+            by_node.append((node, ray.get(answer, timeout=ANSWER_SECONDS)))
         except ray.exceptions.RayError as error:
-            msg = f"the node {machine.address} does not answer: {reason_of(error)}"
+            msg = f"the node {node.address} does not answer: {reason_of(error)}"
             raise ClusterError(msg) from error
-    return found
+    return by_node
 
 
-def at(machine: NodeInfo) -> dict[str, Any]:
+def at(node: NodeInfo) -> dict[str, Any]:
     """Options of a task or actor that runs there, without holding anything."""
-    strategy = NodeAffinitySchedulingStrategy(machine.id, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return {"scheduling_strategy": strategy, "num_cpus": 0}
 
 
@@ -219,8 +219,8 @@ def _write_and_look(probe_folder: str, node: str) -> str:
     return ""
 
 
-def _unseen(probe_folder: Path, machine: NodeInfo) -> str:
-    return "" if (probe_folder / machine.id).exists() else "what it writes is not seen here"
+def _unseen(probe_folder: Path, node: NodeInfo) -> str:
+    return "" if (probe_folder / node.id).exists() else "what it writes is not seen here"
 
 
 def _describe(probe_folder: str, node: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Settings searched on a Ray cluster, through Ray Tune: several architectures in one Tuner.
 
-One for all of them, because the processes that trials run in are then started once, because
-Tuners side by side in one process disturb each other, and because a fair division of time and
-places among architectures takes someone who sees them all.
+One Tuner for all: the processes that trials run in are then started once, several Tuners in one process
+disturb each other, and time can be divided fairly only by one that knows of all architectures.
 """
 
 import queue
@@ -15,7 +14,7 @@ from imgrec.distributed.events import (
     SearchEvent,
 )
 from imgrec.distributed.session import Session
-from imgrec.distributed.share import Search, Share, ShareClock, Shares
+from imgrec.distributed.share import SearchSpec, Share, ShareClock, Shares
 from imgrec.distributed.tune import build_tuner
 
 POLL_SECONDS = 0.1
@@ -23,8 +22,8 @@ POLL_SECONDS = 0.1
 
 def search_on_workers(
     session: Session,
-    searches: Mapping[str, Search],
-    search: SearchConfig,
+    searches: Mapping[str, SearchSpec],
+    config: SearchConfig,
     cluster: ClusterConfig,
     demand: TrialDemand,
     *,
@@ -40,7 +39,7 @@ def search_on_workers(
     Args:
         session: A Ray that is up.
         searches: By name.
-        search: How long, and with what.
+        config: How long, and with what.
         cluster: How often a trial's process may die; whether to use GPUs.
         demand: What `plan_trials` counts for these nodes.
         among: How many searches share the budget of time: these, and those that had theirs before.
@@ -54,8 +53,8 @@ def search_on_workers(
     shares = Shares()
     clock = ShareClock(shares)
     for name, one in searches.items():
-        shares[name] = Share(name, one, search, clock, among, cluster.max_failures, told.put)
-    tuner = build_tuner(shares, search, demand, cluster, session, storage)
+        shares[name] = Share(name, one, config, clock, among, cluster.max_failures, told.put)
+    tuner = build_tuner(shares, config, demand, cluster, session, storage)
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -241,7 +241,7 @@ def _own_text(path: Path) -> str:
     except OSError:  # ELOOP: a link; or it has gone
         return ""
     with os.fdopen(file, "rb") as opened:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
             return ""
         return opened.read().decode("utf-8", "replace")

@@ -31,7 +31,7 @@ from imgrec.training.spec import FitSpec
 
 
 @dataclass
-class Search:
+class SearchSpec:
     """The search of one architecture.
 
     Attributes:
@@ -55,7 +55,7 @@ class Share:
     def __init__(
         self,
         name: str,
-        search: Search,
+        search: SearchSpec,
         config: SearchConfig,
         clock: "ShareClock",
         among: int,

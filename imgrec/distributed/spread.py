@@ -29,9 +29,10 @@ AHEAD = 2
 
 
 class ClusterDecoding:
-    """The nodes of a cluster, each of which works on parts where it sees the pictures.
+    """Decoding on all nodes of a cluster.
 
-    Where one does not see them, such as a folder of the head alone, the driver's machine does all.
+    Where one of them does not see the pictures, such as a folder of the head alone, the driver's node decodes
+    all of them.
     """
 
     def __init__(self, nodes: Sequence[NodeInfo], alone: LocalDecoding) -> None:
@@ -71,8 +72,8 @@ class ClusterDecoding:
     ) -> Iterator[Result]:
         """A task for each part; those of a node that is lost are done again by others.
 
-        What a node cannot read, such as one that came later and has not mounted the pictures, is
-        read here before it is believed.
+        Where a task could not read a picture, the driver reads that part again: the task's node may have
+        joined later, without the folder of the pictures.
 
         Raises:
             ClusterError: a task was lost too often.
@@ -101,19 +102,19 @@ class ClusterDecoding:
     ) -> Result:
         part, answer = waiting[0]
         try:
-            found: Result = _answer(answer)
-            doubtful = isinstance(found, PartScan) and found.unread > 0
+            result: Result = _answer(answer)
+            doubtful = isinstance(result, PartScan) and result.unread > 0
         except DataError:
             doubtful = True
         waiting.popleft()
         if doubtful:
-            (found,) = self._alone.work(function, [part], advance)
+            (result,) = self._alone.work(function, [part], advance)
         else:
             advance(len(part.contents))
-        return found
+        return result
 
     def bring(self, folder: Path, progress: ProgressCallback) -> None:
-        """Let each node that is there by now put the images together on its own disk.
+        """Let each node that is alive put the images together on its own disk.
 
         Raises:
             StorageError: a node has no room for them.
@@ -147,12 +148,12 @@ class ClusterDecoding:
 
 def _work(function: Work[Result], part: ScanPart) -> Result:
     """On a node, in the one core of a task."""
-    found = function(part, 1, lambda _: None)
+    result = function(part, 1, lambda _: None)
     if part.images_file.suffix == ".npy":
         # What is done is on the storage, where others look for it.
         images = np.load(part.images_file, mmap_mode="r+")
         images.flush()
-    return found
+    return result
 
 
 def _bring(folder: Path) -> int:

@@ -202,7 +202,7 @@ def run_trial_on_workers(
             kind = FULL if isinstance(event.error, StorageError) else FAILURE
             if not isinstance(event.error, ImgrecError):
                 kind = BUG
-    if not failure and mailbox.is_condemned(lane.lane):
+    if not failure and mailbox.is_abandoned(lane.lane):
         failure = mailbox.why_given_up(lane.lane, cluster.max_failures)
     if failure:
         tune.report({kind: failure})

@@ -1,4 +1,4 @@
-"""Ray Tune's own hooks: what to try next, what to stop, and what to tell the driver."""
+"""The hooks of Ray Tune: what to try next, what to stop, and what to tell the driver."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ HEAD_NODE = "node:__internal_head__"
 
 
 class FairSearcher(Searcher):  # type: ignore[misc]
-    """Asks the search that has had the least."""
+    """Takes the next trial from the search that has used least of its share."""
 
     def __init__(self, shares: Shares, *, by_time: bool) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class FairSearcher(Searcher):  # type: ignore[misc]
 
 
 class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
-    """ASHA for each search by itself, whose scores and epochs do not compare with others'.
+    """One ASHA for each search: scores and epochs of different searches do not compare.
 
     ASHA: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". The defaults are
-    never stopped, so that what wins has won against all of them.
+    never stopped, so that the best trial was compared with all of their epochs.
     """
 
     def __init__(self, shares: Shares) -> None:
@@ -79,7 +79,7 @@ class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class TunerCallback(tune.Callback):  # type: ignore[misc]
-    """Hears of every trial in the Tuner's thread."""
+    """Told of every trial, in the Tuner's thread."""
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
@@ -106,7 +106,7 @@ class TunerCallback(tune.Callback):  # type: ignore[misc]
 
 def build_tuner(
     shares: Shares,
-    search: SearchConfig,
+    config: SearchConfig,
     demand: TrialDemand,
     cluster: ClusterConfig,
     session: Session,
@@ -116,7 +116,7 @@ def build_tuner(
 
     Args:
         shares: The searches, by name.
-        search: How long, and with what.
+        config: How long, and with what.
         demand: What a trial holds, and how many run at a time.
         cluster: How often a trial's process may die.
         session: A Ray that is up.
@@ -138,7 +138,7 @@ def build_tuner(
     return tune.Tuner(
         tune.with_resources(trainable, holds),
         tune_config=tune.TuneConfig(
-            search_alg=FairSearcher(shares, by_time=bool(search.budget)),
+            search_alg=FairSearcher(shares, by_time=bool(config.budget)),
             scheduler=HalvingScheduler(shares),
             num_samples=-1,  # until the searcher has no more
             max_concurrent_trials=demand.room,

@@ -16,16 +16,16 @@ class Verdict:
 
     Attributes:
         failure: What the driver is told; None where Ray is to start the workers again.
-        condemned: What is not tried again: the lane, or one model of it.
-        echo: What may be of another worker's end, to be said if that goes on.
-        ran_out: Memory ran out; the next try takes a batch in more parts.
+        abandoned: What is not tried again: the lane, or one model of it.
+        secondary: An error that may only follow from another worker's end; said if the lane is given up.
+        ran_out: Memory ran out; the next try computes a batch in more parts.
         excused: All workers end, though none of them died.
         goes_on: This worker does not end, but goes on to the next model.
     """
 
     failure: Exception | None = None
-    condemned: str = ""
-    echo: Exception | None = None
+    abandoned: str = ""
+    secondary: Exception | None = None
     ran_out: bool = False
     excused: bool = False
     goes_on: bool = False
@@ -42,26 +42,26 @@ def judge(error: Exception, lane: str, name: str, *, alone: bool) -> Verdict:
     """
     if failure := disk_failure(error):
         # Of this node's disk alone; it ends the run, so that the same command goes on from there.
-        return Verdict(failure, condemned=lane)
+        return Verdict(failure, abandoned=lane)
     if is_out_of_memory(error):
         return Verdict(ran_out=True)
     if isinstance(error, ImgrecError):
-        return Verdict(error, condemned=f"{lane}/{name}", excused=not alone, goes_on=alone)
+        return Verdict(error, abandoned=f"{lane}/{name}", excused=not alone, goes_on=alone)
     if not alone and isinstance(error, RuntimeError | OSError):
-        # May be the echo of another worker's end, which Ray makes good by starting all of them again.
-        return Verdict(echo=error)
+        # It may only follow from another worker's end; Ray then starts all of them again.
+        return Verdict(secondary=error)
     bug = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
-    return Verdict(bug, condemned=lane)
+    return Verdict(bug, abandoned=lane)
 
 
 def carry_out(verdict: Verdict, mailbox: Mailbox, lane: str, name: str) -> None:
     """Tell the driver, and the workers that start again."""
-    if verdict.echo:
-        mailbox.note_error(lane, verdict.echo)
+    if verdict.secondary:
+        mailbox.note_error(lane, verdict.secondary)
     if verdict.ran_out:
         mailbox.ran_out(lane, name)
-    if verdict.condemned:
-        mailbox.condemn(verdict.condemned)
+    if verdict.abandoned:
+        mailbox.abandon(verdict.abandoned)
     if verdict.excused:
         mailbox.excuse(lane)
     if verdict.failure:

@@ -17,7 +17,6 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 from imgrec.data.loader import Pictures, Shard
-from imgrec.data.store import open_store
 from imgrec.distributed.events import (
     Failed,
     Finished,
@@ -87,7 +86,7 @@ def work(config: dict[str, Any]) -> None:
     """
     lane_spec: LaneSpec = config["lane_spec"]
     mailbox, lane = lane_spec.mailbox, lane_spec.lane
-    if mailbox.is_condemned(lane):
+    if mailbox.is_abandoned(lane):
         return
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
@@ -99,7 +98,7 @@ def work(config: dict[str, Any]) -> None:
         resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
         # Checkpoints come in the order of the specs, so all before the last one's are finished.
         for name in names[names.index(resumed_name) :]:
-            if mailbox.is_condemned(f"{lane}/{name}"):
+            if mailbox.is_abandoned(f"{lane}/{name}"):
                 continue
             worker = _Worker(lane_spec, name, shard)
             checkpoint = resumed if resumed and name == resumed_name else lane_spec.resume.get(name)
@@ -122,9 +121,9 @@ def _may_begin(lane_spec: LaneSpec, shard: Shard) -> bool:
     mailbox.note_kills(lane)
     _wait_for_all(shard)
     if shard.rank == 0 and mailbox.begin(lane, shard.world_size) > lane_spec.max_failures:
-        mailbox.condemn(lane)
+        mailbox.abandon(lane)
     _wait_for_all(shard)
-    return not mailbox.is_condemned(lane)
+    return not mailbox.is_abandoned(lane)
 
 
 def _wait_for_all(shard: Shard) -> None:
@@ -173,7 +172,7 @@ class _Worker:
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
-        pictures = self._pictures(spec.store, learner.device)
+        pictures = self._pictures(learner)
         self.tell(
             Started(
                 epochs_done=learner.epochs_done,
@@ -206,11 +205,11 @@ class _Worker:
             raise out_of_memory(spec, f"memory ran out {times} times")
         return smaller
 
-    def _pictures(self, folder: Path, device: torch.device) -> Pictures:
-        store = open_store(folder)
-        if worth_streaming(store, self.lane_spec.spare):
-            return StreamedPictures(store, device, self.lane_spec.spare)
-        return Pictures(store, device)
+    def _pictures(self, learner: Learner) -> Pictures:
+        store, spare = learner.store, self.lane_spec.spare
+        if worth_streaming(store, spare):
+            return StreamedPictures(store, learner.device, spare)
+        return Pictures(store, learner.device)
 
     @contextlib.contextmanager
     def _profiled(self, folder: Path) -> Iterator[None]:

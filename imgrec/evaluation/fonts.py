@@ -64,8 +64,8 @@ def families_for(texts: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def _usual() -> str:
-    found: FontEntry = next(one for one in fontManager.ttflist if one.name == USUAL)
-    return str(found.fname)
+    entry: FontEntry = next(one for one in fontManager.ttflist if one.name == USUAL)
+    return str(entry.fname)
 
 
 @lru_cache(maxsize=512)

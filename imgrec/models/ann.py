@@ -13,7 +13,7 @@ from imgrec.config import AnnConfig, ImageShape
 
 
 class Ann(nn.Module):
-    """Every pixel an input of its own; knows nothing of neighbourhood."""
+    """Every pixel is an input of its own; which pixels are neighbours is not used."""
 
     def __init__(self, config: AnnConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from imgrec.config import CnnConfig, ImageShape
 from imgrec.errors import ConfigError
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""torch's variable: what is loaded may hold weights and nothing else, whoever asks."""
+"""torch's environment variable: every torch.load in the process accepts weights only."""
 
 
 class Backbone(nn.Module):
@@ -92,7 +92,7 @@ def _network(config: CnnConfig, image_shape: ImageShape) -> nn.Module:
 
 @contextmanager
 def _only_weights(backbone: str) -> Iterator[None]:
-    """Of what lies in torch's cache nothing but weights is read: torchvision would unpickle whatever is there."""
+    """Read nothing but weights from torch's cache; torchvision by itself would unpickle its files."""
     kept = os.environ.get(WEIGHTS_ONLY)
     os.environ[WEIGHTS_ONLY] = "1"
     try:

@@ -54,9 +54,9 @@ class Stem(nn.Module):
 class Whiten(nn.Module):
     """Patches as their first principal components, each of variance 1, and the negative of each; then GELU.
 
-    Neighbouring pixels say nearly the same; so a network first has to learn to take their differences.
-    Here it is told how, by `fit_to`, and nothing is trained: so no gradient has to come down here, where
-    there are most places.
+    Neighbouring pixels are strongly correlated, and a network would first have to learn their differences.
+    Here `fit_to` computes them from the data. The layer is not trained, so no gradient is computed at the
+    largest resolution.
     """
 
     out_channels = 2 * COMPONENTS
@@ -93,11 +93,11 @@ class Whiten(nn.Module):
         return F.gelu(F.conv2d(images, self.weight, padding=self._padding(images)))
 
     def lost(self, side: int) -> int:
-        """Pixels that pictures of so many on their shorter side lose on each."""
+        """By how many pixels each side shrinks, for pictures whose shorter side has `side` pixels."""
         return self.patch_size - 1 if self._is_unpadded(side) else 0
 
     def _is_unpadded(self, side: int) -> bool:
-        """Colour is, which makes what follows cheaper; small pictures would lose too much."""
+        """Colour pictures are, which makes later layers cheaper; small ones would lose too much."""
         return self.channels > 1 and side >= LEAST_UNPADDED
 
     def _padding(self, images: Tensor) -> int:
@@ -156,7 +156,7 @@ def tokens_by_convolution(image_shape: ImageShape, width: int) -> nn.Sequential:
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
-    """Without a trained scale: what follows is nearly linear in it."""
+    """Batch normalization without a trained scale: the layer behind it is nearly linear in the scale."""
     norm = nn.BatchNorm2d(width, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm

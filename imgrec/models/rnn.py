@@ -89,7 +89,7 @@ class _Sweep(nn.Module):
         self.rows = _cell(config, 2 * config.hidden, 1)
 
     def forward(self, places: Tensor) -> Tensor:
-        """DecodeBackend (B, h, w, D) to (B, h, w, 2*hidden)."""
+        """Features of places (B, h, w, D) to (B, h, w, 2*hidden)."""
         batch, height, width, _ = places.shape
         down = places.transpose(1, 2).flatten(0, 1)  # (B*w, h, D)
         states, _ = self.columns(down)

@@ -63,7 +63,7 @@ def choose_augmentation(config: PreprocessConfig, channels: int, epochs: int) ->
 
     `auto` is `photos` for colour pictures and `digits` for grey ones: grey sets are mostly
     characters and measurements, where left and right are not the same. In few epochs a network does
-    not come to know its pictures by heart, so nothing is erased: that would only slow it down.
+    not overfit, so nothing is erased: that would only slow it down.
     """
     name = config.augment
     if name == "auto":

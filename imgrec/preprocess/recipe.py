@@ -77,7 +77,7 @@ class Recipe(nn.Module):
         return normalized
 
     def _prepared(self, images: Tensor, turns: Tensor | None) -> Tensor:
-        """Filtered, and augmented in training; as uint8 for as long as that will do."""
+        """Filtered, and augmented in training; as uint8 until a change needs floats."""
         how = self.augmentation
         if self.filters:
             images = 255 * filtered(images.float() / 255, self.filters)

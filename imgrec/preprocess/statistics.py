@@ -23,9 +23,9 @@ def channel_statistics(
 ) -> ChannelStatistics:
     """Of the training pictures as they come out of the filters.
 
-    Without filters from an exact count of all pixel values. Above 100,000 pictures, of every n-th so
-    that 50,000 to 100,000 are read: a large store need not be read from end to end for two numbers
-    a channel. Filters cost more than reading, so behind them 2,048 to 4,096 pictures must do.
+    Without filters they are exact: from a count of all pixel values. Of more than 100,000 pictures every
+    n-th is read, 50,000 to 100,000 of them. With filters, which cost more than reading, 2,048 to 4,096
+    pictures are used.
     """
     if filters:
         mean, std = _filtered_moments(store, _every_nth(rows, MOST_FILTERED), filters)

@@ -164,7 +164,7 @@ class Study:
     def tell(self, trial: Trial) -> None:
         """How a trial went that `ask` gave.
 
-        One that failed teaches nothing; one that was stopped only how it stood when it was.
+        A failed trial is not learned from; of a stopped one only the scores until then are used.
         """
         asked = self._asked.pop(trial.number)
         state = STATES[trial.state] if trial.scores or trial.state == "failed" else TrialState.FAIL
@@ -196,7 +196,7 @@ class Study:
         """
         if sum(trial.counts for trial in self.trials.values()) < FEWEST_FOR_IMPORTANCE:
             return {}
-        # Of trials that were stopped it would know nothing, so they count with their best epoch.
+        # The evaluator ignores stopped trials, so they are added with the score of their best epoch.
         complete = optuna.create_study(direction="maximize")
         for trial in self.trials.values():
             if trial.counts:
@@ -207,7 +207,7 @@ class Study:
             return dict(optuna.importance.get_param_importances(complete, evaluator=evaluator))
 
     def _draw(self, number: int) -> dict[str, Any]:
-        """Let Optuna choose; what has no part beside what was chosen before is left out."""
+        """Let Optuna choose; dimensions whose conditions do not hold are left out."""
         drawn = self._asked[number] = self._optuna.ask()
         settings: dict[str, Any] = {}
         for dimension in _in_order(self.branch.space):
@@ -287,7 +287,7 @@ def _default(branch: Branch, spec: FitSpec, key: str) -> Any:
 
 
 def _in_order(space: Iterable[Dimension]) -> list[Dimension]:
-    """Those that depend on others after them."""
+    """Dimensions without conditions first."""
     return sorted(space, key=lambda dimension: bool(dimension.when))
 
 

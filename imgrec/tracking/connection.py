@@ -264,21 +264,21 @@ def experiment_id(tracking: Tracking, name: str) -> str:
         TrackingError: it was deleted, and MLflow keeps the name.
     """
     with tracking.answering():
-        found = tracking.client.get_experiment_by_name(name)
-        if found is None:
+        experiment = tracking.client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return tracking.client.create_experiment(
                     name, tracking.artifacts or None, tags=MODEL_TRAINING
                 )
             except MlflowException:
                 # Another run may have made it in between.
-                found = tracking.client.get_experiment_by_name(name)
-                if found is None:
+                experiment = tracking.client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         msg = f"tracking.experiment = {name!r}: was deleted; restore it, or choose another name"
         raise TrackingError(msg)
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _refuse_silence(uri: str, timeout_seconds: int) -> None:

@@ -39,12 +39,16 @@ def refuse_changed(folder: Path, tags: Mapping[str, str], what: str) -> None:
     except (ValueError, TypeError) as error:
         msg = f"{what}: has no list of its files' hashes; register it again, by a run with --fresh"
         raise ClassifierError(msg) from error
-    found = _hashes_of(folder)
-    for name in sorted(known.keys() | found.keys()):
-        if known.get(name) == found.get(name):
+    present = _hashes_of(folder)
+    for name in sorted(known.keys() | present.keys()):
+        if known.get(name) == present.get(name):
             continue
         how = (
-            "was added" if name not in known else "is gone" if name not in found else "was changed"
+            "was added"
+            if name not in known
+            else "is gone"
+            if name not in present
+            else "was changed"
         )
         msg = f"{what}: {name} {how} since the model was registered; it is not loaded ({folder})"
         raise ClassifierError(msg)

@@ -79,8 +79,8 @@ def _try_artifact(tracking: Tracking) -> tuple[str, str]:
     """Where an artifact goes, and what went wrong on the way there and back."""
     client = tracking.client
     with tracking.answering():
-        found = client.get_experiment_by_name(EXPERIMENT)
-        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        earlier = client.get_experiment_by_name(EXPERIMENT)
+        experiment = earlier.experiment_id if earlier else client.create_experiment(EXPERIMENT)
         run = client.create_run(experiment, run_name="artifact upload")
     content = uuid.uuid4().hex
     problem = ""

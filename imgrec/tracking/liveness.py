@@ -67,6 +67,11 @@ def owner_is_alive(owner: str, heartbeat: str) -> bool:
     return heartbeat.isdecimal() and time.time() - int(heartbeat) < SILENCE_OF_THE_DEAD
 
 
+def owner_host(record: RunRecord) -> str:
+    """The machine whose process records this workflow, or did."""
+    return record.tags.get(OWNER, "").partition(" ")[0]
+
+
 def process_is_alive(owner: str) -> bool | None:
     """Whether the process that `owner_of` named is; None where it is on another machine."""
     host, _, rest = owner.partition(" ")

@@ -206,7 +206,7 @@ def _path_of(uri: str) -> Path:
 
 def _note(here: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((here / NOTE).read_text(encoding="utf-8"))
+        note = json.loads((here / NOTE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"path", "host", "inode"} <= found.keys() else None
+    return note if isinstance(note, dict) and {"path", "host", "inode"} <= note.keys() else None

@@ -73,8 +73,8 @@ def find_runs(
     parts += [f"attributes.status = '{status}'"] if status else []
     with tracking.answering():
         if experiment:
-            found = client.get_experiment_by_name(experiment)
-            experiments = [found.experiment_id] if found else []
+            known = client.get_experiment_by_name(experiment)
+            experiments = [known.experiment_id] if known else []
         else:
             experiments = [e.experiment_id for e in client.search_experiments()]
         runs: list[MlflowRun] = []
@@ -97,8 +97,8 @@ def find_runs(
 def metric_history(tracking: Tracking, run_id: str, metric: str) -> dict[int, float]:
     """The values of a metric by step."""
     with tracking.answering():
-        found = tracking.client.get_metric_history(run_id, metric)
-    return {value.step: value.value for value in found}
+        history = tracking.client.get_metric_history(run_id, metric)
+    return {value.step: value.value for value in history}
 
 
 def find_run(tracking: Tracking, run_id: str) -> RunRecord | None:

@@ -128,12 +128,12 @@ def register(
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
     """The registered version that a run made, if it is still there."""
     with tracking.answering():
-        found = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
-    if found is None or not _has_files(tracking, found):
+        version = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
+    if version is None or not _has_files(tracking, version):
         return None
-    champion = _champion(tracking, found.name)
-    leads = champion is not None and champion.version == found.version
-    return RegisteredVersion(found.name, int(found.version), leads, run_id, found.tags)
+    champion = _champion(tracking, version.name)
+    leads = champion is not None and champion.version == version.version
+    return RegisteredVersion(version.name, int(version.version), leads, run_id, version.tags)
 
 
 def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
@@ -181,15 +181,15 @@ def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
             for model in _pages(client.search_registered_models)
         }
         # All at once: in a filter a name with a quote in it could not be written.
-        found = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
+        ours = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
     versions = [
         RegisteredVersion(
             v.name, int(v.version), str(v.version) == champions.get(v.name), v.run_id, v.tags
         )
-        for v in found
+        for v in ours
         if _is_ours(v.tags)
     ]
-    return sorted(versions, key=lambda v: (v.name, -v.version)), len(found) - len(versions)
+    return sorted(versions, key=lambda v: (v.name, -v.version)), len(ours) - len(versions)
 
 
 def _pages(search: Callable[..., Any]) -> Iterator[Any]:
@@ -228,9 +228,9 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
     name, slash, number = name.partition("/")
     try:
         if slash and not at:
-            found: ModelVersion = tracking.client.get_model_version(name, number)
+            version: ModelVersion = tracking.client.get_model_version(name, number)
         else:
-            found = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
+            version = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
     except MlflowException as error:
         if error.error_code not in ABSENT:
             with tracking.answering():
@@ -239,8 +239,8 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         hint = f"there are {', '.join(known)}" if known else "none is registered yet"
         msg = f"{model}: no such model ({hint}); imgrec models lists them"
         raise TrackingError(msg) from error
-    folder = _download(tracking, f"{MODELS}{name}/{found.version}")
-    refuse_changed(folder, found.tags, f"{name}/{found.version}")
+    folder = _download(tracking, f"{MODELS}{name}/{version.version}")
+    refuse_changed(folder, version.tags, f"{name}/{version.version}")
     return folder / "artifacts" / FOLDER
 
 

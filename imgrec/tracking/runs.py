@@ -142,11 +142,11 @@ class Run:
 
     def _log(self, **items: Sequence[Any]) -> None:
         """In one call where MLflow's limits allow."""
-        calls = max(-(-len(found) // ITEMS_A_CALL[kind]) for kind, found in items.items())
+        calls = max(-(-len(values) // ITEMS_A_CALL[kind]) for kind, values in items.items())
         for call in range(calls):
             batch = {
-                kind: found[call * ITEMS_A_CALL[kind] : (call + 1) * ITEMS_A_CALL[kind]]
-                for kind, found in items.items()
+                kind: values[call * ITEMS_A_CALL[kind] : (call + 1) * ITEMS_A_CALL[kind]]
+                for kind, values in items.items()
             }
             with self.tracking.answering():
                 self.tracking.client.log_batch(self.id, **batch)

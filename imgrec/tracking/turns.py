@@ -71,16 +71,16 @@ class _Queue:
         """The numbers of those who live, by tag; the tags of others are removed."""
         with self.tracking.answering():
             tags = self.tracking.client.get_experiment(self.experiment).tags
-        found = {}
+        number_of = {}
         for name, text in tags.items():
             if not name.startswith(self.prefix):
                 continue
             number, _, rest = text.partition(" ")
             if number.isdecimal() and self._is_alive(name, text, rest.partition(" ")[2]):
-                found[name] = int(number)
+                number_of[name] = int(number)
             else:
                 self.leave(name)
-        return found
+        return number_of
 
     def _is_alive(self, name: str, text: str, owner: str) -> bool:
         """On another machine: its tag has changed of late. No clock but ours is asked."""

@@ -34,11 +34,10 @@ def load_state(folder: Path) -> dict[str, Any]:
 def latest_state(folder: Path, spec: str) -> Path | None:
     """The folder of the state of a spec that got furthest, anywhere below `folder`.
 
-    A process that was killed may have left a part of a state, which is passed over; and other runs
-    below the folder remove theirs while it is looked through.
+    Parts of states, left by killed processes, are skipped; so is what other runs remove meanwhile.
     """
-    found: list[tuple[int, Path]] = []
-    for root, _, names in os.walk(folder):  # which, unlike rglob, does not mind
+    states: list[tuple[int, Path]] = []
+    for root, _, names in os.walk(folder):  # unlike rglob, it tolerates folders that vanish
         if STRUCTURE not in names:
             continue
         file = Path(root, STRUCTURE)
@@ -46,10 +45,10 @@ def latest_state(folder: Path, spec: str) -> Path | None:
             structure = json.loads(file.read_text(encoding="utf-8"))
             if dict(structure["dict"]).get("spec") == spec:
                 state = load_state(file.parent)  # all of it, to see that it is whole
-                found.append((state["epochs_done"], file.parent))
+                states.append((state["epochs_done"], file.parent))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue
-    return max(found, default=(0, None))[1]
+    return max(states, default=(0, None))[1]
 
 
 def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 DATA, MODEL, OPTIMIZER, EVALUATION = "data", "model", "optimizer", "evaluation"
 REPORT, OTHER = "report", "other"
 ON_DEVICE = frozenset({MODEL, OPTIMIZER, EVALUATION})
-"""What a GPU does, if there is one; the rest is the host's."""
+"""Kinds of work that run on the GPU, if there is one; the others run on the host."""
 
 
 class Clock:
@@ -84,7 +84,7 @@ def _event() -> torch.cuda.Event:
 
 
 class _Stretch:
-    """From here to there. No generator: it is entered several times a step."""
+    """The context of `Clock.on`; a class, for a generator would be slower and it is entered often."""
 
     __slots__ = ("_clock", "_kind", "_start")
 

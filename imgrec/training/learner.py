@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from imgrec.data.loader import Shard
-from imgrec.data.splits import make_splits
-from imgrec.data.store import open_store
+from imgrec.data.splits import Indices, Splits, make_splits
+from imgrec.data.store import Store, open_store
 from imgrec.models import build_model
 from imgrec.models.build import lay_out
 from imgrec.models.convolution import Whiten
@@ -45,9 +45,11 @@ class Best:
 
 @dataclass
 class Learner:
-    """A model in training. Built by `build_learner`, moved by `loop.fit`."""
+    """A model in training, with its data. Built by `build_learner`, moved by `loop.fit`."""
 
     spec: FitSpec
+    store: Store
+    splits: Splits
     shard: Shard
     device: torch.device
     precision: Precision
@@ -172,11 +174,14 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     torch.manual_seed(spec.seed)
     reset_gpu_bytes(device)
     arch = spec.model.arch
+    store = open_store(spec.store)
+    splits = make_splits(store, spec.data)
     recipe = Recipe(spec.statistics, spec.filters, spec.augmentation).to(device)
-    model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes), arch).to(device)
+    model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes)).to(device)
     for layer in model.modules():
         if isinstance(layer, Whiten):
-            layer.fit_to(recipe.eval()(_some_pictures(spec, device)))
+            some = _some_pictures(store, splits.train, spec.seed)
+            layer.fit_to(recipe.eval()(some.to(device)))
             if dist.is_initialized():
                 # What one kind of machine computes, another may compute with the opposite sign.
                 dist.broadcast(layer.weight, src=0)
@@ -192,6 +197,8 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     total_steps = spec.train.epochs * spec.steps_per_epoch
     return Learner(
         spec=spec,
+        store=store,
+        splits=splits,
         shard=shard,
         device=device,
         precision=Precision(
@@ -211,14 +218,12 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     )
 
 
-def _some_pictures(spec: FitSpec, device: torch.device) -> Tensor:
-    """Of the training split, drawn by the seed: (N, C, H, W) uint8, of large ones fewer."""
-    store = open_store(spec.store)
-    rows = make_splits(store, spec.data).train
-    height, width, _ = spec.image_shape
+def _some_pictures(store: Store, rows: Indices, seed: int) -> Tensor:
+    """Pictures drawn from the rows by the seed, (N, C, H, W) uint8; fewer where they are large."""
+    height, width, _ = store.image_shape
     count = max(64, min(MOST_TO_WHITEN, PIXELS_TO_WHITEN // (height * width)))
-    chosen = np.random.default_rng(spec.seed).permutation(rows)[:count]
-    return torch.from_numpy(store.images[chosen]).permute(0, 3, 1, 2).to(device)
+    chosen = np.random.default_rng(seed).permutation(rows)[:count]
+    return torch.from_numpy(store.images[chosen]).permute(0, 3, 1, 2)
 
 
 def _plain(schedule_state: dict[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from imgrec.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from imgrec.data.splits import Indices, make_splits
-from imgrec.data.store import open_store
+from imgrec.data.splits import Indices
 from imgrec.errors import DivergedError, TrainingError
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
@@ -75,15 +74,14 @@ def fit(
         learner: Fresh, or restored from a checkpoint.
         on_epoch: Called after every epoch, when `learner.save` would be consistent.
         on_step: Called after every step with the epoch (from 1) and the step in it (from 1).
-        pictures: Those of the spec's store, where they come from elsewhere.
+        pictures: Those of the learner's store, where they come from elsewhere.
 
     Raises:
         DivergedError: the loss of an epoch is not a number.
     """
     spec = learner.spec
-    store = open_store(spec.store)
-    splits = make_splits(store, spec.data)
-    pictures = pictures or Pictures(store, learner.device)
+    splits = learner.splits
+    pictures = pictures or Pictures(learner.store, learner.device)
     learner.clock.take()
     for epoch in range(learner.epochs_done, spec.train.epochs):
         started = time.perf_counter()

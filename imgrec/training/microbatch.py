@@ -8,9 +8,9 @@ from imgrec.errors import TrainingError
 from imgrec.training.spec import FitSpec
 
 FACTOR = 4
-"""Of the number of parts, from one try to the next."""
+"""How many times more parts each next try has."""
 SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""In the messages of those that have no exception of their own for it."""
+"""Texts in the messages of out-of-memory errors that have no exception class of their own."""
 
 
 def in_more_parts(spec: FitSpec, world_size: int, tries: int = 1) -> FitSpec | None:
@@ -22,7 +22,7 @@ def in_more_parts(spec: FitSpec, world_size: int, tries: int = 1) -> FitSpec | N
         tries: How often memory ran out.
 
     Returns:
-        None where a batch was in as many parts before as it can be.
+        None where the batch cannot be divided further.
     """
     parts = spec.parts(world_size)
     for _ in range(tries):
@@ -34,7 +34,7 @@ def in_more_parts(spec: FitSpec, world_size: int, tries: int = 1) -> FitSpec | N
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether somebody could not get the memory that was asked for, on a GPU or a CPU."""
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

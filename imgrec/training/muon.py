@@ -32,10 +32,10 @@ class Muon(Optimizer):
         free: Weights whose norm matters.
         fixed: Weights whose norm does not, because a normalization follows: it is kept at
             sqrt(out), so that a step changes the same share of each from the first to the last.
-        lr: In the measure of AdamW.
+        lr: On the scale of AdamW's.
         momentum: Share of the earlier steps in a step; Nesterov's.
         weight_decay: Decoupled; of the free ones.
-        iterations: Of Newton and Schulz. Three make singular values equal within a factor of two or so.
+        iterations: Newton-Schulz iterations. Three make singular values equal within a factor of about two.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ def orthogonalized(matrix: Tensor, iterations: int) -> Tensor:
     linear, cubic, quintic = COEFFICIENTS
     narrow = matrix.bfloat16() if matrix.device.type == "cuda" else matrix
     tall = narrow.shape[0] > narrow.shape[1]
-    found = narrow.T if tall else narrow
-    found = found / (found.norm() + 1e-7)
+    result = narrow.T if tall else narrow
+    result = result / (result.norm() + 1e-7)
     for _ in range(iterations):
-        square = found @ found.T
+        square = result @ result.T
         factor = torch.addmm(square, square, square, beta=cubic, alpha=quintic)
-        found = torch.addmm(found, factor, found, beta=linear)
-    return (found.T if tall else found).to(matrix.dtype)
+        result = torch.addmm(result, factor, result, beta=linear)
+    return (result.T if tall else result).to(matrix.dtype)
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

@@ -21,9 +21,8 @@ MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """One optimizer, or for `muon` two: Muon for the matrices inside, AdamW for the rest.
 
-    Weight decay acts on the matrices that inputs are multiplied by; on biases, norms, positions, layer scales
-    and whatever else is a matrix by its shape only, it would pull towards zero what has no reason to be
-    small.
+    Weight decay acts on the matrices that inputs are multiplied by: not on biases, norms, positions, layer
+    scales and other parameters that are matrices by their shape only.
 
     Raises:
         ConfigError: `muon` for a network that has nothing for it.

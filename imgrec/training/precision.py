@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from imgrec.config import Arch
+from imgrec.config.architectures import MODEL_CONFIGS
 from imgrec.machine import processor_kind
 
 Arithmetic = Literal["bf16", "fp32"]
@@ -15,8 +16,6 @@ GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
 Zen 5 and on an Intel Xeon with matrix units (AMX) two to three times as fast; on Intel Xeons without them,
 which have the same vector instructions as the AMD, it was slower. A card of NVIDIA has units for it since
 Ampere."""
-FOR_BF16: frozenset[Arch] = frozenset({"cnn", "transformer"})
-"""On a CPU: the ann and an rnn of rows lost there, and an rnn of convolutions was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,9 @@ def choose_arithmetic(
     """
     if setting != "auto":
         return setting
-    found = set(kinds)
-    on_cards = all(kind.startswith("cuda") for kind in found)
-    gains = bool(found) and found <= GAINS and (on_cards or arch in FOR_BF16)
+    distinct = set(kinds)
+    on_cards = all(kind.startswith("cuda") for kind in distinct)
+    gains = bool(distinct) and distinct <= GAINS and (on_cards or MODEL_CONFIGS[arch].gains_by_bf16)
     return "bf16" if gains else "fp32"
 
 

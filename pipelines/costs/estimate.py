@@ -1,14 +1,23 @@
 """How long a stage will take and how much disk it will use, before it is started."""
 
 import itertools
+import subprocess
+import sys
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
 
-from imgrec.config import Branch
+from imgrec.config import Branch, DataConfig, ImageShape
+from imgrec.data.scan import ScanPart, read_piece
+from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
+from imgrec.machine import available_cores
 from imgrec.models import build_model, count_parameters
 from imgrec.training.spec import FitSpec
 
@@ -18,6 +27,75 @@ TIMED_BATCH = 32
 COPIES = 5
 # Of the epochs that a search would train without early stopping; measured, see docs/results.md.
 SEARCHED_SHARE = 0.5
+# Pictures for each decoding process that are decoded to see how long all of them will take.
+SAMPLED = 32
+# What each takes, in starts of a process that imports NumPy; measured, see docs/results.md.
+STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_TO_REGISTER = 20.0, 60.0, 5.0
+SMALL_PROCESS = ("-c", "import numpy, PIL.Image")
+
+
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Seconds that a run takes beside decoding and training.
+
+    Attributes:
+        ray: To start Ray.
+        workers: To start the workers of one lane.
+        register: To score and register one model.
+        source: Where the numbers are from, for people.
+    """
+
+    ray: float
+    workers: float
+    register: float
+    source: str
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> Self | None:
+        """From the metrics of a workflow that ended; None where it started nothing."""
+        if "seconds/train" not in metrics or not metrics.get("models"):
+            return None
+        register = metrics.get("seconds/register", 0.0) / metrics["models"]
+        return cls(
+            metrics.get("seconds/ray", 0.0),
+            metrics["seconds/train"],
+            register,
+            "as measured before",
+        )
+
+    @classmethod
+    def guessed(cls) -> Self:
+        """From how fast this machine starts a small process; 0.5 s."""
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *SMALL_PROCESS], check=True)  # noqa: S603 - our own
+            seconds.append(time.perf_counter() - started)
+        one = min(seconds)
+        return cls(
+            STARTS_OF_RAY * one,
+            STARTS_OF_WORKERS * one,
+            STARTS_TO_REGISTER * one,
+            "guessed from the start of a process",
+        )
+
+
+def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: ImageShape) -> float:
+    """How long this machine takes to decode all of them, from some that it decodes.
+
+    Args:
+        samples: All.
+        config: With a depth that was decided.
+        shape: Height, width, channels of the store.
+    """
+    wanted = SAMPLED * (config.decode_workers or available_cores())
+    some = [sample.content for sample in samples[:: max(1, len(samples) // wanted)]][:wanted]
+    with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
+        part = ScanPart(some, Path(folder, "images.npy"))
+        started = time.perf_counter()
+        read_piece(part, config.decode_workers, lambda _: None, shape=shape, config=config)
+        seconds = time.perf_counter() - started
+    return seconds * len(samples) / len(some)
 
 
 def images_per_second(spec: FitSpec) -> float:

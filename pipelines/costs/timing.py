@@ -74,13 +74,13 @@ def in_detail(stages: Mapping[str, float], fits: Iterable[Mapping[str, float]]) 
     for fit in fits:
         for kind, seconds in fit.items():
             worked[kind] += seconds
-    found = {stage: seconds for stage, seconds in stages.items() if stage != "fit"}
+    detailed = {stage: seconds for stage, seconds in stages.items() if stage != "fit"}
     whole, spent = stages.get("fit", 0.0), sum(worked.values())
     share = min(1.0, whole / spent) if spent else 0.0
     for kind, seconds in worked.items():
-        found[DATA + "/train" if kind == DATA else kind] = seconds * share
-    found[OTHER] = found.get(OTHER, 0.0) + max(0.0, whole - spent)
-    return {name: found[name] for name in LABELS if found.get(name)}
+        detailed[DATA + "/train" if kind == DATA else kind] = seconds * share
+    detailed[OTHER] = detailed.get(OTHER, 0.0) + max(0.0, whole - spent)
+    return {name: detailed[name] for name in LABELS if detailed.get(name)}
 
 
 def in_words(times: Mapping[str, float], rates: Mapping[Arch, str]) -> tuple[str, str]:

@@ -136,8 +136,8 @@ class Ledger:
         """
         if self.fresh:
             return None
-        found = self._last({KIND: kind, KEY: key} | ({DONE: done} if done else {}))
-        return None if found and is_at_work(self.tracking, found) else found
+        record = self._last({KIND: kind, KEY: key} | ({DONE: done} if done else {}))
+        return None if record and is_at_work(self.tracking, record) else record
 
     def trials(self, search: RunRecord) -> list[Trial]:
         """The trials of a search that was carried through."""
@@ -166,8 +166,8 @@ class Ledger:
         ]
 
     def _last(self, tags: dict[str, str]) -> RunRecord | None:
-        found = find_runs(self.tracking, tags, experiment=self.experiment)
-        return found[0] if found else None
+        records = find_runs(self.tracking, tags, experiment=self.experiment)
+        return records[0] if records else None
 
 
 def _settings(text: str) -> dict[str, Any]:

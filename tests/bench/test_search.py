@@ -11,7 +11,7 @@ from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEpoch
 from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import ray_session
-from imgrec.distributed.share import Search
+from imgrec.distributed.share import SearchSpec
 from imgrec.search.study import Study
 from pipelines.prepare import prepare
 from pipelines.request import DIGITS
@@ -29,7 +29,7 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
     config = load_config(DIGITS, [f"storage='{tmp_path}'", f"search.trials={TRIALS}"])
     prepared = prepare(config, no_progress)
     searches = {
-        branch.arch: Search(
+        branch.arch: SearchSpec(
             Study.open(branch, prepared.specs[branch.arch], seed=0),
             partial(spec_with, config, prepared, branch.arch),
             tmp_path / "work" / branch.arch,

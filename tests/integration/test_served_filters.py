@@ -39,7 +39,7 @@ def test_training_classifier_and_registered_model_agree_to_1e_5(tmp_path: Path) 
     expected = {}
     for one in EVERY:
         torch.manual_seed(len(one.filter))
-        network = lay_out(build_model(model, SHAPE, 3), "cnn").eval()
+        network = lay_out(build_model(model, SHAPE, 3)).eval()
         recipe = Recipe(statistics, [one], Augmentation(flip=True, policy="randaugment")).eval()
         with torch.inference_mode():
             expected[one.filter] = network(recipe(images)).softmax(1).tolist()

@@ -9,7 +9,7 @@ from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch
 from imgrec.distributed.search import search_on_workers
 from imgrec.distributed.session import Session
-from imgrec.distributed.share import Search
+from imgrec.distributed.share import SearchSpec
 from imgrec.search.study import Study, Trial
 from pipelines.prepare import Prepared, prepare
 from pipelines.search import spec_with
@@ -29,13 +29,13 @@ class Watched:
         self.prepared: Prepared = prepare(self.config, no_progress)
         self.epochs: dict[tuple[str, int], list[int]] = {}
         self.ended: dict[str, list[Trial]] = {}
-        self.searches: dict[str, Search] = {}
+        self.searches: dict[str, SearchSpec] = {}
         self._react = react
 
     def run(self, session: Session, **known: list[Trial]) -> None:
         for branch in self.config.branches:
             spec = self.prepared.specs[branch.arch]
-            self.searches[branch.arch] = Search(
+            self.searches[branch.arch] = SearchSpec(
                 Study.open(branch, spec, seed=0, **known),
                 partial(spec_with, self.config, self.prepared, branch.arch),
                 self.storage / "work" / branch.arch,

@@ -14,9 +14,7 @@ from imgrec import machine
 from imgrec.config import DataConfig
 from imgrec.data.store import prepare_store
 from imgrec.machine import birth_of, keep_caches_in, locked, memory_kills, processor_kind
-from tests.conftest import no_progress
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, no_progress
 
 
 @pytest.mark.parametrize("keep", ["pixels", "jpeg"])

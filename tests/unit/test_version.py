@@ -13,7 +13,7 @@ WITHIN = [
     "models/cnn.py",
     "models/__init__.py",
     "preprocess/augment.py",
-    "config/architectures.py",
+    "config/architectures/cnn.py",
     "data/decode.py",
     "data/loader.py",
     "evaluation/calibration.py",

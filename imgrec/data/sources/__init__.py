@@ -14,7 +14,7 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imgrec.config import DataConfig
@@ -37,6 +37,12 @@ SHARDS = (".parquet", ".tar")
 # No deeper, for a folder of pictures would be walked through for nothing.
 SHARD_PLACES = ("", "data", *SPLIT_NAMES)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
+NAMED: dict[str, Callable[[str, Path], Source]] = {
+    "digits": lambda _rest, _downloads: Digits(),
+    PREFIX: lambda rest, downloads: Torchvision(rest, downloads / "torchvision"),
+}
+"""Sources that are not files of the user: a name, or its part up to the colon, and how one is made of the rest
+of the name and the folder for downloads."""
 
 
 def open_source(name: str, downloads: Path, allow_hosts: Sequence[str] = ()) -> Source:
@@ -50,10 +56,8 @@ def open_source(name: str, downloads: Path, allow_hosts: Sequence[str] = ()) -> 
     Raises:
         DataError: there is no such thing, or it is of no known kind.
     """
-    if name == "digits":
-        return Digits()
-    if name.startswith(PREFIX):
-        return Torchvision(name.removeprefix(PREFIX), downloads / "torchvision")
+    if build := _named(name):
+        return build(name.partition(":")[2], downloads)
     name = name.removeprefix("file://")
     _refuse_compressed(name)
     if "://" in name:
@@ -61,9 +65,14 @@ def open_source(name: str, downloads: Path, allow_hosts: Sequence[str] = ()) -> 
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
-        found = _shards(path)
-        return _of_files(name, found, str(path), tuple(allow_hosts)) if found else Folder(path)
+        shards = _shards(path)
+        return _of_files(name, shards, str(path), tuple(allow_hosts)) if shards else Folder(path)
     return _of_files(name, _local_files(path), str(path.parent), tuple(allow_hosts))
+
+
+def _named(name: str) -> Callable[[str, Path], Source] | None:
+    head, colon, _ = name.partition(":")
+    return NAMED.get(head + colon)
 
 
 def _remote(url: str, downloads: Path, allow_hosts: tuple[str, ...]) -> Source:
@@ -83,7 +92,7 @@ def refuse_missing(name: str) -> None:
     Raises:
         DataError: a path that does not exist, or is of no known kind.
     """
-    if name == "digits" or name.startswith(PREFIX) or "://" in name:
+    if _named(name) or "://" in name:
         return
     path = _absolute(name)
     try:
@@ -134,8 +143,8 @@ def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
     counts = Counter((sample.split, sample.label) for sample in samples)
     classes = {label for _, label in counts}
     if len(classes) < 2:
-        found = f"only one class ({classes.pop()})" if classes else "no picture with a label"
-        msg = f"{source}: {found}; classification needs at least two classes"
+        held = f"only one class ({classes.pop()})" if classes else "no picture with a label"
+        msg = f"{source}: {held}; classification needs at least two classes"
         raise DataError(msg)
     trained = {label for split, label in counts if split in {None, "train"}}
     splits: tuple[Split, ...] = ("val", "test")
@@ -175,23 +184,23 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         DataError: there are class folders too.
     """
     for ending in SHARDS:
-        found = [
+        files = [
             file
             for place in SHARD_PLACES
             for file in sorted((folder / place).glob(f"*{ending}"))
             if not file.name.startswith(".")
         ]
-        if not found:
+        if not files:
             continue
         known = {"data", *SPLIT_NAMES}
         classes = [one.name for one in subfolders(folder) if one.name.lower() not in known]
         if classes:
             msg = (
-                f"{folder}: has class folders ({classes[0]}) and {found[0].name}; name the file "
+                f"{folder}: has class folders ({classes[0]}) and {files[0].name}; name the file "
                 f"itself, or move it away"
             )
             raise DataError(msg)
-        return tuple(found)
+        return tuple(files)
     return ()
 
 
@@ -208,7 +217,7 @@ def _holds_pictures(path: Path) -> bool:
 def _local_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
-    return tuple(Path(found) for found in sorted(glob.glob(str(path))))  # noqa: PTH207 - any depth
+    return tuple(Path(file) for file in sorted(glob.glob(str(path))))  # noqa: PTH207 - any depth
 
 
 def _refuse_compressed(name: str) -> None:

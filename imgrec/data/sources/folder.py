@@ -37,7 +37,7 @@ class Folder:
     def state(self) -> Any:
         """Names, sizes and times of all files: a million in seconds, where reading takes hours."""
         root = len(str(self.path)) + 1
-        files = [[path[root:], *found] for _, _, files in self._classes for path, found in files]
+        files = [[path[root:], *state] for _, _, files in self._classes for path, state in files]
         return files + [[path[root:]] for path in self._strays]
 
     @cached_property
@@ -64,7 +64,7 @@ class Folder:
 
 
 def looks_like_picture(name: str) -> bool:
-    """By its ending; beside class folders there may be anything, such as a license."""
+    """Whether a name ends as those of pictures do; other files beside class folders are left alone."""
     kind, _ = mimetypes.guess_type(name)
     return kind is not None and kind.startswith("image/") and not name.startswith(".")
 
@@ -72,10 +72,10 @@ def looks_like_picture(name: str) -> bool:
 def file_state(path: Path, name: str) -> list[Any]:
     """Name, size, time and kind of a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         return [name, str(error.strerror)]
-    return [name, found.st_size, found.st_mtime_ns, found.st_mode]
+    return [name, status.st_size, status.st_mtime_ns, status.st_mode]
 
 
 def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | None]]:
@@ -140,7 +140,7 @@ def _files_below(folder: str, entered: set[str]) -> Iterator[FoundFile]:
 
 def _state_of(entry: os.DirEntry[str]) -> list[Any]:
     try:
-        found = entry.stat()
+        status = entry.stat()
     except OSError as error:
         return [str(error.strerror)]
-    return [found.st_size, found.st_mtime_ns, found.st_mode]
+    return [status.st_size, status.st_mtime_ns, status.st_mode]

@@ -11,7 +11,7 @@ def labels_and_splits(paths: Sequence[PurePosixPath], where: str) -> list[tuple[
     """For each path the class and split of its folders; the class is empty where it has no folder.
 
     The same rules as for folders on this machine (`folder.py`), which can also see empty ones. A
-    folder that everything lies in says nothing.
+    common parent of all paths is ignored.
 
     Raises:
         DataError: there are splits, but none is train, or something else lies beside them.

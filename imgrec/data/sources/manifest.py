@@ -63,11 +63,11 @@ class Manifest:
         return File(str(Path(self.base, path)))
 
     def _remote(self, path: str) -> Content:
-        """Whoever wrote the table must not choose what this machine asks inside its own network."""
+        """A file behind a URL. A table from elsewhere may not name addresses inside this machine's network."""
         allowed = frozenset(self.allow_hosts)
         if "://" not in path:
             return Remote(f"{self.base}/{path}", allowed)
-        # Who has a table on this machine may name any place.
+        # A table on this machine is the user's own, and may name any place.
         within = allowed | own_places(self.base) if "://" in self.base else None
         try:
             return Remote(checked(path, within), allowed)

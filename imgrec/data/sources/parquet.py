@@ -28,7 +28,7 @@ class Cell:
     column: str
 
     def read(self) -> bytes:
-        """The cell's bytes. To go on in the same group of rows costs nothing."""
+        """The cell's bytes. Rows of one group are fastest read in their order."""
         content: bytes | None = _rows(self.path, self.group, self.column).cell(self.row)
         if content is None:
             msg = "the row holds no bytes"
@@ -37,7 +37,7 @@ class Cell:
 
 
 class _Rows:
-    """A column of a group of rows, read forwards, some rows at a time: a whole group may hold gigabytes."""
+    """A column of a row group, read forwards in batches: a whole group may hold gigabytes."""
 
     def __init__(self, path: Path, group: int, column: str) -> None:
         from pyarrow import parquet  # noqa: PLC0415 - not for other sources
@@ -119,7 +119,7 @@ class EmbeddedParquet:
             raise DataError(msg) from error
 
     def _split(self, path: Path) -> Split | None:
-        """One file holds everything, whatever it is called."""
+        """The split that the file's name says; a single file holds all splits, whatever it is called."""
         return split_of_file(path) if len(self.paths) > 1 else None
 
 

@@ -27,8 +27,8 @@ class RemoteFolder:
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder and pictures that lie beside one, sorted by path."""
         paths = [path for path, _ in self._files()]
-        found = labels_and_splits(paths, self.url)
-        for path, (label, split) in zip(paths, found, strict=True):
+        classes = labels_and_splits(paths, self.url)
+        for path, (label, split) in zip(paths, classes, strict=True):
             if label:
                 yield Sample(str(path), Remote(f"{self.url}/{path}", self.allowed), label, split)
             elif looks_like_picture(path.name):
@@ -36,14 +36,14 @@ class RemoteFolder:
 
     def state(self) -> Any:
         """Names, sizes, and what the storage says of their contents."""
-        return [[str(path), found] for path, found in self._files()]
+        return [[str(path), identity] for path, identity in self._files()]
 
     def _files(self) -> list[tuple[PurePosixPath, list[str]]]:
         filesystem, root = filesystem_of(self.url, self.allowed)
         with _answering(self.url):
-            found = filesystem.find(root, detail=True)
+            details_of = filesystem.find(root, detail=True)
         files = []
-        for path, details in found.items():
+        for path, details in details_of.items():
             below = PurePosixPath(path).relative_to(PurePosixPath(root))
             hidden = any(part.startswith(".") for part in below.parts)
             if not hidden and below.name.lower() not in CLUTTER:
@@ -61,15 +61,15 @@ def shards_in(url: str, places: Sequence[str], ending: str, allowed: frozenset[s
         DataError: it cannot be reached.
     """
     filesystem, root = filesystem_of(url, allowed)
-    found = []
+    names = []
     with _answering(url):
         for place in places:
             folder = f"{root}/{place}".rstrip("/")
             with suppress(FileNotFoundError, NotADirectoryError):
-                found += [
+                names += [
                     name for name in filesystem.ls(folder, detail=False) if name.endswith(ending)
                 ]
-    return [filesystem.unstrip_protocol(name) for name in sorted(found)]
+    return [filesystem.unstrip_protocol(name) for name in sorted(names)]
 
 
 def fetch(urls: Sequence[str], folder: Path, allowed: frozenset[str]) -> tuple[Path, ...]:

@@ -78,12 +78,12 @@ class File(NamedTuple):
             # Without waiting: to open a pipe would wait for somebody to write into it.
             file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                found = os.fstat(file)
-                if not stat.S_ISREG(found.st_mode):
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode):
                     msg = "not a file but a folder, a pipe or a device"
                     raise DecodeError(msg)
-                _refuse_huge(found.st_size)
-                return _read_to_end(file, found.st_size)
+                _refuse_huge(status.st_size)
+                return _read_to_end(file, status.st_size)
             finally:
                 os.close(file)
         except FileNotFoundError as error:
@@ -131,7 +131,7 @@ class Remote:
 
     Attributes:
         url: Of a host that may be asked.
-        allowed: DecodeBackend, beside its own, that it may be redirected to.
+        allowed: Places beside its own that it may be redirected to.
     """
 
     url: str
@@ -215,7 +215,7 @@ def filesystem_of(url: str, allowed: frozenset[str] = frozenset()) -> tuple[Any,
 
     Args:
         url: Of any of SCHEMES.
-        allowed: DecodeBackend, beside its own, that it may be redirected to.
+        allowed: Places beside its own that it may be redirected to.
 
     Raises:
         DataError: its kind is not known, or needs a package that is not there.

@@ -79,10 +79,10 @@ def _members(path: Path) -> tuple[dict[PurePosixPath, Content], dict[PurePosixPa
                 if member.isdir() or name.name.startswith(".") or name.name.lower() in CLUTTER:
                     continue
                 if name.suffix.lower() in BESIDE:
-                    found = _label(tar, member)
+                    label = _label(tar, member)
                     # .cls decides, whichever comes first.
-                    if found and (name.suffix == ".cls" or _key(name) not in labels):
-                        labels[_key(name)] = found
+                    if label and (name.suffix == ".cls" or _key(name) not in labels):
+                        labels[_key(name)] = label
                 elif member.isreg():
                     pictures[name] = Part(path, member.offset_data, member.size)
                 else:

@@ -68,17 +68,17 @@ class Torchvision:
             return [("train", "train"), ("test", "test")]
         if "split" not in parameters:
             return [("", None)]
-        found: dict[Split, str] = {}
+        part_of: dict[Split, str] = {}
         for part in SPLIT_NAMES:
-            if SPLIT_NAMES[part] not in found and self._has(part):
-                found[SPLIT_NAMES[part]] = part
-        if "train" not in found and self._has("trainval"):
-            found["train"] = "trainval"
-            found.pop("val", None)  # it is in there
-        if "train" not in found:
+            if SPLIT_NAMES[part] not in part_of and self._has(part):
+                part_of[SPLIT_NAMES[part]] = part
+        if "train" not in part_of and self._has("trainval"):
+            part_of["train"] = "trainval"
+            part_of.pop("val", None)  # it is in there
+        if "train" not in part_of:
             msg = f"{PREFIX}{self.name}: has no split called train; save what you want as a folder"
             raise DataError(msg)
-        return [(part, split) for split, part in found.items()]
+        return [(part, split) for split, part in part_of.items()]
 
     def _has(self, part: str) -> bool:
         try:

@@ -1,8 +1,7 @@
-"""Files behind http:// and https://, from hosts that were meant, of a bounded size and in a bounded time.
+"""Files behind http:// and https://, from allowed hosts, of a bounded size and in a bounded time.
 
-What an address answers with is somebody else's to decide: a table may name addresses inside the user's
-network, and a server may send the reader on to one. So every address, the first and those that it is
-redirected to, must be on a host that was allowed.
+A table may name addresses inside the user's network, and a server may redirect to one. So every address,
+the first and those that it is redirected to, must be on a host that is allowed.
 """
 
 import re
@@ -31,7 +30,7 @@ MOST_REDIRECTS = 5
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 HEADER_SECONDS = 60
 MOST_SECONDS, LEAST_RATE = 300, 4096
-"""A picture may take so long; and longer, where that many bytes a second have come of it."""
+"""Seconds that a picture may take; more while it arrives at this rate, in bytes a second."""
 AT_ONCE = 1 << 16
 DEFAULT_PORTS = {"http": 80, "https": 443}
 KINDS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
@@ -62,7 +61,7 @@ def checked(url: str, allowed: frozenset[str] | None) -> str:
 
     Args:
         url: What a table, or a server, says.
-        allowed: DecodeBackend that it may lie in; a host without a port allows all of its ports. None: all.
+        allowed: Places that it may lie in; a host without a port allows all of its ports. None allows all.
 
     Raises:
         DecodeError: why it may not be read.
@@ -77,8 +76,8 @@ def checked(url: str, allowed: frozenset[str] | None) -> str:
 def _parsed(url: str) -> tuple[str, str, int]:
     """Scheme, host or bucket, and port (0 for a bucket), as the libraries that fetch understand them.
 
-    Readers of addresses differ in what they take for the host of one with a backslash or a user's name in
-    it; such ones are not read.
+    Libraries disagree about the host of an address with a backslash or a user's name in it; such
+    addresses are refused.
     """
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
@@ -89,11 +88,11 @@ def _parsed(url: str) -> tuple[str, str, int]:
             msg = "a space, a backslash or a control character in it"
             raise ValueError(msg)  # noqa: TRY301 - one message for all that is wrong with it
         if scheme in HTTP:
-            found = parse_url(url)
-            if found.auth is not None or not found.host:
-                msg = "a user's name in it" if found.host else "no host in it"
+            parsed = parse_url(url)
+            if parsed.auth is not None or not parsed.host:
+                msg = "a user's name in it" if parsed.host else "no host in it"
                 raise ValueError(msg)  # noqa: TRY301
-            return scheme, found.host.lower(), found.port or DEFAULT_PORTS[scheme]
+            return scheme, parsed.host.lower(), parsed.port or DEFAULT_PORTS[scheme]
     except (ValueError, LocationValueError) as error:
         msg = f"{url[:200]!r} is no address that can be read ({reason_of(error)})"
         raise DecodeError(msg) from error
@@ -109,7 +108,7 @@ def read_http(url: str, allowed: frozenset[str], most_bytes: int) -> bytes:
 
     Args:
         url: Begins with http:// or https://.
-        allowed: DecodeBackend, beside its own, that it may be redirected to.
+        allowed: Places beside its own that it may be redirected to.
         most_bytes: A larger one is not read to its end.
 
     Raises:
@@ -171,12 +170,12 @@ def redirected(url: str, target: str, allowed: frozenset[str]) -> str:
 
 
 class _Timely:
-    """Of a connection: its answer's first lines come in time, or never."""
+    """A connection that is closed where the headers of an answer take longer than HEADER_SECONDS."""
 
     sock: Any
 
     def getresponse(self) -> Any:
-        # The time limit of a socket counts from its last byte, so that a byte now and then would do.
+        # A socket's own timeout starts again with every byte, so a slow server could hold it for ever.
         timer = threading.Timer(HEADER_SECONDS, self._hang_up, (self.sock,))
         timer.daemon = True
         timer.start()
@@ -209,7 +208,7 @@ class _HttpsPool(HTTPSConnectionPool):
 
 @cache
 def _session() -> requests.Session:
-    """Keeps connections for all threads; the pool behind it is safe for them."""
+    """One session for all threads: its pool of connections is safe for them."""
     session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=64)
     adapter.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
@@ -219,12 +218,12 @@ def _session() -> requests.Session:
 
 
 def http_options(allowed: frozenset[str]) -> dict[str, Any]:
-    """For fsspec's own file system of the web, which lists folders and copies tables: the same rules."""
+    """The same rules as options of fsspec's HTTP file system, which lists folders and copies tables."""
     import aiohttp  # noqa: PLC0415 - only for what is not on this machine
 
-    async def check(_session: Any, _context: Any, found: Any) -> None:
-        url = str(found.url)
-        redirected(url, found.response.headers.get("Location", ""), allowed | own_places(url))
+    async def check(_session: Any, _context: Any, redirect: Any) -> None:
+        url = str(redirect.url)
+        redirected(url, redirect.response.headers.get("Location", ""), allowed | own_places(url))
 
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(check)
@@ -235,13 +234,13 @@ def http_options(allowed: frozenset[str]) -> dict[str, Any]:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came of."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def reason_for_people(error: BaseException) -> str:
-    """What an error of a storage says; of a redirect that was refused, that."""
+    """What an error of a storage says; where a redirect was refused, the reason for that."""
     refused = (one for one in causes(error) if isinstance(one, DecodeError))
     return reason_of(next(refused, error))

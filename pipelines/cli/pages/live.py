@@ -194,10 +194,10 @@ class LiveTable(Observer):
 
     def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
         """What the record has already."""
-        for arch, found in searches.items():
+        for arch, search in searches.items():
             self._line(
-                f"{arch}: search taken from the record: {found.trials} trials, best val macro-F1 "
-                f"{found.best.score:.4f} (run {found.run_id[:12]})"
+                f"{arch}: search taken from the record: {search.trials} trials, best val macro-F1 "
+                f"{search.best.score:.4f} (run {search.run_id[:12]})"
             )
         for arch, model in models.items():
             self._rows[arch].state = "on record"

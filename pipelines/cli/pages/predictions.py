@@ -69,12 +69,12 @@ def _pictures(name: str) -> list[tuple[str, Content]]:
         return [(name, InMemoryFile(content))]
     if path.is_dir():
         below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
-        found = [str(file) for file in below if file.is_file()]
+        files = [str(file) for file in below if file.is_file()]
     elif not path.exists() and any(mark in name for mark in "*?["):
-        found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
+        files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
     else:
-        found = [name]
-    return [(file, File(file)) for file in found] or [(name, Missing("no picture there"))]
+        files = [name]
+    return [(file, File(file)) for file in files] or [(name, Missing("no picture there"))]
 
 
 def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]) -> None:
@@ -82,12 +82,15 @@ def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("file", "label", "probability", "then"):
         table.add_column(column)
-    for name, found in answered:
-        ranked = sorted(found.probabilities.items(), key=lambda item: -item[1])
-        others = [(label, share) for label, share in ranked if label != found.label]
+    for name, prediction in answered:
+        ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        others = [(label, share) for label, share in ranked if label != prediction.label]
         rest = ", ".join(f"{label} {share:.1%}" for label, share in others[:RUNNERS_UP])
         table.add_row(
-            Text(name), Text(found.label), f"{found.probability:.1%}", Text(rest, style="dim")
+            Text(name),
+            Text(prediction.label),
+            f"{prediction.probability:.1%}",
+            Text(rest, style="dim"),
         )
     if answered:
         console.print(table)
@@ -105,10 +108,10 @@ def _folder(config: Config, model: str) -> Path:
     return fetch_classifier(tracking, model)
 
 
-def _as_json(file: str, found: Prediction) -> dict[str, object]:
+def _as_json(file: str, prediction: Prediction) -> dict[str, object]:
     return {
         "file": file,
-        "label": found.label,
-        "probability": found.probability,
-        "probabilities": found.probabilities,
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "probabilities": prediction.probabilities,
     }

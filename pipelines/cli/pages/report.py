@@ -91,14 +91,14 @@ def _tuned(summary: Summary) -> Table:
     )
     for column in ("search", "val macro-F1", "setting", "default", "chosen"):
         table.add_column(column, no_wrap=True)
-    for arch, found in summary.searches.items():
-        gain = f"{found.best.score:.4f}"
-        if found.default is not None:
-            gain = f"{found.default:.4f} -> {gain}"
-        about = f"{arch}, {found.trials} trials"
-        if not found.tuned:
+    for arch, search in summary.searches.items():
+        gain = f"{search.best.score:.4f}"
+        if search.default is not None:
+            gain = f"{search.default:.4f} -> {gain}"
+        about = f"{arch}, {search.trials} trials"
+        if not search.tuned:
             table.add_row(about, gain, "[dim]the defaults were best[/]")
-        for key, (default, chosen) in found.tuned.items():
+        for key, (default, chosen) in search.tuned.items():
             table.add_row(about, gain, key, shown(default), shown(chosen))
             about = gain = ""
     return table
@@ -117,7 +117,7 @@ def _next_commands(summary: Summary) -> list[tuple[str, str]]:
             word for word in sys.argv[2:] if word not in {"--fresh", "--json", "--quiet", "-q"}
         ]
         if not any(word.startswith(("--trials", "--budget")) for word in words):
-            trials = max(found.trials for found in summary.searches.values())
+            trials = max(search.trials for search in summary.searches.values())
             words += ["--trials", str(trials)]
         return [look, ("train", shlex.join(["uv", "run", "imgrec", "run", *words]))]
     best = summary.models[0].registered_model

@@ -1,0 +1,33 @@
+"""Settings of the multi-layer perceptron."""
+
+from typing import Any, Literal
+
+from imgrec.config.architectures.architecture import Architecture
+from imgrec.config.section import Fraction, Widths
+
+
+class AnnConfig(Architecture):
+    """A multi-layer perceptron on the flattened picture."""
+
+    arch: Literal["ann"] = "ann"
+    hidden: Widths = (512, 256)
+    """Units of each hidden layer, first to last."""
+    dropout: Fraction = 0.1
+    """Share of hidden units dropped in training."""
+
+    @property
+    def fixed_size(self) -> str:
+        """Why the size of pictures cannot change during training."""
+        return "each pixel has weights of its own"
+
+    def train_defaults(self) -> dict[str, Any]:
+        """What it is trained with where the user does not say."""
+        return {"optimizer": "adamw", "learning_rate": 2e-3}
+
+    @classmethod
+    def space(cls) -> dict[str, dict[str, Any]]:
+        """What a search changes of its own settings."""
+        return {
+            "model.hidden": {"choices": [[256], [256, 128], [512, 256], [1024, 512]]},
+            "model.dropout": {"low": 0.0, "high": 0.5},
+        }

@@ -1,0 +1,42 @@
+"""Stores and samples of folders that the tests make."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imgrec.config import DataConfig
+from imgrec.data.findings import Findings
+from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources.sample import Sample
+from imgrec.data.store import Store, prepare_store
+from tests.conftest import no_progress
+
+MakeFolder = Callable[..., Path]
+MakePhotos = Callable[..., Path]
+
+
+def prepared(folder: Path, storage: Path, **settings: object) -> Store:
+    config = DataConfig(source=str(folder), **settings)
+    return prepare_store(config, storage, progress=no_progress)
+
+
+def samples_of(source: str) -> list[Sample]:
+    config = DataConfig(source=source)
+    return list_samples(open_source(source, Path("downloads")), config)
+
+
+def with_splits(make_folder: MakeFolder, *names: str) -> Path:
+    folder = make_folder()
+    root = folder.parent / "splits"
+    root.mkdir()
+    for name in names:
+        for label in ("left", "middle", "right"):
+            (root / name / label).mkdir(parents=True)
+        for path in sorted(folder.glob("*/*.png")):
+            (root / name / path.parent.name / path.name).write_bytes(path.read_bytes())
+    return root
+
+
+def found_in(folder: Path, **settings: object) -> Findings:
+    config = DataConfig(source=str(folder), **settings)
+    store = prepare_store(config, folder.parent / "storage", progress=no_progress)
+    return Findings(store, config.allow_leakage)

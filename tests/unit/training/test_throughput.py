@@ -1,0 +1,48 @@
+"""How much is computed is counted, not guessed."""
+
+import pytest
+import torch
+from torch import nn
+
+from imgrec.config import CnnConfig, RnnConfig
+from imgrec.models import build_model
+from imgrec.training.throughput import peak_flops, training_flops
+
+
+def test_a_matrix_counts_two_operations_for_each_weight_and_pass() -> None:
+    """Forward, and backward to the inputs and to the weights; the first layer's inputs need none."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 10))
+    first, second = 3 * 8 * 8 * 16, 16 * 10
+    assert training_flops(model, (8, 8, 3)) == 2 * (2 * first + 3 * second)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_recurrent_layers_are_counted(cell: str) -> None:
+    """Gates times inputs and states, forward and backward, for every row of both directions."""
+    config = RnnConfig(cell=cell, hidden=32, tokens="rows")
+    flops = training_flops(build_model(config, (16, 16, 1), 10), (16, 16, 1))
+    gates = 3 if cell == "gru" else 4
+    weights = gates * 32 * (16 + 32)
+    assert flops == pytest.approx(3 * 2 * weights * 16 * 2, rel=0.25)
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    """No gradients, no other statistics, still in evaluation."""
+    model = build_model(CnnConfig(widths=(8, 8)), (16, 16, 3), 10).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert training_flops(model, (16, 16, 3)) > 0
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_card_is_known_by_a_part_of_its_name() -> None:
+    """What the maker gives for its arithmetic; nothing is said of cards that are not known."""
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert peak_flops("NVIDIA H100 NVL", "bf16") == 835e12
+    assert peak_flops("NVIDIA L40S", "fp32") == 92e12
+    assert peak_flops("NVIDIA L40", "fp32") == 90e12
+    assert peak_flops("NVIDIA RTX A1000", "bf16") == 0  # no A100
+    assert peak_flops("NVIDIA T400", "fp32") == 0  # no T4
+    assert peak_flops("Radeon", "bf16") == 0
