@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,22 @@ from imgrec.data.store import Store, prepare_store
 
 ROOT = Path(__file__).parents[1]
 
+NO_SKIPS = "IMGREC_NO_SKIPS"
+"""Set in CI: a test that lacks a service fails instead of being skipped."""
+
 # What a developer has set must not decide what the tests see.
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A check that nobody makes is no check."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(NO_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and {NO_SKIPS} is set: {report.longrepr}"
+    return report
 
 
 def processes_of(parent: psutil.Process, name: str) -> list[psutil.Process]:

@@ -1,12 +1,16 @@
 """All architectures keep one contract: any picture size in, K logits out, and they can learn."""
 
+from typing import cast
+
 import pytest
 import torch
 
 from imgrec.config import AnnConfig, CnnConfig, ModelConfig, RnnConfig, TransformerConfig
+from imgrec.config.architectures import MODEL_CONFIGS
 from imgrec.models import build_model, count_parameters
 
 CONFIGS: list[ModelConfig] = [
+    *(cast("ModelConfig", kind()) for kind in MODEL_CONFIGS.values()),
     AnnConfig(hidden=(32, 16)),
     CnnConfig(widths=(8, 16, 16)),
     RnnConfig(hidden=16),
@@ -23,7 +27,8 @@ SHAPES = [(1, 1, 1), (2, 3, 3), (8, 8, 1), (28, 20, 1), (32, 32, 3), (97, 130, 3
 
 
 def named(config: ModelConfig) -> str:
-    return "-".join([config.arch, *(str(v) for k, v in config if k in {"cell", "tokens"})])
+    settings = [f"{key}={config.model_dump()[key]}" for key in sorted(config.model_fields_set)]
+    return "-".join([config.arch, *settings])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=named)

@@ -1,29 +1,14 @@
 """Every filter."""
 
+from typing import cast
+
 import pytest
 
-from imgrec.config import Filter
-from imgrec.config.filters import (
-    Bilateral,
-    Clahe,
-    Equalize,
-    Gaussian,
-    Grey,
-    Median,
-    NonLocalMeans,
-    Unsharp,
-)
+from imgrec.config import FILTERS, Filter
 
-EVERY: tuple[Filter, ...] = (
-    Gaussian(),
-    Median(),
-    Bilateral(),
-    NonLocalMeans(size=5),
-    Unsharp(),
-    Equalize(),
-    Clahe(tiles=1),
-    Grey(),
-)
+SMALL: dict[str, dict[str, int]] = {"non_local_means": {"size": 5}, "clahe": {"tiles": 1}}
+"""For the smallest pictures of these tests."""
+EVERY = tuple(cast("Filter", kind(**SMALL.get(name, {}))) for name, kind in FILTERS.items())
 
 
 each = pytest.mark.parametrize("one", EVERY, ids=lambda one: one.filter)
