@@ -8,7 +8,7 @@ from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
-from imgrec.tracking.registry import RegisteredVersion
+from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.metrics import Scores, scores_from
 from imgrec.training.spec import FitSpec
 

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
@@ -26,6 +25,9 @@ from mlflow.utils.mlflow_tags import (
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, experiment_id
 from imgrec.tracking.query import RunRecord, Status
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 ITEMS_A_CALL = {"params": 100, "tags": 100, "metrics": 800}
@@ -97,7 +99,7 @@ class Run:
         with self.tracking.answering():
             self.tracking.client.log_dict(self.id, dict(content), file)
 
-    def log_figure(self, figure: Figure, file: str) -> None:
+    def log_figure(self, figure: "Figure", file: str) -> None:
         """A picture."""
         with self.tracking.answering():
             self.tracking.client.log_figure(self.id, figure, file)

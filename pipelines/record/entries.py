@@ -15,9 +15,10 @@ from imgrec.evaluation.fonts import lettering
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
-from imgrec.tracking.registry import RegisteredVersion, register
+from imgrec.tracking.registry import register
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, DONE, KEY, KIND
+from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import peak_flops, training_flops

@@ -20,10 +20,10 @@ from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
 from imgrec.tracking.query import RunRecord, find_runs, metric_history
-from imgrec.tracking.registry import version_of
 from imgrec.tracking.runs import Run, start_run
 from imgrec.tracking.tags import COMMAND, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.tracking.turns import one_at_a_time
+from imgrec.tracking.versions import version_of
 from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec

@@ -28,8 +28,10 @@ from pathlib import Path
 import boto3
 import psutil
 
+from tests.conftest import ROOT
+
 BIN = Path(sys.executable).parent
-START_MLFLOW = Path(__file__).parents[2] / "cluster" / "images" / "start_mlflow.py"
+START_MLFLOW = ROOT / "cluster" / "images" / "start_mlflow.py"
 CARD = "eth0"
 BUCKET = "artifacts"
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests.conftest import ROOT
 from tests.e2e.lab import (
     Lab,
     answers,
@@ -39,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(not can_make_networks(), reason="needs network namespaces, and so root"),
     pytest.mark.timeout(400),
 ]
-ROOT = Path(__file__).parents[2]
+
 SETTINGS = """
 archs = ["ann", "cnn"]
 [data]

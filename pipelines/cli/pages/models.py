@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from imgrec.config import Config
-from imgrec.tracking.registry import RegisteredVersion, list_versions
 from imgrec.tracking.tags import ARCH
+from imgrec.tracking.versions import RegisteredVersion, list_versions
 from pipelines.cli.pages.output import make_console, open_record, print_json
 
 SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "log_loss")

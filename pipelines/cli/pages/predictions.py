@@ -102,7 +102,7 @@ def _folder(config: Config, model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
     # Only now: a classifier in a folder needs no MLflow, which takes a second to import.
-    from imgrec.tracking.registry import fetch_classifier  # noqa: PLC0415
+    from imgrec.tracking.versions import fetch_classifier  # noqa: PLC0415
 
     tracking = open_record(config)
     return fetch_classifier(tracking, model)

@@ -1,0 +1,161 @@
+"""Versions of registered models: which there are, which one is champion, and how to fetch one.
+
+Imports no torch: `imgrec models` answers in the time that MLflow takes to import.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from imgrec.errors import TrackingError
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.hashes import refuse_changed
+from imgrec.tracking.tags import ARCH
+
+CHAMPION = "champion"
+MODELS = "models:/"
+# What MLflow answers where there is no such model, version or alias, or no such name can be.
+ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+SHOWN_SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
+FOLDER = "classifier"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        name: Such as `digits-cnn`.
+        version: From 1.
+        champion: Whether the alias `champion` points to it.
+        run_id: The run that made it.
+        tags: Data fingerprint, code version and scores, as text.
+        why_not: Where it was just registered and is not champion: why, in a line.
+    """
+
+    name: str
+    version: int
+    champion: bool
+    run_id: str
+    tags: dict[str, str]
+    why_not: str = ""
+
+
+def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
+    """The registered version that a run made, if it is still there."""
+    with tracking.answering():
+        version = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
+    if version is None or not _has_files(tracking, version):
+        return None
+    champion = champion_of(tracking, version.name)
+    leads = champion is not None and champion.version == version.version
+    return RegisteredVersion(version.name, int(version.version), leads, run_id, version.tags)
+
+
+def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
+    """Every version of every model that imgrec registered, newest first within a model.
+
+    And how many more have imgrec's mark but not its scores: somebody else wrote them.
+    """
+    client = tracking.client
+    with tracking.answering():
+        champions = {
+            model.name: str(model.aliases.get(CHAMPION, ""))
+            for model in _pages(client.search_registered_models)
+        }
+        # All at once: in a filter a name with a quote in it could not be written.
+        ours = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
+    versions = [
+        RegisteredVersion(
+            v.name, int(v.version), str(v.version) == champions.get(v.name), v.run_id, v.tags
+        )
+        for v in ours
+        if _is_ours(v.tags)
+    ]
+    return sorted(versions, key=lambda v: (v.name, -v.version)), len(ours) - len(versions)
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _is_ours(tags: Mapping[str, str]) -> bool:
+    """Whether a version has everything that is shown of it."""
+    if not {"data.fingerprint", "code.version"} <= tags.keys():
+        return False
+    try:
+        return all(math.isfinite(float(tags[f"test/{name}"])) for name in SHOWN_SCORES)
+    except (KeyError, ValueError):
+        return False
+
+
+def fetch_classifier(tracking: Tracking, model: str) -> Path:
+    """The classifier of a registered model as a folder of this machine, its files as they were registered.
+
+    Args:
+        tracking: Where it is registered.
+        model: `digits-cnn` (its champion), `digits-cnn@alias` or `digits-cnn/3`, or the same as a URI of
+            MLflow's: `models:/digits-cnn/3`.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+        ClassifierError: a file is not as it was when the model was registered.
+    """
+    name, at, alias = model.removeprefix(MODELS).partition("@")
+    name, slash, number = name.partition("/")
+    try:
+        if slash and not at:
+            version: ModelVersion = tracking.client.get_model_version(name, number)
+        else:
+            version = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            with tracking.answering():
+                raise
+        known = sorted({v.name for v in list_versions(tracking)[0]})
+        hint = f"there are {', '.join(known)}" if known else "none is registered yet"
+        msg = f"{model}: no such model ({hint}); imgrec models lists them"
+        raise TrackingError(msg) from error
+    folder = download(tracking, f"{MODELS}{name}/{version.version}")
+    refuse_changed(folder, version.tags, f"{name}/{version.version}")
+    return folder / "artifacts" / FOLDER
+
+
+def download(tracking: Tracking, uri: str) -> Path:
+    """What a URI of MLflow's names, as a folder of this machine."""
+    tracking.use()
+    with tracking.answering():
+        return Path(mlflow.artifacts.download_artifacts(uri))
+
+
+def _has_files(tracking: Tracking, version: ModelVersion) -> bool:
+    """Whether the files of a version are there, as far as can be seen without fetching them."""
+    with tracking.answering():
+        address = tracking.client.get_model_version_download_uri(version.name, version.version)
+    return not address.startswith("file://") or Path(unquote(urlsplit(address).path)).is_dir()
+
+
+def champion_of(tracking: Tracking, name: str) -> ModelVersion | None:
+    """The champion of a model; None where it has none, and an error where MLflow does not say."""
+    with tracking.answering():
+        try:
+            model = tracking.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        version = model.aliases.get(CHAMPION)
+        return tracking.client.get_model_version(name, version) if version else None

@@ -1,0 +1,123 @@
+"""How a classifier becomes a version, and when it becomes champion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from imgrec.classifier import Classifier
+from imgrec.data.decode import encode_png
+from imgrec.data.store import Store
+from imgrec.errors import TrackingError
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.registry import (
+    fetch_classifier,
+    list_versions,
+    register,
+    version_of,
+)
+from imgrec.tracking.runs import start_run
+from tests.integration.tracking.made import tags
+
+
+def test_a_version_becomes_champion_only_over_one_that_was_scored_on_the_same_pictures(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """Any model of another seed or of other data could else push out a better one, unseen."""
+    example = encode_png(digits.images[0])
+
+    def registered(*how: Any) -> tuple[int, str]:
+        with start_run(tracking, "champions", "run", {}) as run:
+            made = register(run, "some-ann", classifier, example, tags(*how))
+        versions, _ = list_versions(tracking)
+        (found,) = [v for v in versions if v.name == "some-ann" and v.champion]
+        assert made.champion is (found.version == made.version)
+        return found.version, made.why_not
+
+    assert registered(0.9, "a") == (1, "")
+    assert registered(0.8, "a")[0] == 1
+    assert registered(0.95, "a") == (3, "")
+    for how in ((0.99, "other data"), (0.99, "a", "other splits")):
+        champion, why_not = registered(*how)
+        assert champion == 3
+        assert "other pictures" in why_not
+        assert "set_registered_model_alias" in why_not
+
+
+def test_an_error_of_the_server_makes_no_champion(
+    tracking: Tracking, classifier: Classifier, digits: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That MLflow does not say who is champion does not mean that nobody is."""
+    example = encode_png(digits.images[0])
+    with start_run(tracking, "errors", "run", {}) as run:
+        register(run, "error-ann", classifier, example, tags(0.9))
+
+    def fail(*_: object) -> None:
+        msg = "the database is away"
+        raise MlflowException(msg)
+
+    with start_run(tracking, "errors", "run", {}) as run, monkeypatch.context() as patched:
+        patched.setattr(tracking.client, "get_registered_model", fail)
+        with pytest.raises(TrackingError, match="the database is away"):
+            register(run, "error-ann", classifier, example, tags(0.1))
+        patched.setattr(tracking.client, "get_model_version_by_alias", fail)
+        with pytest.raises(TrackingError, match="the database is away"):
+            fetch_classifier(tracking, "error-ann")
+
+
+def test_a_registered_model_works_where_ray_is_never_imported(
+    tracking: Tracking, classifier: Classifier, digits: Store, tmp_path: Path
+) -> None:
+    """It is served elsewhere: bytes in, label and probabilities out, and no pickle inside."""
+    with start_run(tracking, "served", "run", {}) as run:
+        register(run, "served-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+    image = tmp_path / "digit.png"
+    image.write_bytes(encode_png(digits.images[7]))
+    code = f"""
+import json, sys
+import mlflow, pandas as pd
+mlflow.set_tracking_uri({tracking.uri!r})
+model = mlflow.pyfunc.load_model("models:/served-ann@champion")
+row = model.predict(pd.DataFrame({{"image": [open({str(image)!r}, "rb").read()]}})).iloc[0]
+try:
+    model.predict(pd.DataFrame({{"image": [b"no picture"]}}))
+    refused = ""
+except Exception as error:
+    refused = str(error)
+print(json.dumps([row.to_dict(), "ray" in sys.modules, refused]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    row, ray_imported, refused = json.loads(ended.stdout.strip().splitlines()[-1])
+    (direct,) = classifier.predict([image.read_bytes()])
+
+    assert row["label"] == direct.label
+    assert row["probabilities"] == pytest.approx(direct.probabilities, abs=1e-5)
+    assert row["probability"] == pytest.approx(max(direct.probabilities.values()), abs=1e-5)
+    assert ray_imported is False
+    assert "row 0: not a picture" in refused
+    artifacts = fetch_classifier(tracking, "served-ann").parent.parent
+    suffixes = {path.suffix for path in artifacts.rglob("*") if path.is_file()}
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+    assert (artifacts / "artifacts" / "classifier" / "model.safetensors").exists()
+
+
+def test_registering_again_after_a_crash_makes_no_second_version(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """The process may have died between the version and the alias."""
+    example = encode_png(digits.images[0])
+    with start_run(tracking, "again", "run", {}) as run:
+        first = register(run, "again-ann", classifier, example, tags(0.9))
+        tracking.client.delete_registered_model_alias("again-ann", "champion")
+        second = register(run, "again-ann", classifier, example, tags(0.9))
+
+    assert (first.version, second.version) == (1, 1)
+    assert version_of(tracking, run.id) == second
+    assert second.champion
