@@ -178,6 +178,17 @@ def in_fit(folder: Path) -> bool:
     return steps >= 20 and bool(list((folder / "mlruns" / "work").rglob("state.safetensors")))
 
 
+def in_fit_after_search(folder: Path) -> bool:
+    """Both searches are over, and a model of what they found has its first epochs."""
+    over = count(folder, "select count(*) from tags where key = 'imgrec.done' and value = 'search'")
+    below = "select r.run_uuid from tags r where r.key = 'imgrec.kind' and r.value = 'model'"
+    models = count(
+        folder,
+        f"select count(*) from metrics where key = 'val/macro_f1' and run_uuid in ({below})",
+    )
+    return over == 2 and models >= 5
+
+
 def in_register(folder: Path) -> bool:
     """A model has its scores, and is on its way to the registry."""
     return count(folder, "select count(*) from tags where value = 'evaluate'") > 0
@@ -191,11 +202,22 @@ def same_ending(record: Record, undisturbed: Record) -> None:
     assert set(record.result) == set(undisturbed.result)
 
 
-@pytest.mark.parametrize(
-    "happened",
-    [pytest.param(in_prepare, marks=pytest.mark.chaos), in_search],
-    ids=["prepare", "search"],
-)
+def test_a_driver_killed_in_a_search_and_again_in_a_fit_goes_on(
+    searched: Record, pictures: Path, tmp_path: Path
+) -> None:
+    """Trials that had ended are not run again, the half-trained model continues, and there is one set of runs."""
+    for happened in (in_search, in_fit_after_search):
+        with start(tmp_path, pictures, *SEARCH) as process:
+            kill_when(tmp_path, process, happened)
+    record, screen = finish(tmp_path, pictures, *SEARCH)
+
+    same_ending(record, searched)
+    assert record.trials == {"ann": [0, 1, 2, 3], "cnn": [0, 1, 2, 3]}
+    assert "search taken from the record: 4 trials" in screen
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("happened", [in_prepare, in_search], ids=["prepare", "search"])
 def test_a_driver_killed_before_it_ends_a_search_goes_on(
     happened: Callable[[Path], bool], searched: Record, pictures: Path, tmp_path: Path
 ) -> None:
@@ -210,11 +232,8 @@ def test_a_driver_killed_before_it_ends_a_search_goes_on(
         assert "the search goes on after" in screen
 
 
-@pytest.mark.parametrize(
-    "happened",
-    [in_fit, pytest.param(in_register, marks=pytest.mark.chaos)],
-    ids=["fit", "register"],
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize("happened", [in_fit, in_register], ids=["fit", "register"])
 def test_a_driver_killed_on_the_way_to_a_model_goes_on(
     happened: Callable[[Path], bool], plain: Record, pictures: Path, tmp_path: Path
 ) -> None:

@@ -393,6 +393,7 @@ def test_a_tracking_server_holds_everything_including_the_artifacts(
     assert list((tmp_path / "artifacts").rglob("model.safetensors"))
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_costs_no_epoch_and_no_model(finished: Finished, tmp_path: Path) -> None:
     """Kill -9, as the kernel does when memory runs out: every epoch is there once."""
     folder, *_ = finished

@@ -1,5 +1,7 @@
 """Tags as a version has them."""
 
+from imgrec.tracking.versions import SHOWN_SCORES
+
 
 def tags(macro_f1: float, fingerprint: str = "a", splits: str = "s") -> dict[str, str]:
     return {
