@@ -30,7 +30,7 @@ SHARED: dict[str, type[Section]] = {
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
 }
-PARTS: dict[str, dict[Arch, type[Section]]] = {
+PARTS: Mapping[str, Mapping[Arch, type[Section]]] = {
     "model": MODEL_CONFIGS,
     "train": dict.fromkeys(ARCHS, TrainConfig),
     "preprocess": dict.fromkeys(ARCHS, PreprocessConfig),
@@ -39,7 +39,10 @@ SECTIONS: dict[str, type[Section]] = SHARED | {
     f"{arch}.{part}": PARTS[part][arch] for arch in ARCHS for part in PARTS
 }
 KEYS = [*General.model_fields] + [
-    f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields
+    f"{name}.{key}"
+    for name, section in SECTIONS.items()
+    for key in section.model_fields
+    if key != "arch"  # which names the section
 ]
 # What pydantic calls types, as TOML's users do.
 NOUNS = {

@@ -12,7 +12,16 @@ Side = Annotated[int, Field(ge=3, le=15)]
 LEAST_TILE, MOST_TILES = 16, 8
 
 
-class Window(Section):
+class FilterSettings(Section):
+    """The settings of a filter."""
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away a pixel can matter; 0 where each is taken by itself, or all are."""
+        return 0
+
+
+class Window(FilterSettings):
     """A filter that looks at a square of pixels around each."""
 
     size: Side = 3
@@ -31,7 +40,7 @@ class Window(Section):
         return self.size // 2
 
 
-class Gaussian(Section):
+class Gaussian(FilterSettings):
     """Blur: removes fine noise of any kind, and edges with it."""
 
     filter: Literal["gaussian"] = "gaussian"
@@ -85,7 +94,7 @@ class NonLocalMeans(Window):
         return self.size // 2 + self.patch // 2
 
 
-class Unsharp(Section):
+class Unsharp(FilterSettings):
     """Sharpen: adds what a blur takes away."""
 
     filter: Literal["unsharp"] = "unsharp"
@@ -100,18 +109,13 @@ class Unsharp(Section):
         return max(1, round(3 * self.sigma))
 
 
-class Equalize(Section):
+class Equalize(FilterSettings):
     """Spread the values of each channel over the whole range."""
 
     filter: Literal["equalize"] = "equalize"
 
-    @property
-    def reach(self) -> int:
-        """How many pixels away a pixel can matter to the smallest picture allowed."""
-        return 0
 
-
-class Clahe(Section):
+class Clahe(FilterSettings):
     """Equalize parts of the picture by themselves, with a limit to how much contrast is added.
 
     Source: Zuiderveld 1994, "Contrast Limited Adaptive Histogram Equalization".
@@ -134,22 +138,17 @@ class Clahe(Section):
         return self.tiles or min(MOST_TILES, max(1, side // LEAST_TILE))
 
 
-class Grey(Section):
+class Grey(FilterSettings):
     """Take the colour out; the number of channels stays. data.channels = 1 makes smaller models."""
 
     filter: Literal["grey"] = "grey"
-
-    @property
-    def reach(self) -> int:
-        """How many pixels away a pixel can matter to the smallest picture allowed."""
-        return 0
 
 
 def _named(value: Any) -> Any:
     """`"median"` is short for `{filter = "median"}`."""
     if isinstance(value, str):
         value = {"filter": value}
-    if isinstance(value, Section) or (
+    if isinstance(value, FilterSettings) or (
         isinstance(value, Mapping) and value.get("filter") in FILTERS
     ):
         return value
@@ -162,6 +161,6 @@ Filter = Annotated[
     Annotated[AnyFilter, Field(discriminator="filter")],
     BeforeValidator(_named),
 ]
-FILTERS: dict[str, type[Section]] = {
+FILTERS: dict[str, type[FilterSettings]] = {
     kind.model_fields["filter"].default: kind for kind in get_args(AnyFilter)
 }

@@ -13,6 +13,9 @@ from imgrec.config.data import DataConfig
 from imgrec.config.sections import ClusterConfig, General, SearchConfig, TrackingConfig
 from imgrec.errors import ConfigError
 
+FILES = frozenset({".csv", ".parquet", ".tar"})
+"""Endings of sources that are no part of a run's name."""
+
 
 class Config(General):
     """One whole run, checked and complete."""
@@ -39,7 +42,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
     tables = _tables(written_settings(path, settings))
     for name, section in SHARED.items():
         checked(section, name, tables.get(name, {}))
-    # All four, trained or not: a misspelt key is wrong all the same.
+    # Of all architectures, trained or not: a misspelt key is wrong all the same.
     branches = {arch: _branch(arch, tables) for arch in ARCHS}
     data = checked(DataConfig, "data", tables.get("data", {}))
     general = checked(General, "", {"name": _name_of(data.source)} | tables[""])
@@ -71,7 +74,7 @@ def _name_of(source: str) -> str:
     path = Path(source.rpartition(":")[2]).expanduser().absolute()
     if "*" in path.name:
         path = path.parent
-    stem = path.stem if path.suffix in {".csv", ".parquet", ".tar"} else path.name
+    stem = path.stem if path.suffix in FILES else path.name
     name = re.sub(r"[^\w.-]+", "-", stem).strip("-._")
     return name[:100] or "pictures"
 

@@ -68,8 +68,8 @@ class TrainConfig(Section):
     start_size: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
     """Side of training pictures in the first steps, as a share of data.image_size. It grows to the
     whole, which it is for the last 40 % of the steps; never below 16 pixels. Half of it takes a
-    quarter of the time, and early on a network learns as much from it. Not for the ann, nor an
-    rnn that reads rows."""
+    quarter of the time, and early on a network learns as much from it. Not where weights belong to
+    places of the picture, as in the ann and an rnn of rows."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """`adamw`, `sgd` (with Nesterov momentum), or `muon` (for the matrices inside the network;
     AdamW trains the rest)."""

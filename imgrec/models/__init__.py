@@ -1,4 +1,4 @@
-"""The four architectures. Each file holds one, and names its source and how it differs from it."""
+"""The architectures. Each file holds one, and names its source and how it differs from it."""
 
 from imgrec.models.build import build_model, count_parameters
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imgrec.errors import ConfigError, TrainingError
-from pipelines.cli.options import OneArch, Profile, RunOptions, with_run_options
+from pipelines.cli.options import OneArch, Profile, RunOptions, SomeArchs, with_run_options
 from pipelines.cli.pages.output import print_json
 from pipelines.request import (
     TUNE_TRIALS,
@@ -24,9 +24,7 @@ from pipelines.request import (
 def run(
     context: typer.Context,
     options: RunOptions,
-    arch: Annotated[
-        str | None, typer.Option(help="Architectures, comma-separated: ann,cnn,rnn,transformer.")
-    ] = None,
+    arch: SomeArchs = None,
     show_plan: Annotated[
         bool, typer.Option("--plan", help="Show the stages, and start nothing.")
     ] = False,

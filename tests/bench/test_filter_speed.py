@@ -13,7 +13,7 @@ from torch import Tensor
 from imgrec.preprocess.augment import Augmentation, mixed
 from imgrec.preprocess.filters import filtered
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
-from tests.unit.test_filters import EVERY
+from tests.unit.preprocess.made import EVERY
 
 BATCH = 256
 ROUNDS = 5

@@ -10,7 +10,7 @@ from imgrec.config import DataConfig
 from imgrec.data.parallel import end_decoders
 from imgrec.data.store import find_store, prepare_store
 from tests.conftest import no_progress
-from tests.unit.test_sources import (
+from tests.unit.data.sources.made import (
     as_csv,
     as_folder,
     as_hugging_face,

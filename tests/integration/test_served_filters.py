@@ -20,7 +20,7 @@ from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from tests.conftest import picture
-from tests.unit.test_filters import EVERY
+from tests.unit.preprocess.made import EVERY
 
 SHAPE = (24, 24, 3)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from imgrec.classifier import Card, Classifier
-from imgrec.config import load_config
+from imgrec.config import ARCHS, load_config
 from imgrec.data.decode import encode_png
 from imgrec.data.loader import Pictures, Shard
 from imgrec.errors import ClassifierError, DecodeError
@@ -19,7 +19,7 @@ from pipelines.prepare import Prepared, prepare
 from tests.conftest import no_progress
 
 
-@pytest.fixture(scope="module", params=["ann", "cnn", "rnn", "transformer"])
+@pytest.fixture(scope="module", params=ARCHS)
 def fitted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Classifier, Prepared, dict[str, float]]:

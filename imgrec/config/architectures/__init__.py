@@ -13,6 +13,18 @@ from imgrec.config.architectures.transformer import TransformerConfig
 Arch = Literal["ann", "cnn", "rnn", "transformer"]
 AnyArchitecture = AnnConfig | CnnConfig | RnnConfig | TransformerConfig
 
+__all__ = [
+    "ARCHS",
+    "MODEL_CONFIGS",
+    "AnnConfig",
+    "Arch",
+    "Architecture",
+    "CnnConfig",
+    "ModelConfig",
+    "RnnConfig",
+    "TransformerConfig",
+]
+
 ARCHS: tuple[Arch, ...] = get_args(Arch)
 ModelConfig = Annotated[AnyArchitecture, Field(discriminator="arch")]
 MODEL_CONFIGS: dict[Arch, type[Architecture]] = {

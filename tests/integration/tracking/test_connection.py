@@ -22,11 +22,9 @@ from imgrec.errors import TrackingError
 from imgrec.tracking import connection
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.query import find_runs
-from imgrec.tracking.registry import (
-    list_versions,
-    register,
-)
+from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
+from imgrec.tracking.versions import list_versions
 from tests.integration.tracking.made import tags
 
 

@@ -18,11 +18,9 @@ from imgrec.data.store import Store
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import connect, experiment_id
 from imgrec.tracking.query import find_runs
-from imgrec.tracking.registry import (
-    fetch_classifier,
-    register,
-)
+from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
+from imgrec.tracking.versions import fetch_classifier
 from tests.integration.tracking.made import tags
 
 

@@ -9,14 +9,10 @@ from imgrec.data.decode import encode_png
 from imgrec.data.store import Store
 from imgrec.errors import ClassifierError, TrackingError
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.registry import (
-    fetch_classifier,
-    list_versions,
-    register,
-    version_of,
-)
+from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import ARCH
+from imgrec.tracking.versions import fetch_classifier, list_versions, version_of
 from tests.integration.tracking.made import tags
 
 

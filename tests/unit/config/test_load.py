@@ -24,7 +24,7 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("train.epochs=ten", "train.epochs = 'ten': must be a whole number"),
         ("train.epochs=-1", "train.epochs = -1: must be greater than or equal to 0"),
         ("train.epochs=true", "train.epochs = true: must be"),
-        ("archs=['cnnn']", "'ann', 'cnn', 'rnn' or 'transformer'"),
+        ("archs=['cnnn']", f"'{ARCHS[-2]}' or '{ARCHS[-1]}'"),
         ("cnn.train.optimizer=[1]", "cnn.train.optimizer = [1]: must be 'adamw', 'sgd' or 'muon'"),
         ("train=3", "train = 3: this is a section"),
         ("train.epochs.more=3", "train.epochs"),
@@ -80,7 +80,7 @@ def test_the_nearer_section_wins() -> None:
     config = load_config(None, ["train.epochs=7", "cnn.train.epochs=9"])
     epochs = {branch.arch: branch.train.epochs for branch in config.branches}
 
-    assert epochs == {"ann": 7, "cnn": 9, "rnn": 7, "transformer": 7}
+    assert epochs == dict.fromkeys(ARCHS, 7) | {"cnn": 9}
 
 
 def test_models_of_other_pictures_have_other_names() -> None:
@@ -123,6 +123,7 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
         assert shown_keys == set(type(section).model_fields), name
     for branch in config.branches:
         wanted = set(type(branch.model).model_fields) - {"arch"}
+        assert branch.arch in document, f"digits.toml has no [{branch.arch}.model]"
         assert set(document[branch.arch]["model"]) == wanted, branch.arch
 
 

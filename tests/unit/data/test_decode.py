@@ -348,7 +348,7 @@ def test_damage_never_takes_more_memory_than_the_pixel_limit_allows() -> None:
     code = """
 import random, resource, warnings
 warnings.simplefilter("ignore")
-from tests.unit.test_decode import SEEDS, _result_of
+from tests.unit.data.test_decode import SEEDS, _result_of
 for _, content in SEEDS:
     _result_of(content)
 pages = int(open("/proc/self/statm").read().split()[0])

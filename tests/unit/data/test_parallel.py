@@ -182,7 +182,7 @@ def test_a_decoder_that_cannot_even_start_is_an_error(
 def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture() -> None:
     """Kill -9 or a closed terminal must leave none that computes for ever."""
     code = (
-        "import sys; from tests.unit.test_parallel import Bytes, decode; "
+        "import sys; from tests.unit.data.test_parallel import Bytes, decode; "
         "from imgrec.data.parallel import map_in_chunks; "
         "list(map_in_chunks(decode, [Bytes('endless')] * 40, workers=2))"
     )

@@ -24,9 +24,6 @@ SMALL = [
 ]
 
 
-ARCHS: list[Arch] = ["ann", "cnn", "rnn", "transformer"]
-
-
 def spec_for(arch: Arch, storage: Path, *extra: str) -> FitSpec:
     config = load_config(None, [f"storage='{storage}'", "train.epochs=3", *SMALL, *extra])
     return prepare(config, no_progress).specs[arch]

@@ -1,11 +1,16 @@
 """The command line answers at once, and its errors are one line with status 2."""
 
+import inspect
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from imgrec.config import ARCHS
+from pipelines.cli import cluster, data, options, record, train
+from pipelines.cli.app import COMMANDS
 
 IMGREC = [sys.executable, "-m", "pipelines"]
 
@@ -80,3 +85,19 @@ def test_bad_input_is_one_line_with_status_2(tmp_path: Path, words: list[str], s
     assert line.startswith("imgrec: ")
     assert said in line
     assert "Traceback" not in ended.stderr
+
+
+def test_every_command_can_be_called_and_names_every_architecture() -> None:
+    """A new one is a function in one of these modules, and an entry in the app's list."""
+    modules = (train, data, record, cluster)
+    written = {
+        function
+        for module in modules
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+
+    assert written - {cluster.submit_to} == set(COMMANDS)
+    assert ", ".join(ARCHS) == options.ARCHS
