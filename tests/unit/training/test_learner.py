@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from imgrec.config import Arch
+from imgrec.config import ARCHS, Arch
 from imgrec.data.loader import Shard
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.learner import best_of, build_learner
-from tests.unit.training.made import ARCHS, CPU, spec_for, trained, weights
+from tests.unit.training.made import CPU, spec_for, trained, weights
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from imgrec.config import Arch
+from imgrec.config import ARCHS, Arch
 from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import Shard
 from imgrec.errors import DivergedError, TrainingError
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import fit
-from tests.unit.training.made import ARCHS, CPU, spec_for, trained, weights
+from tests.unit.training.made import CPU, spec_for, trained, weights
 
 
 @pytest.mark.parametrize("arch", ARCHS)
