@@ -1,18 +1,13 @@
 """The program as its users meet it: commands in a folder, then a served model asked over HTTP."""
 
 import base64
-import contextlib
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,72 +16,15 @@ import pytest
 
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
-from tests.conftest import picture, processes_of
-
-IMGREC = [sys.executable, "-m", "pipelines"]
-SMALL = """
-archs = ["ann", "cnn", "rnn", "transformer"]
-[preprocess]
-flip = false  # or left would be right
-erase = 0.0
-[train]
-epochs = 20
-batch_size = 16
-[ann.model]
-hidden = [32]
-[cnn.model]
-widths = [8, 16]
-[rnn.model]
-hidden = 16
-[transformer.model]
-width = 32
-depth = 1
-"""
-CLASSES = ("left", "middle", "right")
-
-
-def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*IMGREC, *words], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
-    """A server in the background, ready inside; stopped with all its children after."""
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
-    ) as process:
-        try:
-            for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
-                    break
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.25)
-            yield
-        finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                for child in [*parent.children(recursive=True), parent]:
-                    child.kill()
+from tests.conftest import picture
+from tests.e2e.user import CLASSES, IMGREC, free_port, imgrec, make_pictures, served
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """A folder in which `imgrec run` was run on a person's pictures: folder, JSON, screen."""
     folder = tmp_path_factory.mktemp("user")
-    for label, name in enumerate(CLASSES):
-        (folder / "my pictures" / name).mkdir(parents=True)
-        for index in range(60):
-            picture(label, index).save(folder / "my pictures" / name / f"{index}.png")
-    (folder / "my pictures" / "left" / "broken.png").write_bytes(b"\x89PNG and no more")
-    (folder / "small.toml").write_text(SMALL)
+    make_pictures(folder)
     name = ("--name", "thirds")
     ended = imgrec("run", "small.toml", "--data", "my pictures", *name, "--json", cwd=folder)
     assert ended.returncode == 0, ended.stderr
@@ -174,54 +112,6 @@ def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) 
     }
     assert changed["run_id"] != result["run_id"]
     assert [run["state"] for run in listed] == ["finished", "finished"]
-
-
-def test_one_architecture_that_fails_does_not_stop_the_other(
-    finished: Finished, tmp_path: Path
-) -> None:
-    """Status 3, the failed one named, the other registered, and taken when it is tried again."""
-    folder, *_ = finished
-    words = [str(folder / "small.toml"), "--data", str(folder / "my pictures"), "--name", "half"]
-    words += ["--arch", "ann,cnn", "--json", "--set", "ann.train.optimizer=sgd"]
-    # Every step takes the weights times -9.
-    bad = {"learning_rate": 10.0, "weight_decay": 1.0, "max_grad_norm": 0.0, "warmup": 0.0}
-    for key, value in bad.items():
-        words += ["--set", f"ann.train.{key}={value}"]
-    first = imgrec("run", *words, cwd=tmp_path)
-    again = imgrec("run", *words, cwd=tmp_path)
-    listed = json.loads(imgrec("runs", "--json", cwd=tmp_path).stdout)["runs"]
-
-    for ended, taken in ((first, False), (again, True)):
-        assert ended.returncode == 3
-        assert ended.stderr.splitlines()[-1].startswith("imgrec: no model of ann: loss is")
-        result = json.loads(ended.stdout)
-        assert [(m["arch"], m["taken"]) for m in result["models"]] == [("cnn", taken)]
-        assert list(result["failures"]) == ["ann"]
-    assert [run["state"] for run in listed] == ["failed"]
-    assert listed[0]["command"].startswith("uv run imgrec run")
-
-
-def test_what_tune_found_is_what_run_trains_with(finished: Finished, tmp_path: Path) -> None:
-    """Searched once, with its pictures on record, and shown beside the defaults."""
-    folder, *_ = finished
-    words = [str(folder / "small.toml"), "--data", str(folder / "my pictures"), "--name", "tuned"]
-    words += ["--trials", "6", "--arch", "ann", "--json"]
-    tuned = imgrec("tune", *words, cwd=tmp_path)
-    ran = imgrec("run", *words, cwd=tmp_path)
-    search = json.loads(tuned.stdout)["searches"]["ann"]
-    result = json.loads(ran.stdout)
-    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
-    files = {file.path for file in tracking.client.list_artifacts(search["run_id"])}
-    params = tracking.client.get_run(result["models"][0]["run_id"]).data.params
-
-    assert search["trials"] == 6
-    assert search["best_val_macro_f1"] >= search["default_val_macro_f1"]
-    assert {"optimization_history.png", "parallel_coordinates.png", "tuned.json"} <= files
-    assert "search taken from the record: 6 trials" in ran.stderr
-    assert result["searches"]["ann"]["taken"]
-    for key, values in search["tuned"].items():
-        if key.startswith("train."):
-            assert params[key] == str(values["chosen"])
 
 
 def test_the_screen_shows_our_lines_and_nothing_of_ray_or_mlflow(finished: Finished) -> None:
@@ -360,110 +250,3 @@ def test_the_ui_opens_on_this_machine_only(finished: Finished) -> None:
         }
         assert page.status == 200
         assert listening == {"127.0.0.1"}
-
-
-def test_a_tracking_server_holds_everything_including_the_artifacts(
-    finished: Finished, tmp_path: Path
-) -> None:
-    """A team's MLflow: the run goes there, and nothing of it is recorded here."""
-    folder, *_ = finished
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    with served(command, f"{uri}/health", cwd=tmp_path):
-        words = ["train", str(folder / "small.toml"), "--arch", "ann", "--json"]
-        words += ["--data", str(folder / "my pictures"), "--set", f"tracking.uri={uri}"]
-        ended = imgrec(*words, "--name", "team", cwd=tmp_path)
-        assert ended.returncode == 0, ended.stderr
-        guess = imgrec(
-            "predict",
-            "team-ann",
-            str(folder / "my pictures" / "left" / "0.png"),
-            "--json",
-            "--set",
-            f"tracking.uri={uri}",
-            cwd=tmp_path,
-        )
-
-    assert json.loads(ended.stdout)["tracking_uri"] == uri
-    assert json.loads(guess.stdout)["predictions"][0]["label"] == "left"
-    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
-    assert list((tmp_path / "artifacts").rglob("model.safetensors"))
-
-
-@pytest.mark.chaos
-def test_a_killed_worker_costs_no_epoch_and_no_model(finished: Finished, tmp_path: Path) -> None:
-    """Kill -9, as the kernel does when memory runs out: every epoch is there once."""
-    folder, *_ = finished
-    words = ["train", str(folder / "small.toml"), "--arch", "ann", "--name", "killed", "--json"]
-    words += ["--data", str(folder / "my pictures"), "--set", "train.epochs=400"]
-    with subprocess.Popen(
-        [*IMGREC, *words, "--set", "cluster.checkpoint_seconds=1"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "loss" in line:
-                break
-        workers = processes_of(psutil.Process(process.pid), "RayTrainWorker")
-        for worker in workers:
-            worker.kill()
-        stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stderr
-    (model,) = json.loads(stdout)["models"]
-    client = connect(TrackingConfig(), tmp_path / "mlruns", create=False).client
-    steps = [m.step for m in client.get_metric_history(model["run_id"], "val/macro_f1")]
-
-    assert len(workers) == 1
-    assert "a worker died; going on from epoch" in stderr
-    assert steps == list(range(1, 401))
-    assert model["registered_model"] == "killed-ann"
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
-    finished: Finished, tmp_path: Path, how: signal.Signals
-) -> None:
-    """No process, no run that says RUNNING, no model half-registered."""
-    folder, *_ = finished
-    words = ["run", str(folder / "small.toml"), "--data", str(folder / "my pictures")]
-    words += ["--set", "train.epochs=9999", "--name", "long"]
-    process = subprocess.Popen(
-        [*IMGREC, *words],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a process group of its own, as a terminal gives it
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch" in line and "loss" in line:
-            break
-    children = psutil.Process(process.pid).children(recursive=True)
-    started = time.monotonic()
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
-    else:
-        process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=60)
-    seconds = time.monotonic() - started
-    _, alive = psutil.wait_procs(children, timeout=5)
-    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
-    experiments = [e.experiment_id for e in tracking.client.search_experiments()]
-    runs = tracking.client.search_runs(experiments)
-
-    assert process.returncode == 130
-    assert stderr.strip().splitlines()[-1] == "imgrec: interrupted"
-    assert "Traceback" not in stderr
-    assert stdout == ""
-    assert seconds < 15
-    assert alive == []
-    assert {run.info.status for run in runs} == {"KILLED"}
-    assert len(runs) == 5  # the workflow and one for each model
-    assert tracking.client.search_registered_models() == []

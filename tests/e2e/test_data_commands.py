@@ -13,7 +13,7 @@ from skimage.data import astronaut, chelsea
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
 from imgrec.tracking.query import find_runs
-from tests.e2e.test_command_line import imgrec
+from tests.e2e.user import imgrec
 
 
 @pytest.fixture

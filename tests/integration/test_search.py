@@ -151,6 +151,7 @@ def test_a_killed_process_costs_no_epoch_and_no_trial(session: Session, tmp_path
     assert all(trial.state != "failed" for trial in watched.ended["cnn"])
 
 
+@pytest.mark.chaos
 def test_a_process_that_dies_too_often_is_a_failed_trial(session: Session, tmp_path: Path) -> None:
     """And the search goes on with the next."""
     killed: Counter[int] = Counter()

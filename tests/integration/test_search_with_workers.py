@@ -50,6 +50,7 @@ def test_trials_with_several_workers_are_stopped_early_and_keep_their_best_check
     assert [f.name for f in search.folder.iterdir()] == [f"trial-{best.number}"]
 
 
+@pytest.mark.chaos
 def test_a_trial_whose_workers_die_too_often_has_failed(session: Session, tmp_path: Path) -> None:
     """It was not stopped early: its scores say nothing of its settings."""
 

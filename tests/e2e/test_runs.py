@@ -1,0 +1,187 @@
+"""Runs of several kinds, each in a folder of its own: one that fails in part, searches, is killed or interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from imgrec.config import TrackingConfig
+from imgrec.tracking.connection import connect
+from tests.conftest import processes_of
+from tests.e2e.user import IMGREC, free_port, imgrec, make_pictures, served
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures and settings, in which nothing was run."""
+    folder = tmp_path_factory.mktemp("pictures")
+    make_pictures(folder)
+    return folder
+
+
+def test_one_architecture_that_fails_does_not_stop_the_other(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Status 3, the failed one named, the other registered, and taken when it is tried again."""
+    words = [
+        str(pictures / "small.toml"),
+        "--data",
+        str(pictures / "my pictures"),
+        "--name",
+        "half",
+    ]
+    words += ["--arch", "ann,cnn", "--json", "--set", "ann.train.optimizer=sgd"]
+    # Every step takes the weights times -9.
+    bad = {"learning_rate": 10.0, "weight_decay": 1.0, "max_grad_norm": 0.0, "warmup": 0.0}
+    for key, value in bad.items():
+        words += ["--set", f"ann.train.{key}={value}"]
+    first = imgrec("run", *words, cwd=tmp_path)
+    again = imgrec("run", *words, cwd=tmp_path)
+    listed = json.loads(imgrec("runs", "--json", cwd=tmp_path).stdout)["runs"]
+
+    for ended, taken in ((first, False), (again, True)):
+        assert ended.returncode == 3
+        assert ended.stderr.splitlines()[-1].startswith("imgrec: no model of ann: loss is")
+        result = json.loads(ended.stdout)
+        assert [(m["arch"], m["taken"]) for m in result["models"]] == [("cnn", taken)]
+        assert list(result["failures"]) == ["ann"]
+    assert [run["state"] for run in listed] == ["failed"]
+    assert listed[0]["command"].startswith("uv run imgrec run")
+
+
+def test_what_tune_found_is_what_run_trains_with(pictures: Path, tmp_path: Path) -> None:
+    """Searched once, with its pictures on record, and shown beside the defaults."""
+    words = [
+        str(pictures / "small.toml"),
+        "--data",
+        str(pictures / "my pictures"),
+        "--name",
+        "tuned",
+    ]
+    words += ["--trials", "6", "--arch", "ann", "--json"]
+    tuned = imgrec("tune", *words, cwd=tmp_path)
+    ran = imgrec("run", *words, cwd=tmp_path)
+    search = json.loads(tuned.stdout)["searches"]["ann"]
+    result = json.loads(ran.stdout)
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    files = {file.path for file in tracking.client.list_artifacts(search["run_id"])}
+    params = tracking.client.get_run(result["models"][0]["run_id"]).data.params
+
+    assert search["trials"] == 6
+    assert search["best_val_macro_f1"] >= search["default_val_macro_f1"]
+    assert {"optimization_history.png", "parallel_coordinates.png", "tuned.json"} <= files
+    assert "search taken from the record: 6 trials" in ran.stderr
+    assert result["searches"]["ann"]["taken"]
+    for key, values in search["tuned"].items():
+        if key.startswith("train."):
+            assert params[key] == str(values["chosen"])
+
+
+def test_a_tracking_server_holds_everything_including_the_artifacts(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """A team's MLflow: the run goes there, and nothing of it is recorded here."""
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with served(command, f"{uri}/health", cwd=tmp_path):
+        words = ["train", str(pictures / "small.toml"), "--arch", "ann", "--json"]
+        words += ["--data", str(pictures / "my pictures"), "--set", f"tracking.uri={uri}"]
+        ended = imgrec(*words, "--name", "team", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        guess = imgrec(
+            "predict",
+            "team-ann",
+            str(pictures / "my pictures" / "left" / "0.png"),
+            "--json",
+            "--set",
+            f"tracking.uri={uri}",
+            cwd=tmp_path,
+        )
+
+    assert json.loads(ended.stdout)["tracking_uri"] == uri
+    assert json.loads(guess.stdout)["predictions"][0]["label"] == "left"
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert list((tmp_path / "artifacts").rglob("model.safetensors"))
+
+
+@pytest.mark.chaos
+def test_a_killed_worker_costs_no_epoch_and_no_model(pictures: Path, tmp_path: Path) -> None:
+    """Kill -9, as the kernel does when memory runs out: every epoch is there once."""
+    words = ["train", str(pictures / "small.toml"), "--arch", "ann", "--name", "killed", "--json"]
+    words += ["--data", str(pictures / "my pictures"), "--set", "train.epochs=400"]
+    with subprocess.Popen(
+        [*IMGREC, *words, "--set", "cluster.checkpoint_seconds=1"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loss" in line:
+                break
+        workers = processes_of(psutil.Process(process.pid), "RayTrainWorker")
+        for worker in workers:
+            worker.kill()
+        stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    (model,) = json.loads(stdout)["models"]
+    client = connect(TrackingConfig(), tmp_path / "mlruns", create=False).client
+    steps = [m.step for m in client.get_metric_history(model["run_id"], "val/macro_f1")]
+
+    assert len(workers) == 1
+    assert "a worker died; going on from epoch" in stderr
+    assert steps == list(range(1, 401))
+    assert model["registered_model"] == "killed-ann"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
+    pictures: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    """No process, no run that says RUNNING, no model half-registered."""
+    words = ["run", str(pictures / "small.toml"), "--data", str(pictures / "my pictures")]
+    words += ["--set", "train.epochs=9999", "--name", "long"]
+    process = subprocess.Popen(
+        [*IMGREC, *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a terminal gives it
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch" in line and "loss" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
+    else:
+        process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=60)
+    seconds = time.monotonic() - started
+    _, alive = psutil.wait_procs(children, timeout=5)
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    experiments = [e.experiment_id for e in tracking.client.search_experiments()]
+    runs = tracking.client.search_runs(experiments)
+
+    assert process.returncode == 130
+    assert stderr.strip().splitlines()[-1] == "imgrec: interrupted"
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert seconds < 15
+    assert alive == []
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 5  # the workflow and one for each model
+    assert tracking.client.search_registered_models() == []

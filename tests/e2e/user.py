@@ -1,0 +1,83 @@
+"""A person with a folder of pictures, who types commands."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.conftest import picture
+
+IMGREC = [sys.executable, "-m", "pipelines"]
+
+
+SMALL = """
+archs = ["ann", "cnn", "rnn", "transformer"]
+[preprocess]
+flip = false  # or left would be right
+erase = 0.0
+[train]
+epochs = 20
+batch_size = 16
+[ann.model]
+hidden = [32]
+[cnn.model]
+widths = [8, 16]
+[rnn.model]
+hidden = 16
+[transformer.model]
+width = 32
+depth = 1
+"""
+
+
+CLASSES = ("left", "middle", "right")
+
+
+def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*IMGREC, *words], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
+    """A server in the background, ready inside; stopped with all its children after."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    ) as process:
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+                    break
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.25)
+            yield
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for child in [*parent.children(recursive=True), parent]:
+                    child.kill()
+
+
+def make_pictures(folder: Path) -> None:
+    """Pictures of three classes, one file that is none, and settings for small models."""
+    for label, name in enumerate(CLASSES):
+        (folder / "my pictures" / name).mkdir(parents=True)
+        for index in range(60):
+            picture(label, index).save(folder / "my pictures" / name / f"{index}.png")
+    (folder / "my pictures" / "left" / "broken.png").write_bytes(b"\x89PNG and no more")
+    (folder / "small.toml").write_text(SMALL)
