@@ -31,7 +31,9 @@ NOISE = (":", "Failed to query Ray Train Controller actor state")
 THREAD_SECONDS = 10.0
 # Of Ray, the driver and one worker together, on the smallest of data (docs/results.md).
 LEAST_MEMORY = 3_000_000_000
-PREFIX, RAY = "imgrec-", "ray"
+PREFIX, RAY, TMP = "imgrec-", "ray", "tmp"
+TEMPORARY = ("TMPDIR", "RAY_TMPDIR")
+"""Variables that name a folder for temporary files, and for the addresses of Rays."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -103,6 +105,7 @@ def ray_session(
                     _plasma_directory=None if _has_shared_memory() else str(temporary),
                     **quiet,
                 )
+                _note_address(temporary)
         _log_as_others_do()
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -156,15 +159,27 @@ def _session_folder() -> Iterator[Path]:
 @contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
     """Processes that are started inside leave their temporary files in the folder, which goes at the end."""
-    kept = os.environ.get("TMPDIR")
-    (folder / "tmp").mkdir()
-    os.environ["TMPDIR"] = str(folder / "tmp")
+    kept = {name: os.environ.get(name) for name in TEMPORARY}
+    (folder / TMP).mkdir()
+    os.environ.update(dict.fromkeys(TEMPORARY, str(folder / TMP)))
     try:
         yield
     finally:
-        del os.environ["TMPDIR"]
-        if kept is not None:
-            os.environ["TMPDIR"] = kept
+        for name, value in kept.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def _note_address(folder: Path) -> None:
+    """Write the address of a local Ray where its own processes look for one, as `ray start` does.
+
+    Ray Train asks the cluster that it finds by itself whether a trainer lives. With another Ray on this
+    machine it would find two, ask neither, and never free what a stopped trial holds.
+    """
+    note = folder / TMP / "ray" / "ray_current_cluster"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(ray.get_runtime_context().gcs_address, encoding="utf-8")
 
 
 def _has_shared_memory() -> bool:

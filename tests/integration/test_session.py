@@ -39,6 +39,33 @@ def test_what_a_local_ray_writes_is_its_owners_alone_and_goes_at_the_end(tmp_pat
     assert not folder.exists()
 
 
+def test_processes_of_a_local_ray_ask_their_own_where_another_one_is_up(tmp_path: Path) -> None:
+    """Ray Train asks by itself whether a trainer lives, and would hold the cores of one that was stopped for ever."""
+    code = (
+        "import time; from pathlib import Path; from imgrec.config import ClusterConfig\n"
+        "from imgrec.distributed.session import ray_session\n"
+        f"with ray_session(ClusterConfig(), Path({str(tmp_path)!r}, 'other.log'), cpus=1):\n"
+        "    print('up', flush=True); time.sleep(100)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "up\n"
+        try:
+            with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1, dashboard=True):
+                actors = ray.get(ray.remote(names_of_actors).remote())
+        finally:
+            other.terminate()
+
+    assert actors == {"MailboxActor"}
+
+
+def names_of_actors() -> set[str]:
+    from ray.util.state import list_actors
+
+    return {actor.class_name for actor in list_actors()}
+
+
 def tempfile_of() -> str:
     import tempfile
 
