@@ -1,6 +1,6 @@
 """What a run would do: its stages, which are on record, and what the others would take.
 
-Starts neither Ray nor training, and writes nothing.
+Starts neither Ray nor training, and leaves nothing behind.
 """
 
 import socket

@@ -1,7 +1,8 @@
 """Everything that one architecture is trained with, and what a search may change in it."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import Field
@@ -25,6 +26,9 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 GROWING = {"start_size": 0.5}
+
+# Of a space, combinations that are tried out for settings without effect.
+MOST_COMBINATIONS = 256
 
 
 class Branch(Section):
@@ -89,7 +93,9 @@ def make_branch(
     dimensions |= {key: dimension for key, dimension in own.items() if dimension}
     every = tuple(dimensions.values())
     for dimension in filter(None, own.values()):
-        _refuse_without_effect(branch, dimension, every)
+        # What the user wrote, and what it depends on; built-in choices have no rules with each other.
+        beside = [d for d in every if d.key in own or d.key in dimension.when]
+        _refuse_without_effect(branch, dimension, beside)
     useful = tuple(d for d in every if d.key in own or _has_effect(branch, d, every))
     return branch.model_copy(update={"space": useful})
 
@@ -113,7 +119,7 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
     if chosen.fixed_size and train.get("start_size", 1.0) != 1.0:
-        msg = f"train.start_size has no effect on the {arch}: {chosen.fixed_size}; set cnn.train.start_size"
+        msg = f"train.start_size has no effect on the {arch}: {chosen.fixed_size}; set it for others, such as cnn.train.start_size"
         raise ConfigError(msg)
     return Branch(
         model=chosen,
@@ -164,19 +170,15 @@ def _dimension(arch: Arch, key: str, spec: object) -> Dimension:
 def _refuse_without_effect(
     branch: Branch, dimension: Dimension, beside: Sequence[Dimension]
 ) -> None:
-    """Try every end of the dimension by itself, and with each choice beside it.
-
-    One other setting at a time is enough: no rule is over more than two.
-    """
+    """Try every end of the dimension, with every combination of the choices beside it."""
     key, active = dimension.key, False
-    for settings in _settings_beside(dimension, beside):
+    for settings in _combinations(dimension, beside):
         if not is_active(dimension, branch, settings):
             continue
         active = True
-        candidate = branch.with_settings(settings)
         for value in dimension.ends:
             try:
-                candidate.with_settings({key: value})
+                branch.with_settings(settings | {key: value})
             except ConfigError as error:
                 given = ", ".join(f"{other} = {chosen!r}" for other, chosen in settings.items())
                 msg = f"{branch.arch}.space.{key}: {error}" + (f" (with {given})" if given else "")
@@ -195,18 +197,20 @@ def _has_effect(branch: Branch, dimension: Dimension, space: Sequence[Dimension]
     return True
 
 
-def _settings_beside(dimension: Dimension, beside: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
-    """What its conditions allow, by itself and with each choice of one other dimension."""
-    conditions = [d for d in beside if d.key in dimension.when]
-    others = [
-        d
-        for d in beside
-        if d.choices and not d.when and d.key not in {dimension.key, *dimension.when}
-    ]
-    allowed = [[v for v in dimension.when[d.key] if d.holds(v)] for d in conditions]
-    for values in itertools.product(*allowed):
-        holding = dict(zip((d.key for d in conditions), values, strict=True))
-        yield holding
-        for other in others:
-            for choice in other.choices:
-                yield holding | {other.key: choice}
+def _combinations(dimension: Dimension, beside: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+    """Choices of other dimensions, in every combination; of very many some, always the same ones.
+
+    First none, which leaves the defaults.
+    """
+    yield {}
+    others = [d for d in beside if d.choices and d.key != dimension.key and not d.when]
+    count = math.prod(len(d.choices) for d in others)
+    numbers: Iterable[int] = range(count if others else 0)
+    if count > MOST_COMBINATIONS:
+        numbers = random.Random(0).sample(range(count), MOST_COMBINATIONS)  # noqa: S311 - no secret
+    for number in numbers:
+        settings = {}
+        for d in others:
+            number, place = divmod(number, len(d.choices))  # noqa: PLW2901 - digit by digit
+            settings[d.key] = d.choices[place]
+        yield settings

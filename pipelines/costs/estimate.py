@@ -1,6 +1,7 @@
 """How long a stage will take and how much disk it will use, before it is started."""
 
 import itertools
+import math
 import subprocess
 import sys
 import tempfile
@@ -29,9 +30,11 @@ COPIES = 5
 SEARCHED_SHARE = 0.5
 # Pictures for each decoding process that are decoded to see how long all of them will take.
 SAMPLED = 32
+MOST_SAMPLED_BYTES = 256 << 20
+SHORT_SECONDS = 5.0
 # What each takes, in starts of a process that imports NumPy; measured, see docs/results.md.
 STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_TO_REGISTER = 20.0, 60.0, 5.0
-SMALL_PROCESS = ("-c", "import numpy, PIL.Image")
+SMALL_PROCESS = ("-P", "-c", "import numpy, PIL.Image")  # -P: nothing from the current folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,16 @@ class Overheads:
 
     @classmethod
     def of(cls, metrics: Mapping[str, float]) -> Self | None:
-        """From the metrics of a workflow that ended; None where it started nothing."""
-        if "seconds/train" not in metrics or not metrics.get("models"):
+        """From the metrics of a workflow that ended; None where it started nothing.
+
+        Models are registered beside the training of others; its clock counts the last one.
+        """
+        if "seconds/train" not in metrics:
             return None
-        register = metrics.get("seconds/register", 0.0) / metrics["models"]
         return cls(
             metrics.get("seconds/ray", 0.0),
             metrics["seconds/train"],
-            register,
+            metrics.get("seconds/register", 0.0),
             "as measured before",
         )
 
@@ -81,7 +86,9 @@ class Overheads:
 
 
 def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: ImageShape) -> float:
-    """How long this machine takes to decode all of them, from some that it decodes.
+    """How long this machine takes to decode all of them, from some, spread evenly, that it decodes.
+
+    The first time decoding processes are started too; where that was short, a second time is what counts.
 
     Args:
         samples: All.
@@ -89,13 +96,18 @@ def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: Image
         shape: Height, width, channels of the store.
     """
     wanted = SAMPLED * (config.decode_workers or available_cores())
-    some = [sample.content for sample in samples[:: max(1, len(samples) // wanted)]][:wanted]
+    count = min(len(samples), wanted, max(1, MOST_SAMPLED_BYTES // math.prod(shape)))
+    some = [samples[number * len(samples) // count].content for number in range(count)]
+    seconds = 0.0
     with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
         part = ScanPart(some, Path(folder, "images.npy"))
-        started = time.perf_counter()
-        read_piece(part, config.decode_workers, lambda _: None, shape=shape, config=config)
-        seconds = time.perf_counter() - started
-    return seconds * len(samples) / len(some)
+        for _ in range(2):
+            if seconds > SHORT_SECONDS:
+                break
+            started = time.perf_counter()
+            read_piece(part, config.decode_workers, lambda _: None, shape=shape, config=config)
+            seconds = time.perf_counter() - started
+    return seconds * len(samples) / count
 
 
 def images_per_second(spec: FitSpec) -> float:

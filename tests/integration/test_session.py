@@ -42,9 +42,10 @@ def test_what_a_local_ray_writes_is_its_owners_alone_and_goes_at_the_end(tmp_pat
 def test_processes_of_a_local_ray_ask_their_own_where_another_one_is_up(tmp_path: Path) -> None:
     """Ray Train asks by itself whether a trainer lives, and would hold the cores of one that was stopped for ever."""
     code = (
-        "import time; from pathlib import Path; from imgrec.config import ClusterConfig\n"
+        "import signal, time; from pathlib import Path; from imgrec.config import ClusterConfig\n"
         "from imgrec.distributed.session import ray_session\n"
         f"with ray_session(ClusterConfig(), Path({str(tmp_path)!r}, 'other.log'), cpus=1):\n"
+        "    signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "    print('up', flush=True); time.sleep(100)"
     )
     command = [sys.executable, "-c", code]

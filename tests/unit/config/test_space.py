@@ -99,3 +99,46 @@ def test_momentum_may_be_searched_where_sgd_is_one_of_the_choices() -> None:
     assert [d.key for d in found.space][-2:] == ["train.optimizer", "train.momentum"]
     with pytest.raises(ConfigError, match="momentum has no effect"):
         branch("ann", choices, "ann.space.train.momentum={low=0.5, high=0.9}")
+
+
+def test_a_space_whose_every_combination_is_legal_is_taken() -> None:
+    """A default that no trial has must not decide: of rows the optimizer would be AdamW, which has no momentum."""
+    found = branch(
+        "rnn",
+        "rnn.space.model.tokens=['convolutions', 'rows']",
+        "rnn.space.train.optimizer=['sgd', 'muon']",
+        "rnn.space.train.momentum={low=0.5, high=0.9}",
+    )
+    assert "train.momentum" in {d.key for d in found.space}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        # A range may never come upon the one value.
+        (
+            (
+                "train.weight_decay={low=0.01, high=0.1}",
+                "train.warmup={low=0.1, high=0.2, when={'train.weight_decay'=0.05}}",
+            ),
+            "never holds",
+        ),
+        (
+            (
+                "model.dropout={choices=[0.0, 0.2], when={'train.decay'='cosine'}}",
+                "train.decay={choices=['cosine', 'linear'], when={'model.dropout'=0.2}}",
+            ),
+            "never holds",
+        ),
+        (
+            ("train.optimizer=['muon', 'adamw']", "train.momentum=[0.6, 0.9]"),
+            "cnn.space.train",
+        ),
+    ],
+)
+def test_a_space_of_which_a_part_would_never_be_searched_is_refused(
+    settings: tuple[str, ...], said: str
+) -> None:
+    """By the name of the setting, in one line."""
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, [f"cnn.space.{one}" for one in settings])

@@ -1,7 +1,11 @@
 """Stores and samples of folders that the tests make."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from imgrec.config import DataConfig
 from imgrec.data.findings import Findings
@@ -40,3 +44,13 @@ def found_in(folder: Path, **settings: object) -> Findings:
     config = DataConfig(source=str(folder), **settings)
     store = prepare_store(config, folder.parent / "storage", progress=no_progress)
     return Findings(store, config.allow_leakage)
+
+
+MAX_PIXELS = 100_000
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file of some kind."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -16,14 +16,7 @@ from imgrec.data.decode import FORMATS, MOST_SCANS, decode, encode_png, read_hea
 from imgrec.data.depth import choose_depth
 from imgrec.errors import DecodeError
 from tests.conftest import ROOT
-
-MAX_PIXELS = 100_000
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.unit.data.made import MAX_PIXELS, encoded
 
 
 def decoded(content: bytes, shape: tuple[int, int, int] = (8, 8, 3)) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Greys of more than 8 bits: one depth for all pictures of a set."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -9,14 +8,7 @@ from PIL import Image
 
 from imgrec.data.decode import read_picture
 from imgrec.data.depth import FULL_DEPTH, Depth, choose_depth, why_depth_is_doubtful
-
-MAX_PIXELS = 100_000
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.unit.data.made import MAX_PIXELS, encoded
 
 
 @pytest.mark.parametrize(
