@@ -19,9 +19,27 @@ ROOT = Path(__file__).parents[1]
 NO_SKIPS = "IMGREC_NO_SKIPS"
 """Set in CI: a test that lacks a service fails instead of being skipped."""
 
+LONGEST_FILES = frozenset(
+    {
+        "test_cluster.py",
+        "test_command_line.py",
+        "test_fit_on_workers.py",
+        "test_kills.py",
+        "test_runs.py",
+    }
+)
+"""Two minutes and more each."""
+
 # What a developer has set must not decide what the tests see.
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where files are divided among processes, the longest come first, or one would be left with them."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,6 +35,8 @@ hidden = 16
 [transformer.model]
 width = 32
 depth = 1
+[cluster]
+cpus_per_worker = 1  # two threads on so little would mostly wait for each other
 """
 
 
