@@ -33,7 +33,7 @@ SAMPLED = 32
 MOST_SAMPLED_BYTES = 256 << 20
 SHORT_SECONDS = 5.0
 # What each takes, in starts of a process that imports NumPy; measured, see docs/results.md.
-STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_TO_REGISTER = 20.0, 60.0, 5.0
+STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_TO_REGISTER = 40.0, 110.0, 15.0
 SMALL_PROCESS = ("-P", "-c", "import numpy, PIL.Image")  # -P: nothing from the current folder
 
 

@@ -65,4 +65,4 @@ def test_without_a_run_starts_are_guessed_from_this_machine() -> None:
     guessed = Overheads.guessed()
 
     assert guessed.ray > 0
-    assert guessed.workers / guessed.ray == pytest.approx(3.0)
+    assert guessed.workers > guessed.ray > guessed.register
