@@ -28,7 +28,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
 LOCK_POLL_SECONDS = 0.05
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
-"""The variables that name caches, and what they are called in a folder of ours."""
+"""Variables that name caches of the home folder, and what they are called in a folder of ours."""
+INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
+"""torch makes this folder whenever an optimizer is made: by default in the temporary directory, where it stays."""
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF})
 """What file systems say that have no locks, or none without a right to write."""
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -59,10 +61,11 @@ def take_room(file: int, size: int) -> None:
 
 
 def keep_caches_in(folder: Path) -> None:
-    """Where the home folder cannot be written to, let libraries keep their caches in another.
+    """Let torch leave nothing in the temporary directory; without a home folder let libraries keep caches here.
 
     What the user has set stays. To be called before Matplotlib and torch are imported.
     """
+    os.environ.setdefault(INDUCTOR, str(folder / ".caches" / "inductor"))
     if _has_home():
         return
     for variable, name in CACHES.items():

@@ -122,7 +122,7 @@ def test_without_a_home_caches_lie_in_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container with an arbitrary user: Matplotlib would complain at every command."""
-    for variable in machine.CACHES:
+    for variable in (*machine.CACHES, machine.INDUCTOR):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -137,3 +137,24 @@ def test_without_a_home_caches_lie_in_the_storage(
     assert os.environ["TORCH_HOME"] == "mine"
     assert place.stat().st_mode & 0o077 == 0
     monkeypatch.delenv("MPLCONFIGDIR")
+    monkeypatch.delenv(machine.INDUCTOR)
+
+
+def test_an_optimizer_leaves_nothing_in_the_temporary_directory(tmp_path: Path) -> None:
+    """torch makes the folder of a compiler that nobody asked for, at every run."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from imgrec.machine import keep_caches_in\n"
+        "keep_caches_in(Path(sys.argv[1]))\n"
+        "import torch; torch.optim.AdamW([torch.zeros(1, requires_grad=True)])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != machine.INDUCTOR}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "storage")],
+        env=environment | {"TMPDIR": str(temporary)},
+        cwd=ROOT,
+        check=True,
+    )
+
+    assert list(temporary.iterdir()) == []
