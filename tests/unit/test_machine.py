@@ -141,7 +141,7 @@ def test_without_a_home_caches_lie_in_the_storage(
 
 
 def test_an_optimizer_leaves_nothing_in_the_temporary_directory(tmp_path: Path) -> None:
-    """torch makes the folder of a compiler that nobody asked for, at every run."""
+    """A folder of a compiler that nobody asked for would stay after every run."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     code = (
