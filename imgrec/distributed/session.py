@@ -29,8 +29,8 @@ from imgrec.machine import locked, memory_limit
 # Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
 NOISE = (":", "Failed to query Ray Train Controller actor state")
 THREAD_SECONDS = 10.0
-# Of Ray, the driver and one worker together, on the smallest of data (docs/results.md).
-LEAST_MEMORY = 3_000_000_000
+# Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
+LEAST_MEMORY, MEMORY_OF_A_WORKER = 3_000_000_000, 600_000_000
 PREFIX, RAY, TMP = "imgrec-", "ray", "tmp"
 TEMPORARY = ("TMPDIR", "RAY_TMPDIR")
 """Variables that name a folder for temporary files, and for the addresses of Rays."""
@@ -88,7 +88,7 @@ def ray_session(
             stack.callback(_end_ray, threads)
             _join(address, setting_of_address(config), quiet)
         else:
-            _refuse_little_memory()
+            _refuse_little_memory(config.least_workers)
             temporary = stack.enter_context(_session_folder())
             stack.callback(_keep_logs, temporary / RAY, log_file)
             stack.callback(_end_ray, threads)
@@ -113,13 +113,14 @@ def ray_session(
         yield Session(nodes, Mailbox.start(), threads)
 
 
-def _refuse_little_memory() -> None:
+def _refuse_little_memory(workers: int) -> None:
     """Raise ClusterError where a run would be killed on its way, some minutes after its start."""
-    limit = memory_limit()
-    if limit < LEAST_MEMORY:
+    limit, needed = memory_limit(), LEAST_MEMORY + (workers - 1) * MEMORY_OF_A_WORKER
+    if limit < needed:
+        cure = ", or lower cluster.workers" if workers > 1 and limit >= LEAST_MEMORY else ""
         msg = (
-            f"this machine, or its container, gives {limit / 1e9:.1f} GB of memory, and a run takes "
-            f"{LEAST_MEMORY / 1e9:.0f} GB at least; give it more"
+            f"this machine, or its container, gives {limit / 1e9:.1f} GB of memory, and a run with "
+            f"{workers} worker{'s' if workers > 1 else ''} takes {needed / 1e9:.1f} GB at least; give it more{cure}"
         )
         raise ClusterError(msg)
 

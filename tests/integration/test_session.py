@@ -146,17 +146,30 @@ def test_without_a_home_ray_gets_a_token_all_the_same(
     assert len(token.read_text()) == 64
 
 
+@pytest.mark.parametrize(
+    ("gigabytes", "workers", "said"),
+    [
+        (
+            2,
+            1,
+            r"gives 2\.0 GB of memory, and a run with 1 worker takes 3\.0 GB at least; give it more$",
+        ),
+        (
+            4,
+            4,
+            r"a run with 4 workers takes 4\.8 GB at least; give it more, or lower cluster\.workers$",
+        ),
+    ],
+)
 def test_a_machine_with_too_little_memory_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gigabytes: int, workers: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything starts, and not by a traceback after two minutes."""
-    monkeypatch.setattr(session_of, "memory_limit", lambda: 2_000_000_000)
+    monkeypatch.setattr(session_of, "memory_limit", lambda: gigabytes * 1_000_000_000)
 
     with (
-        pytest.raises(
-            ClusterError, match=r"gives 2\.0 GB of memory, and a run takes 3 GB at least"
-        ),
-        ray_session(ClusterConfig(), tmp_path / "ray.log"),
+        pytest.raises(ClusterError, match=said),
+        ray_session(ClusterConfig(workers=workers), tmp_path / "ray.log"),
     ):
         pass
 
