@@ -31,13 +31,23 @@ def as_report(epoch: int, metrics: dict[str, float]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Workers begin with a model, or go on with it after one of them died."""
+    """Workers begin with a model, or go on with it after one of them died, or memory ran out.
+
+    Attributes:
+        epochs_done: Those of a checkpoint.
+        workers: How many there are.
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `bf16`.
+        decoders: Cores that decode pictures for each worker.
+        parts: In how many parts, one after the other, a worker computes its share of a batch.
+    """
 
     epochs_done: int
     workers: int
     device: str
     precision: str
-    decoders: int = 0  # cores that decode pictures for each worker
+    decoders: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

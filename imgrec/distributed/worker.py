@@ -180,6 +180,7 @@ class _Worker:
                 device=learner.device.type,
                 precision=str(learner.precision),
                 decoders=self.lane_spec.spare if isinstance(pictures, StreamedPictures) else 0,
+                parts=spec.parts(self.shard.world_size),
             )
         )
         folder = self.lane_spec.results / self.name

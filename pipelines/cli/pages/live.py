@@ -232,11 +232,17 @@ class LiveTable(Observer):
         self._status = ""
         match event:
             case Started(epochs_done=done):
-                if row.state == "training":
+                if row.state == "training" and event.parts > row.parts:
+                    self._line(
+                        f"{arch}: memory ran out; going on from epoch {done} with a batch in "
+                        f"{event.parts} parts"
+                    )
+                elif row.state == "training":
                     self._line(f"{arch}: a worker died; going on from epoch {done}")
                 elif done:
                     self._line(f"{arch}: going on after epoch {done}, which was trained before")
                 row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
+                row.parts = event.parts
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
                 if event.decoders:
                     workers += f", each with {event.decoders} more to decode pictures"

@@ -1,0 +1,31 @@
+"""What a person reads while a run goes on."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from imgrec.distributed.events import Started
+from pipelines.cli.pages.live import LiveTable
+from tests.unit.training.made import spec_for
+
+
+def test_workers_that_start_again_say_why(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where memory ran out more machines of the same kind would not help, and a smaller batch would."""
+    first = Started(epochs_done=0, workers=2, device="cpu", precision="fp32")
+    with closing(LiveTable()) as screen:
+        screen.will_train("ann", spec_for("ann", tmp_path))
+        screen.worker("ann", first)
+        screen.worker("ann", Started(2, 2, "cpu", "fp32", parts=4))
+        screen.worker("ann", Started(3, 2, "cpu", "fp32", parts=4))
+    lines = [line[10:] for line in capfd.readouterr().err.splitlines()]
+
+    assert lines[-5:] == [
+        "ann: training on 2 workers, cpu, fp32",
+        "ann: memory ran out; going on from epoch 2 with a batch in 4 parts",
+        "ann: training on 2 workers, cpu, fp32",
+        "ann: a worker died; going on from epoch 3",
+        "ann: training on 2 workers, cpu, fp32",
+    ]
