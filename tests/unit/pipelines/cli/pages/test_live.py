@@ -21,8 +21,9 @@ def test_workers_that_start_again_say_why(
         screen.worker("ann", Started(2, 2, "cpu", "fp32", parts=4))
         screen.worker("ann", Started(3, 2, "cpu", "fp32", parts=4))
     lines = [line[10:] for line in capfd.readouterr().err.splitlines()]
+    lines = [line for line in lines if "training on" in line or "going on" in line]
 
-    assert lines[-5:] == [
+    assert lines == [
         "ann: training on 2 workers, cpu, fp32",
         "ann: memory ran out; going on from epoch 2 with a batch in 4 parts",
         "ann: training on 2 workers, cpu, fp32",
