@@ -35,7 +35,7 @@ class Observer(Protocol):
     def searching(self, config: Config, tried: Mapping[Arch, int]) -> None:
         """Searches begin, of which an interrupted run has tried so many trials."""
 
-    def places(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
+    def resources(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
         """What the trials will hold of the cluster and, at most, of the disk."""
 
     def trial(self, arch: Arch, event: SearchEvent) -> None:

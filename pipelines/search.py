@@ -58,7 +58,7 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     observer.searching(config, {arch: len(one.study.trials) for arch, one in searches.items()})
     # Of each running trial one and the next, which is written before the first goes; and of the
     # best of each search.
-    observer.places(demand, 2 * demand.room * max(largest) + sum(largest))
+    observer.resources(demand, 2 * demand.room * max(largest) + sum(largest))
     workflow.begin("search")
 
     def on_event(arch: str, event: SearchEvent) -> None:

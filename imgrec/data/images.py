@@ -106,19 +106,19 @@ def all_images(folder: Path, key: str, count: int, image_shape: ImageShape) -> A
         pictures = EncodedImages(encoded, image_shape)
         _refuse_parts(folder, len(pictures), count)
         return pictures
-    pieces = sorted(folder.glob("images-*.npy"))
-    if len(pieces) == 1:
-        return _of(folder, [np.load(pieces[0], mmap_mode="r")], count)[0]
+    parts = sorted(folder.glob("images-*.npy"))
+    if len(parts) == 1:
+        return _of(folder, [np.load(parts[0], mmap_mode="r")], count)[0]
     home = cache_folder()
     copy = home / f"{key}.npy"
     # One process of a machine copies or removes at a time; the others wait for it.
     with FileLock(home / "lock"):
         if not copy.exists():
-            images = _of(folder, [np.load(piece, mmap_mode="r") for piece in pieces], count)
+            images = _of(folder, [np.load(part, mmap_mode="r") for part in parts], count)
             _make_room(home, sum(image.nbytes for image in images))
-            part = home / f"{key}.part"
-            _put_together(images, part)
-            part.replace(copy)
+            draft = home / f"{key}.part"
+            _put_together(images, draft)
+            draft.replace(copy)
         os.utime(copy)  # when it was last used
         return np.load(copy, mmap_mode="r")
 

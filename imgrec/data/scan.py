@@ -160,7 +160,7 @@ def scan(
 
     def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[PartScan]:
         advance = _Count(progress, backend.label() + again, len(samples))
-        return list(backend.work(partial(read_piece, shape=shape, config=config), parts, advance))
+        return list(backend.work(partial(scan_part, shape=shape, config=config), parts, advance))
 
     scanned = look(shape, decided)
     true_depth = depth_of(np.concatenate([one.looks for one in scanned]), config)
@@ -185,7 +185,7 @@ def scan(
             for part, one in zip(parts, scanned, strict=True)
         ]
         advance = _Count(progress, f"{backend.label()} again", len(readable))
-        writing = partial(write_piece, shape=true_shape, config=decided)
+        writing = partial(write_part, shape=true_shape, config=decided)
         for _ in backend.work(writing, smaller, advance):
             pass
     return Scan(
@@ -219,7 +219,7 @@ def is_to_be_encoded(config: DataConfig, pixel_bytes: int) -> bool:
     return config.keep == "jpeg" or (config.keep == "auto" and pixel_bytes > MOST_PIXEL_BYTES)
 
 
-def read_piece(
+def scan_part(
     part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> PartScan:
     """Decode a part, write the images of what can be read, and describe them."""
@@ -243,7 +243,7 @@ def read_piece(
     )
 
 
-def write_piece(
+def write_part(
     part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
 ) -> None:
     """Write the images of contents that could be read before."""

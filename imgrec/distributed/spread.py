@@ -21,9 +21,9 @@ from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
 
 Result = TypeVar("Result")
 # Fewer pictures than this are one machine's work, and no part has fewer.
-LEAST_PIECE = 1024
-PIECES_PER_CORE = 4  # so that all end at about the same time
-MOST_PIECE_BYTES = 256 << 20
+LEAST_PART = 1024
+PARTS_PER_CORE = 4  # so that all end at about the same time
+MOST_PART_BYTES = 256 << 20
 # Tasks on their way at a time, for each core: enough for one to wait while another runs.
 AHEAD = 2
 
@@ -38,7 +38,7 @@ class ClusterDecoding:
     def __init__(self, nodes: Sequence[NodeInfo], alone: LocalDecoding) -> None:
         self._nodes = nodes
         self._alone = alone
-        self._places = max(1, sum(node.cpus for node in nodes))
+        self._cores = max(1, sum(node.cpus for node in nodes))
         busy = sum(node.cpus > 0 for node in nodes)
         self._label = f"decoding on {busy} node{'s' if busy > 1 else ''}"
 
@@ -52,7 +52,7 @@ class ClusterDecoding:
         Raises:
             StorageError: the driver's machine has no room for its copy.
         """
-        if len(contents) <= LEAST_PIECE or isinstance(contents[0], InMemoryPixels):
+        if len(contents) <= LEAST_PART or isinstance(contents[0], InMemoryPixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if node := self._node_without_pictures(contents):
@@ -60,8 +60,8 @@ class ClusterDecoding:
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if not encoded:
             refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
-        rows = math.ceil(len(contents) / (PIECES_PER_CORE * self._places))
-        rows = max(LEAST_PIECE, min(rows, MOST_PIECE_BYTES // row_bytes))
+        rows = math.ceil(len(contents) / (PARTS_PER_CORE * self._cores))
+        rows = max(LEAST_PART, min(rows, MOST_PART_BYTES // row_bytes))
         return [slice(start, start + rows) for start in range(0, len(contents), rows)]
 
     def work(
@@ -86,7 +86,7 @@ class ClusterDecoding:
         try:
             for part in parts:
                 waiting.append((part, task.remote(function, part)))
-                if len(waiting) > AHEAD * self._places:
+                if len(waiting) > AHEAD * self._cores:
                     yield self._next_of(waiting, function, advance)
             while waiting:
                 yield self._next_of(waiting, function, advance)

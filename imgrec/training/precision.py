@@ -14,7 +14,7 @@ Arithmetic = Literal["bf16", "fp32"]
 GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
 """Kinds of device that compute a step in bf16 clearly faster than in fp32. Measured (docs/log.md): on an AMD
 Zen 5 and on an Intel Xeon with matrix units (AMX) two to three times as fast; on Intel Xeons without them,
-which have the same vector instructions as the AMD, it was slower. A card of NVIDIA has units for it since
+which have the same vector instructions as the AMD, it was slower. An NVIDIA GPU has units for it since
 Ampere."""
 
 
@@ -51,8 +51,8 @@ def choose_arithmetic(
     if setting != "auto":
         return setting
     distinct = set(kinds)
-    on_cards = all(kind.startswith("cuda") for kind in distinct)
-    gains = bool(distinct) and distinct <= GAINS and (on_cards or MODEL_CONFIGS[arch].gains_by_bf16)
+    on_gpus = all(kind.startswith("cuda") for kind in distinct)
+    gains = bool(distinct) and distinct <= GAINS and (on_gpus or MODEL_CONFIGS[arch].gains_by_bf16)
     return "bf16" if gains else "fp32"
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from imgrec.config import Branch, DataConfig, ImageShape
-from imgrec.data.scan import ScanPart, read_piece
+from imgrec.data.scan import ScanPart, scan_part
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
 from imgrec.machine import available_cores
@@ -105,7 +105,7 @@ def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: Image
             if seconds > SHORT_SECONDS:
                 break
             started = time.perf_counter()
-            read_piece(part, config.decode_workers, lambda _: None, shape=shape, config=config)
+            scan_part(part, config.decode_workers, lambda _: None, shape=shape, config=config)
             seconds = time.perf_counter() - started
     return seconds * len(samples) / count
 

@@ -15,7 +15,7 @@ from PIL import Image
 from imgrec.config import ClusterConfig, DataConfig
 from imgrec.data.images import FOLDER_VARIABLE, all_images, cache_folder
 from imgrec.data.parallel import end_decoders
-from imgrec.data.scan import LocalDecoding, ScanPart, read_piece
+from imgrec.data.scan import LocalDecoding, ScanPart, scan_part
 from imgrec.data.store import Store, prepare_store
 from imgrec.distributed import spread
 from imgrec.distributed.nodes import list_nodes
@@ -43,7 +43,7 @@ def nodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> ClusterDecoding:
     """Those of the cluster, with small pieces."""
-    monkeypatch.setattr(spread, "LEAST_PIECE", PIECE)
+    monkeypatch.setattr(spread, "LEAST_PART", PIECE)
     shutil.rmtree(cache_folder())
     return ClusterDecoding(list_nodes(), LocalDecoding())
 
@@ -200,7 +200,7 @@ def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
         for start in range(0, len(contents), PIECE)
     ]
     done: list[int] = []
-    reading = partial(read_piece, shape=(12, 12, 3), config=DataConfig(depth=16))
+    reading = partial(scan_part, shape=(12, 12, 3), config=DataConfig(depth=16))
     found = list(nodes.work(reading, pieces, done.append))
 
     assert [len(one.looks) for one in found] == [PIECE, PIECE, PIECE]

@@ -138,7 +138,7 @@ class LiveTable(Observer):
             parts.append(f"at most {whole}, {each} for each of {', '.join(tried)}")
         self._line(f"search: {'; '.join(parts)}; the first trial of each is its defaults")
 
-    def places(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
+    def resources(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
         """What the search will hold of the cluster and of the disk."""
         holds = f"{demand.cpus} core{'s' if demand.cpus > 1 else ''}"
         holds += f" and {demand.gpus:g} GPU" if demand.gpus else ""
