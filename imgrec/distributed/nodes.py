@@ -25,6 +25,7 @@ PACKAGES = ("ray", "torch", "numpy", "pillow", "simplejpeg")
 """Whose versions must not differ: they decide what is computed, or how processes speak."""
 ANSWER_SECONDS = 120
 CONNECT_SECONDS = 3
+GONE_SECONDS, POLL_SECONDS = 10.0, 0.2
 SHARE_OF_A_GPU = 0.01
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
@@ -173,7 +174,11 @@ def closed_between(nodes: Sequence[NodeInfo]) -> list[tuple[str, str, str]]:
 def _on_each(
     nodes: Sequence[NodeInfo], work: Callable[..., T], asked: str, **holding: float
 ) -> list[tuple[NodeInfo, T]]:
-    """On each node `work(asked, node)`, which holds so many resources."""
+    """On each node `work(asked, node)`, which holds so many resources; a node that has gone meanwhile is left out.
+
+    Raises:
+        ClusterError: a node that is there does not answer.
+    """
     task = ray.remote(work)
     answers = [task.options(**at(node), **holding).remote(asked, node.id) for node in nodes]
     by_node = []
@@ -181,9 +186,21 @@ def _on_each(
         try:
             by_node.append((node, ray.get(answer, timeout=ANSWER_SECONDS)))
         except ray.exceptions.RayError as error:
+            if _has_gone(node):
+                continue
             msg = f"the node {node.address} does not answer: {reason_of(error)}"
             raise ClusterError(msg) from error
     return by_node
+
+
+def _has_gone(node: NodeInfo) -> bool:
+    """Whether Ray counts a node out: a moment after its tasks have failed, it may still say that it is alive."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while any(one.id == node.id for one in list_nodes()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def at(node: NodeInfo) -> dict[str, Any]:

@@ -287,6 +287,14 @@ class Lab:
         self.nodes.append(node)
         return node
 
+    def wait_until_idle(self) -> None:
+        """Until nothing is held of what its nodes have, and Ray has noticed who is gone."""
+        idle = f"0.0/{len(self.nodes)}.0 CPU"
+        deadline = time.monotonic() + START_SECONDS
+        while idle not in (said := self.ray("status", "--address", self.gcs)):
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+
     def drain(self, node: Node, seconds: float) -> None:
         """As a cloud does that takes a machine back: Ray is told some seconds before."""
         nodes = json.loads(self.ray("list", "nodes", "--format", "json", "--address", self.jobs))

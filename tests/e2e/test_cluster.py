@@ -312,7 +312,8 @@ class Once:
 
 
 def watched(user: User, words: tuple[str, ...], *deeds: Once) -> tuple[int, str]:
-    """The status and the log of a job, to which things happen."""
+    """The status and the log of a job, to which things happen; the cluster is idle before."""
+    user.cluster.wait_until_idle()
     log = []
     with user.start(*user.submission(*words)) as process:
         assert process.stdout

@@ -16,6 +16,7 @@ import ray
 from imgrec.config import ClusterConfig
 from imgrec.distributed import session as session_of
 from imgrec.distributed.address import refuse_silence
+from imgrec.distributed.nodes import NodeInfo, _on_each
 from imgrec.distributed.session import _keep_logs, ray_session
 from imgrec.errors import ClusterError
 
@@ -201,3 +202,18 @@ def test_a_ray_that_is_there_is_known(tmp_path: Path) -> None:
     """Its first answer is gRPC's."""
     with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1):
         refuse_silence(ClusterConfig(address=ray.get_runtime_context().gcs_address))
+
+
+def test_a_node_that_has_gone_meanwhile_is_not_waited_for(tmp_path: Path) -> None:
+    """Ray counts a lost machine for some seconds more; a run that starts just then goes on with the others."""
+    lost = NodeInfo("ab" * 28, "192.0.2.77", cpus=1, gpus=0)
+    with ray_session(ClusterConfig(), tmp_path / "ray.log", cpus=1) as session:
+        answers = _on_each([lost, *session.nodes], name_of_node, "you are")
+
+    assert [(node, said) for node, said in answers] == [
+        (node, f"you are {node.id}") for node in session.nodes
+    ]
+
+
+def name_of_node(asked: str, node: str) -> str:
+    return f"{asked} {node}"
