@@ -4,6 +4,7 @@ import traceback
 from dataclasses import dataclass
 
 import ray
+import torch.distributed as dist
 
 from imgrec.distributed.events import Failed, Mailbox
 from imgrec.errors import ImgrecError, disk_failure
@@ -47,11 +48,16 @@ def judge(error: Exception, lane: str, name: str, *, alone: bool) -> Verdict:
         return Verdict(ran_out=True)
     if isinstance(error, ImgrecError):
         return Verdict(error, abandoned=f"{lane}/{name}", excused=not alone, goes_on=alone)
-    if not alone and isinstance(error, RuntimeError | OSError):
+    if not alone and (isinstance(error, RuntimeError | OSError) or _has_lost_its_group(error)):
         # It may only follow from another worker's end; Ray then starts all of them again.
         return Verdict(secondary=error)
     bug = RuntimeError(f"{name}, in a worker:\n{traceback.format_exc()}")
     return Verdict(bug, abandoned=lane)
+
+
+def _has_lost_its_group(error: Exception) -> bool:
+    """Whether Ray took the group down, to start another one, while this worker was in a reduction."""
+    return isinstance(error, ValueError) and not dist.is_initialized()
 
 
 def carry_out(verdict: Verdict, mailbox: Mailbox, lane: str, name: str) -> None:

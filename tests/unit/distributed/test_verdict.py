@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from imgrec.distributed.verdict import Verdict, judge
 from imgrec.errors import ConfigError, StorageError
@@ -53,6 +54,16 @@ def test_of_several_workers_an_error_may_follow_from_another_ones_end() -> None:
     assert verdict.abandoned == "lane"
     assert "Traceback" in str(verdict.failure)
     assert "connection closed by peer" in str(verdict.failure)
+
+
+def test_a_group_that_ray_takes_down_under_a_worker_is_no_bug() -> None:
+    """When a node comes or goes; torch calls it a ValueError, and the run ended with a traceback."""
+    with pytest.raises(ValueError, match="process group has not been initialized") as caught:
+        dist.all_reduce(torch.zeros(1))
+    error = caught.value
+
+    assert judge(error, "lane", "cnn", alone=False) == Verdict(secondary=error)
+    assert judge(error, "lane", "cnn", alone=True).abandoned == "lane"
 
 
 def test_a_bug_is_never_secondary() -> None:
