@@ -40,6 +40,7 @@ class Started:
         precision: `fp32` or `bf16`.
         decoders: Cores that decode pictures for each worker.
         parts: In how many parts, one after the other, a worker computes its share of a batch.
+        shortages: How often memory has run out for this model until now.
     """
 
     epochs_done: int
@@ -48,6 +49,7 @@ class Started:
     precision: str
     decoders: int = 0
     parts: int = 1
+    shortages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

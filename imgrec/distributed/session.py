@@ -33,7 +33,7 @@ THREAD_SECONDS = 10.0
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 3_000_000_000, 600_000_000
 PREFIX, RAY, TMP = "imgrec-", "ray", "tmp"
 TEMPORARY = ("TMPDIR", "RAY_TMPDIR")
-"""Variables that name a folder for temporary files, and for the addresses of Rays."""
+"""Environment variables that name the folder for temporary files, where Ray also looks for an address."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 

@@ -167,7 +167,8 @@ class _Worker:
 
     def run(self, checkpoint: Path | None) -> None:
         """Train the model to its last epoch, from a checkpoint or afresh."""
-        spec = self._in_parts(self.lane_spec.specs[self.name])
+        shortages = self.lane_spec.mailbox.times_ran_out(self.lane_spec.lane, self.name)
+        spec = self._in_parts(self.lane_spec.specs[self.name], shortages)
         learner = build_learner(spec, get_device(), self.shard)
         if checkpoint:
             learner.restore(checkpoint)
@@ -181,6 +182,7 @@ class _Worker:
                 precision=str(learner.precision),
                 decoders=self.lane_spec.spare if isinstance(pictures, StreamedPictures) else 0,
                 parts=spec.parts(self.shard.world_size),
+                shortages=shortages,
             )
         )
         folder = self.lane_spec.results / self.name
@@ -191,14 +193,12 @@ class _Worker:
             self.tell(Finished(str(folder)))
             self.wait_until_told()
 
-    def _in_parts(self, spec: FitSpec) -> FitSpec:
-        """The spec with a batch in as many parts as fit, by what is known; the same on all workers.
+    def _in_parts(self, spec: FitSpec, times: int) -> FitSpec:
+        """The spec with a batch in as many parts as fit, after memory ran out so often; the same on all workers.
 
         Raises:
             TrainingError: not even the smallest parts fit; on all workers.
         """
-        lane_spec = self.lane_spec
-        times = lane_spec.mailbox.times_ran_out(lane_spec.lane, self.name)
         if not times:
             return spec
         smaller = in_more_parts(spec, self.shard.world_size, times)

@@ -42,7 +42,7 @@ def nodes(
     session: Session,  # noqa: ARG001 - a Ray that is up
     monkeypatch: pytest.MonkeyPatch,
 ) -> ClusterDecoding:
-    """Those of the cluster, with small pieces."""
+    """Those of the cluster, with small parts."""
     monkeypatch.setattr(spread, "LEAST_PART", PIECE)
     shutil.rmtree(cache_folder())
     return ClusterDecoding(list_nodes(), LocalDecoding())

@@ -232,7 +232,7 @@ class LiveTable(Observer):
         self._status = ""
         match event:
             case Started(epochs_done=done):
-                if row.state == "training" and event.parts > row.parts:
+                if row.state == "training" and event.shortages > row.shortages:
                     self._line(
                         f"{arch}: memory ran out; going on from epoch {done} with a batch in "
                         f"{event.parts} parts"
@@ -242,7 +242,7 @@ class LiveTable(Observer):
                 elif done:
                     self._line(f"{arch}: going on after epoch {done}, which was trained before")
                 row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
-                row.parts = event.parts
+                row.shortages = event.shortages
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
                 if event.decoders:
                     workers += f", each with {event.decoders} more to decode pictures"

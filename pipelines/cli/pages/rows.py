@@ -22,7 +22,7 @@ class Row:
     trials_before: int = 0
     epoch: int = 0
     step: int = 0
-    parts: int = 1
+    shortages: int = 0  # of memory
     metrics: dict[str, float] = field(default_factory=dict)
     best: float = 0.0
     epoch_seconds: float = 0.0

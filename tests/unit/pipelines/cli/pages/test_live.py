@@ -18,8 +18,9 @@ def test_workers_that_start_again_say_why(
     with closing(LiveTable()) as screen:
         screen.will_train("ann", spec_for("ann", tmp_path))
         screen.worker("ann", first)
-        screen.worker("ann", Started(2, 2, "cpu", "fp32", parts=4))
-        screen.worker("ann", Started(3, 2, "cpu", "fp32", parts=4))
+        screen.worker("ann", Started(2, 2, "cpu", "fp32", parts=4, shortages=1))
+        # A smaller group has larger shares, and so perhaps more parts: that is no lack of memory.
+        screen.worker("ann", Started(3, 1, "cpu", "fp32", parts=5, shortages=1))
     lines = [line[10:] for line in capfd.readouterr().err.splitlines()]
     lines = [line for line in lines if "training on" in line or "going on" in line]
 
@@ -28,5 +29,5 @@ def test_workers_that_start_again_say_why(
         "ann: memory ran out; going on from epoch 2 with a batch in 4 parts",
         "ann: training on 2 workers, cpu, fp32",
         "ann: a worker died; going on from epoch 3",
-        "ann: training on 2 workers, cpu, fp32",
+        "ann: training on 1 worker, cpu, fp32",
     ]
