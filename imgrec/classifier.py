@@ -16,9 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from imgrec.config import CnnConfig, Filter, ImageShape, ModelConfig, Resize
+from imgrec.config import Filter, ImageShape, ModelConfig, Resize
+from imgrec.config.architectures.architecture import COMPACT
 from imgrec.data.content import Content, InMemoryFile
 from imgrec.data.decode import pictures_at_once
 from imgrec.data.depth import FULL_DEPTH, Depth
@@ -26,9 +27,13 @@ from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.models.build import lay_out
+from imgrec.models.torchvision_network import TorchvisionNetwork
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.preprocess.view import View
 
-FORMAT = 4
+FORMAT = 5
+OF_TORCHVISION = 4
+"""The format whose networks, but compact ones, are torchvision's; its pictures are stored as the model sees them."""
 CARD = "classifier.json"
 WEIGHTS = "model.safetensors"
 
@@ -41,6 +46,11 @@ class Card(BaseModel):
     format: int = FORMAT
     model: ModelConfig
     image_shape: ImageShape
+    """Height, width, channels of what the model sees."""
+    stored_shape: ImageShape
+    """The same of a picture as it is decoded, in training and in serving."""
+    view: View
+    """Which part of that the model sees."""
     resize: Resize
     max_pixels: int
     depth: Depth = FULL_DEPTH
@@ -83,19 +93,16 @@ class Classifier:
         """
         self.card = card
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = card.model
-        if isinstance(config, CnnConfig):
-            # Published weights would only be overwritten by ours.
-            config = config.model_copy(update={"pretrained": False})
         try:
-            model = build_model(config, card.image_shape, len(card.class_names))
+            model = _network_of(card)
             model.load_state_dict(weights)
         except (RuntimeError, ConfigError) as error:
             reason = str(error).splitlines()[0]
             msg = f"the weights do not fit the {card.model.arch} on the card: {reason}"
             raise ClassifierError(msg) from error
         self.model = lay_out(model).to(self.device).eval()
-        self.recipe = Recipe(card.statistics, card.filters).to(self.device).eval()
+        self.recipe = Recipe(card.statistics, card.filters, view=card.view)
+        self.recipe = self.recipe.to(self.device).eval()
 
     def predict(
         self, contents: Sequence[bytes], names: Sequence[str] | None = None
@@ -128,7 +135,7 @@ class Classifier:
         """
         places = [InMemoryFile(one) if isinstance(one, bytes) else one for one in contents]
         decoded = decode_all(places, self._how_to_decode)
-        while some := list(itertools.islice(decoded, pictures_at_once(self.card.image_shape))):
+        while some := list(itertools.islice(decoded, pictures_at_once(self.card.stored_shape))):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions: Iterator[Prediction] = iter(())
             if readable:
@@ -140,7 +147,7 @@ class Classifier:
     @property
     def _how_to_decode(self) -> Decoding:
         card = self.card
-        return Decoding(card.image_shape, card.resize, card.max_pixels, card.depth)
+        return Decoding(card.stored_shape, card.resize, card.max_pixels, card.depth)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) uint8 to probabilities (B, K) float32 on the CPU."""
@@ -181,8 +188,11 @@ class Classifier:
         """
         try:
             raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            if raw.get("format") != FORMAT:
-                msg = f"{folder}: format {raw.get('format')}, and this imgrec reads {FORMAT}"
+            if raw.get("format") == OF_TORCHVISION:
+                raw = _completed(raw)
+            elif raw.get("format") != FORMAT:
+                known = f"{OF_TORCHVISION} and {FORMAT}"
+                msg = f"{folder}: format {raw.get('format')}, and this imgrec reads {known}"
                 raise ClassifierError(msg)
             return cls(Card.model_validate(raw), load_file(folder / WEIGHTS))
         except FileNotFoundError as error:
@@ -203,3 +213,23 @@ class Classifier:
             best, torch.softmax(self.calibrated(logits), dim=1).tolist(), strict=True
         ):
             yield Prediction(names[label], row[label], dict(zip(names, row, strict=True)))
+
+
+def _network_of(card: Card) -> nn.Module:
+    num_classes = len(card.class_names)
+    if card.format == OF_TORCHVISION and not card.model.is_compact:
+        return TorchvisionNetwork(card.model.backbone, card.image_shape, num_classes)
+    return build_model(card.model, card.image_shape, num_classes)
+
+
+def _completed(raw: dict[str, Any]) -> dict[str, Any]:
+    """A card of format 4 with what later ones say; it is saved as what it is."""
+    model = {"backbone": COMPACT} | raw["model"]
+    if model["backbone"] != COMPACT:
+        model = {key: model[key] for key in ("arch", "backbone", "pretrained")}
+    height, width, _ = raw["image_shape"]
+    return raw | {
+        "model": model,
+        "stored_shape": raw["image_shape"],
+        "view": {"size": [height, width]},
+    }

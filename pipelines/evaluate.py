@@ -1,23 +1,31 @@
 """The best epoch of a fit as a calibrated classifier, and its scores."""
 
+import torch
+from torch import Tensor
+
 from imgrec.classifier import Card, Classifier
-from imgrec.config import Config
+from imgrec.data.splits import Indices
 from imgrec.evaluation.calibration import fit_temperature
-from imgrec.evaluation.scores import Evaluation, evaluate_classifier, split_logits
+from imgrec.evaluation.scores import Evaluation, evaluate_logits, split_logits
+from imgrec.models.timm_network import TimmNetwork
 from imgrec.training.learner import Best
 from imgrec.training.loss import set_aside
+from imgrec.training.probe import known_logits
 from imgrec.training.spec import FitSpec
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
 
-def build_classifier(config: Config, prepared: Prepared, spec: FitSpec, best: Best) -> Classifier:
+def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str) -> Classifier:
     """The weights of the best epoch, with a temperature fitted on the validation split."""
+    config = prepared.config
     store = prepared.store
     priors = set_aside(spec.train.imbalance, spec.class_counts)
     card = Card(
         model=spec.model,
         image_shape=spec.image_shape,
+        stored_shape=store.image_shape,
+        view=spec.view,
         resize=config.data.resize,
         max_pixels=config.data.max_pixels,
         depth=store.depth,
@@ -28,6 +36,7 @@ def build_classifier(config: Config, prepared: Prepared, spec: FitSpec, best: Be
         made_by={
             "name": config.name,
             "seed": config.seed,
+            "weights": spec.weights and spec.weights.told(),
             "train": spec.train.model_dump(mode="json"),
             "epoch": best.epoch,
             "val": best.val.as_metrics("val"),
@@ -37,11 +46,31 @@ def build_classifier(config: Config, prepared: Prepared, spec: FitSpec, best: Be
         },
     )
     classifier = Classifier(card, best.weights)
-    logits, labels = split_logits(classifier, store, prepared.splits.val)
+    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, prepared.splits.val)
     return classifier.with_temperature(fit_temperature(logits, labels, priors))
 
 
-def evaluate(classifier: Classifier, prepared: Prepared, spec: FitSpec) -> Evaluation:
+def evaluate(
+    classifier: Classifier, prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str
+) -> Evaluation:
     """The scores on the test split, which has chosen nothing until now."""
-    test = prepared.splits.test
-    return evaluate_classifier(classifier, prepared.store, test, spec.class_counts)
+    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, prepared.splits.test)
+    return evaluate_logits(classifier, logits, labels, spec.class_counts)
+
+
+def _logits(
+    classifier: Classifier,
+    prepared: Prepared,
+    spec: FitSpec,
+    best: Best,
+    arithmetic: str,
+    rows: Indices,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and labels (N,): as served, or of a probe from the features that it was trained on."""
+    store = prepared.store
+    if best.epoch <= spec.probe_epochs:
+        assert isinstance(classifier.model, TimmNetwork)
+        known = known_logits(spec, arithmetic, classifier.model.last_layer, rows)
+        if known is not None:
+            return known, torch.from_numpy(store.labels[rows])
+    return split_logits(classifier, store, rows)

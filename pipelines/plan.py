@@ -28,6 +28,7 @@ from pipelines.costs.estimate import (
     largest_checkpoint,
     parameters,
 )
+from pipelines.networks import photo_side
 from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.ledger import Ledger
@@ -66,13 +67,14 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
         ImgrecError: the settings or the data are wrong.
     """
     storage = Path(config.storage)
-    if find_store(config.data, storage) is None:
+    if find_store(config.data, storage, photo_side=photo_side(config)) is None:
         return _before_data(config)
-    prepared = prepare(config, observer.progress)
+    prepared = prepare(config, observer.progress, online=False)
+    config = prepared.config
     ledger = None
     if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)
-        ledger = Ledger(tracking, config, prepared, fresh=fresh)
+        ledger = Ledger(tracking, prepared, fresh=fresh)
     if config.search.wanted:
         for branch in config.branches:
             default_settings(branch, prepared.specs[branch.arch])
@@ -109,7 +111,7 @@ def _branch(
             "search", arch, "done", note=f"{searched.trials} trials, run {searched.run_id[:12]}"
         )
         assert ledger
-        spec = spec_with(config, ledger.prepared, arch, searched.best.settings)
+        spec = spec_with(ledger.prepared, arch, searched.best.settings)
     model = ledger.finished_model(arch, spec) if ledger else None
     if model:
         yield Stage("fit", arch, "done", note=f"run {model.run_id[:12]}")
@@ -183,7 +185,7 @@ def _before_data(config: Config) -> list[Stage]:
     downloads = Path(config.storage) / "downloads"
     source = open_source(config.data.source, downloads, config.data.allow_hosts)
     samples = list_samples(source, config.data)
-    shape, decided = guess(samples, config.data)
+    shape, decided = guess(samples, config.data, photo_side(config))
     height, width, channels = shape
     count = len(samples)
     stages = [

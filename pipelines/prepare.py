@@ -7,21 +7,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from imgrec.config import Arch, Branch, Config, Filter
+from imgrec.config import Arch, Branch, Config, DataConfig, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import DecodeBackend, ProgressCallback
+from imgrec.data.shape import are_photos, compact_size
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import ConfigError
 from imgrec.models import build_model
+from imgrec.models.weights import Weights
 from imgrec.preprocess.augment import choose_augmentation
 from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.preprocess.statistics import channel_statistics
+from imgrec.preprocess.view import View
 from imgrec.training.growth import resized
 from imgrec.training.optim import build_optimizers
 from imgrec.training.spec import FitSpec
+from pipelines.networks import (
+    KnownWeights,
+    decide_networks,
+    photo_side,
+    sources_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,9 @@ class Prepared:
         store: The decoded pictures.
         findings: What is wrong with them, or odd.
         splits: Which of them train, choose and test.
+        config: The settings, with every network decided.
+        notes: For people, what was decided and why.
+        weights: What networks begin with.
         statistics: Of the training split, behind any filters.
         specs: What each architecture will be trained with, unless a search finds better.
     """
@@ -39,27 +51,43 @@ class Prepared:
     store: Store
     findings: Findings
     splits: Splits
+    config: Config
+    notes: tuple[str, ...]
+    weights: KnownWeights
     statistics: "Statistics"
     specs: dict[Arch, FitSpec]
+
+    def spec_of(self, branch: Branch) -> FitSpec:
+        """What an architecture is trained with, with all that its settings leave to the data chosen.
+
+        Raises:
+            ConfigError: the weights that it asks for cannot be had.
+        """
+        return _spec(self.config, branch, self.store, self.splits, self.statistics, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of the training split, computed once for all architectures and trials with equal filters."""
+    """Of the training split, computed once for all architectures and trials with equal views and filters."""
 
     store: Store
     splits: Splits
-    known: dict[tuple[Filter, ...], ChannelStatistics] = field(default_factory=dict)
+    known: dict[tuple[View, tuple[Filter, ...]], ChannelStatistics] = field(default_factory=dict)
 
-    def behind(self, filters: tuple[Filter, ...]) -> ChannelStatistics:
-        """As they come out of these filters."""
-        if filters not in self.known:
-            self.known[filters] = channel_statistics(self.store, self.splits.train, filters)
-        return self.known[filters]
+    def behind(self, view: View, filters: tuple[Filter, ...]) -> ChannelStatistics:
+        """As a view shows them and they come out of these filters."""
+        key = (view, filters)
+        if key not in self.known:
+            self.known[key] = channel_statistics(self.store, self.splits.train, view, filters)
+        return self.known[key]
 
 
 def prepare(
-    config: Config, progress: ProgressCallback, backend: DecodeBackend | None = None
+    config: Config,
+    progress: ProgressCallback,
+    backend: DecodeBackend | None = None,
+    *,
+    online: bool = True,
 ) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
 
@@ -67,28 +95,38 @@ def prepare(
         config: Everything.
         progress: Told how far reading and decoding are.
         backend: Where to decode; this machine, if nothing is said.
+        online: Whether weights may be fetched.
 
     Raises:
         DataError: the pictures cannot be used as they are.
         ConfigError: a model cannot be built as asked: said now, not by a worker after others have
             been trained.
     """
-    store = prepare_store(config.data, Path(config.storage), progress=progress, backend=backend)
+    store = prepare_store(
+        config.data,
+        Path(config.storage),
+        progress=progress,
+        photo_side=photo_side(config),
+        backend=backend,
+    )
     end_decoders()  # what they hold is wanted for training
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
+    weights = KnownWeights(sources_of(config, online=online))
+    config, notes = decide_networks(config, store, weights)
     statistics = Statistics(store, splits)
     specs = {
-        branch.arch: make_spec(config, branch, store, splits, statistics)
+        branch.arch: _spec(config, branch, store, splits, statistics, weights)
         for branch in config.branches
     }
     with torch.random.fork_rng(devices=[]):
         for spec in specs.values():
-            model = build_model(spec.model, spec.image_shape, spec.num_classes)
+            file = spec.weights.file if spec.weights else None
+            model = build_model(spec.model, spec.image_shape, spec.num_classes, file)
             build_optimizers(model, spec.train)
             _refuse_growth(model, spec)
-    return Prepared(store, findings, splits, statistics, specs)
+    return Prepared(store, findings, splits, config, notes, weights, statistics, specs)
 
 
 def _refuse_growth(model: nn.Module, spec: FitSpec) -> None:
@@ -108,24 +146,50 @@ def _refuse_growth(model: nn.Module, spec: FitSpec) -> None:
         raise ConfigError(msg) from error
 
 
-def make_spec(
-    config: Config, branch: Branch, store: Store, splits: Splits, statistics: "Statistics"
+def _spec(
+    config: Config,
+    branch: Branch,
+    store: Store,
+    splits: Splits,
+    statistics: Statistics,
+    known: KnownWeights,
 ) -> FitSpec:
-    """What an architecture is trained with, with all that the settings leave to the data chosen."""
+    weights = known.of(branch.model)
+    view = _view(config.data, store, weights)
+    channels = store.image_shape[2]
     counts = np.bincount(store.labels[splits.train], minlength=len(store.class_names))
     class_counts = tuple(counts.tolist())
     filters = branch.preprocess.filters
-    refuse_too_small(filters, store.image_shape)
-    train = branch.train.resolved(class_counts)
+    refuse_too_small(filters, (*view.size, channels))
+    train = branch.train.resolved(class_counts, begins_with_weights=weights is not None)
     return FitSpec(
         store=store.folder,
         data=config.data,
         seed=config.seed,
-        image_shape=store.image_shape,
+        image_shape=(*view.size, channels),
+        view=view,
+        weights=weights,
         class_counts=class_counts,
         model=branch.model,
         train=train,
         filters=filters,
-        statistics=statistics.behind(filters),
-        augmentation=choose_augmentation(branch.preprocess, store.image_shape[2], train.epochs),
+        statistics=ChannelStatistics(weights.mean, weights.std)
+        if weights
+        else statistics.behind(view, filters),
+        augmentation=choose_augmentation(
+            branch.preprocess,
+            channels,
+            train.epochs,
+            begins_with_weights=weights is not None,
+        ),
     )
+
+
+def _view(config: DataConfig, store: Store, weights: Weights | None) -> View:
+    """What a network sees of the pictures: those without weights, and small pictures, as a whole."""
+    looks = store.looks()
+    if weights is None:
+        return View(compact_size(looks, config))
+    size = config.image_size or weights.input_size
+    photos = are_photos(looks, store.image_shape[2])
+    return View(size, weights.centre if photos else 1.0, weights.interpolation)

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from imgrec.config import Config
 from imgrec.errors import DataError
 from imgrec.evaluation.preview import preview_picture
-from imgrec.preprocess.recipe import Recipe
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
@@ -45,7 +44,7 @@ def write_preview(config: Config, file: Path, observer: Observer) -> FitSpec:
 
 def preview(prepared: Prepared, spec: FitSpec) -> Figure:
     """What a model of this spec sees in training."""
-    recipe = Recipe(spec.statistics, spec.filters, spec.augmentation)
+    recipe = spec.make_recipe()
     filters = ", ".join(one.filter for one in spec.filters) or "no filter"
     title = f"{spec.model.arch}: {filters}; {spec.augmentation}"
     return preview_picture(prepared.store, prepared.splits.train, recipe, title, spec.seed)

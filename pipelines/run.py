@@ -73,7 +73,7 @@ def run(
             models |= _finished_models(ledger, searches, made)
             observer.taken({}, {arch: models[arch] for arch in made if arch in models})
             specs = {
-                arch: spec_with(config, ledger.prepared, arch, _settings(searches, arch))
+                arch: spec_with(ledger.prepared, arch, _settings(searches, arch))
                 for arch in config.archs
                 if arch not in models and arch not in failures
             }
@@ -191,9 +191,9 @@ class _Start(ExitStack):
         refuse_batches_below(config.cluster.most_workers, specs)
         if config.search.wanted:
             refuse_batches_below(config.search.workers_per_trial, specs)
-            for branch in config.branches:
+            for branch in prepared.config.branches:
                 default_settings(branch, prepared.specs[branch.arch])
-        return Ledger(tracking, config, prepared, fresh=fresh)
+        return Ledger(tracking, prepared, fresh=fresh)
 
 
 def _search_missing(
@@ -227,7 +227,7 @@ def _finished_models(
     config = ledger.config
     on_record = {
         arch: ledger.finished_model(
-            arch, spec_with(config, ledger.prepared, arch, _settings(searches, arch))
+            arch, spec_with(ledger.prepared, arch, _settings(searches, arch))
         )
         for arch in archs
         if arch in searches or not config.search.wanted

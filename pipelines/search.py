@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from imgrec.config import Arch, Config
+from imgrec.config import Arch
 from imgrec.distributed.demand import plan_trials
 from imgrec.distributed.events import SearchEvent, TrialEnded, TrialEpoch, TrialStarted
 from imgrec.distributed.search import search_on_workers
@@ -24,7 +24,7 @@ from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.costs.estimate import largest_checkpoint
-from pipelines.prepare import Prepared, make_spec
+from pipelines.prepare import Prepared
 from pipelines.record.curves import Curves
 from pipelines.results import Searched
 from pipelines.workflow import Workflow
@@ -77,12 +77,9 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     return {arch: recorder.finish() for arch, recorder in recorders.items()}
 
 
-def spec_with(
-    config: Config, prepared: Prepared, arch: Arch, settings: Mapping[str, Any]
-) -> FitSpec:
+def spec_with(prepared: Prepared, arch: Arch, settings: Mapping[str, Any]) -> FitSpec:
     """What an architecture is trained with, with some settings replaced."""
-    branch = config.branch(arch).with_settings(settings)
-    return make_spec(config, branch, prepared.store, prepared.splits, prepared.statistics)
+    return prepared.spec_of(prepared.config.branch(arch).with_settings(settings))
 
 
 def _spec_of_trial(
@@ -91,7 +88,7 @@ def _spec_of_trial(
     arithmetics: Mapping[Arch, Arithmetic],
     settings: Mapping[str, Any],
 ) -> FitSpec:
-    return in_arithmetic(spec_with(workflow.config, workflow.prepared, arch, settings), arithmetics)
+    return in_arithmetic(spec_with(workflow.prepared, arch, settings), arithmetics)
 
 
 class _Recorder:

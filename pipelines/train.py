@@ -120,8 +120,8 @@ class _Model:
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
         self._workflow.observer.evaluating(self._arch)
-        classifier = build_classifier(config, prepared, self._spec, fitted.best)
-        evaluation = evaluate(classifier, prepared, self._spec)
+        classifier = build_classifier(prepared, self._spec, fitted.best, fitted.precision)
+        evaluation = evaluate(classifier, prepared, self._spec, fitted.best, fitted.precision)
         metrics = model_metrics(fitted, self._spec, classifier, evaluation)
         for file in fitted.profile:
             self._run.log_file(file)

@@ -12,9 +12,10 @@ from imgrec.config.architectures import (
     Arch,
     ModelConfig,
 )
+from imgrec.config.architectures.architecture import COMPACT
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
-from imgrec.config.sections import PreprocessConfig, TrainConfig
+from imgrec.config.sections import OF_WEIGHTS, PreprocessConfig, TrainConfig
 from imgrec.config.space import Dimension, builtin_space
 from imgrec.errors import ConfigError
 
@@ -41,6 +42,8 @@ class Branch(Section):
     """What a search changes."""
     written: dict[str, dict[str, Any]] = Field(repr=False)
     """What the user wrote, by part; all else is at its default."""
+    written_space: dict[str, Any] = Field(default_factory=dict, repr=False)
+    """The same of what a search changes."""
 
     @property
     def arch(self) -> Arch:
@@ -60,7 +63,29 @@ class Branch(Section):
         for key, value in settings.items():
             part, _, name = key.partition(".")
             written[part][name] = value
-        return _defaulted(self.arch, written).model_copy(update={"space": self.space})
+        changed = {"space": self.space, "written_space": self.written_space}
+        return _defaulted(self.arch, written).model_copy(update=changed)
+
+    def with_network(self, backbone: str, pretrained: bool | str) -> "Branch":
+        """The same with the network that was decided on, and its defaults.
+
+        A training setting that was written for another kind of network counts all the same.
+        """
+        written = {part: dict(values) for part, values in self.written.items()}
+        space = {part: dict(values) for part, values in self.written_space.items()}
+        written["model"] |= {"backbone": backbone, "pretrained": pretrained}
+        if backbone == COMPACT:
+            del written["model"]["pretrained"]
+            for name in self.without_effect:
+                del written["train"][name]
+            for name in OF_WEIGHTS:
+                space.get("train", {}).pop(name, None)
+        return make_branch(self.arch, written, space)
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Training settings that were written, and would have none on a compact network."""
+        return [name for name in OF_WEIGHTS if name in self.written["train"]]
 
     def value(self, key: str) -> Any:
         """The value of `train.learning_rate`, say."""
@@ -86,7 +111,7 @@ def make_branch(
     own = dict(_dimensions(arch, space))
     dimensions = {
         key: Dimension(key=key, **spec)
-        for key, spec in builtin_space(arch, branch.train.model_dump()).items()
+        for key, spec in builtin_space(branch.model, branch.train.model_dump()).items()
         # What the user wrote is not to be changed behind his back.
         if key not in own and not _is_written(written, key)
     }
@@ -97,7 +122,7 @@ def make_branch(
         beside = [d for d in every if d.key in own or d.key in dimension.when]
         _refuse_without_effect(branch, dimension, beside)
     useful = tuple(d for d in every if d.key in own or _has_effect(branch, d, every))
-    return branch.model_copy(update={"space": useful})
+    return branch.model_copy(update={"space": useful, "written_space": dict(space)})
 
 
 def is_active(dimension: Dimension, branch: Branch, settings: Mapping[str, Any]) -> bool:
@@ -118,6 +143,10 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
+    useless = [name for name in OF_WEIGHTS if name in train]
+    if useless and not (chosen.is_open or chosen.begins_with_weights):
+        msg = f"train.{useless[0]} has no effect on the {arch}: it begins with noise; set it for others, such as cnn.train.{useless[0]}"
+        raise ConfigError(msg)
     if chosen.fixed_size and train.get("start_size", 1.0) != 1.0:
         msg = f"train.start_size has no effect on the {arch}: {chosen.fixed_size}; set it for others, such as cnn.train.start_size"
         raise ConfigError(msg)

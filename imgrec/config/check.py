@@ -15,6 +15,7 @@ from imgrec.config.sections import (
     ClusterConfig,
     General,
     PreprocessConfig,
+    PretrainedConfig,
     SearchConfig,
     TrackingConfig,
     TrainConfig,
@@ -25,6 +26,7 @@ S = TypeVar("S", bound=Section)
 SHARED: dict[str, type[Section]] = {
     "data": DataConfig,
     "preprocess": PreprocessConfig,
+    "pretrained": PretrainedConfig,
     "train": TrainConfig,
     "search": SearchConfig,
     "cluster": ClusterConfig,

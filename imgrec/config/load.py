@@ -10,7 +10,13 @@ from imgrec.config.architectures import ARCHS, Arch
 from imgrec.config.branch import Branch, make_branch
 from imgrec.config.check import SECTIONS, SHARED, checked, unknown
 from imgrec.config.data import DataConfig
-from imgrec.config.sections import ClusterConfig, General, SearchConfig, TrackingConfig
+from imgrec.config.sections import (
+    ClusterConfig,
+    General,
+    PretrainedConfig,
+    SearchConfig,
+    TrackingConfig,
+)
 from imgrec.errors import ConfigError
 
 FILES = frozenset({".csv", ".parquet", ".tar"})
@@ -21,6 +27,7 @@ class Config(General):
     """One whole run, checked and complete."""
 
     data: DataConfig
+    pretrained: PretrainedConfig
     search: SearchConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
@@ -50,6 +57,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
     return Config(
         **dict(general),
         data=data,
+        pretrained=checked(PretrainedConfig, "pretrained", tables.get("pretrained", {})),
         search=search,
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),

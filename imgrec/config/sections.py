@@ -30,8 +30,9 @@ class PreprocessConfig(Section):
     """Mirror half of the pictures top to bottom: for pictures without a fixed orientation, such as cells."""
     shift: Annotated[float, Field(ge=0.0, le=0.5)] | None = None
     """Largest shift along each axis, as a share of the side."""
-    crop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Take a random part of the picture, at most this share of its sides smaller, and enlarge it."""
+    crop_area: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Take a random part of the picture, of at least this share of its area and with proportions of 3:4 to 4:3
+    of its own, and bring it to the model's size; 1 takes the picture as evaluation does."""
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] | None = None
     """Largest rotation to either side, in degrees."""
     color: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
@@ -49,6 +50,10 @@ class PreprocessConfig(Section):
     Beta(cutmix, cutmix). With mixup too, each batch takes the one or the other."""
 
 
+PROBE_EPOCHS = 1
+"""Of a fit that begins with weights of others: the first, which trains the last layer alone."""
+OF_WEIGHTS = ("finetune", "layer_decay", "freeze")
+"""Training settings of networks that begin with weights of others."""
 Imbalance = Literal["auto", "none", "weights", "sampler", "focal", "logit_adjustment"]
 
 
@@ -61,15 +66,26 @@ class TrainConfig(Section):
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
-    passes."""
+    passes. Where a network begins with weights of others, the first pass trains its last layer alone, and
+    0 means about 20,000 pictures after it, at least 3 and at most 12 passes."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
-    split, a power of two between 64 and 256."""
+    split, a power of two between 64 and 256; with weights of others about a two-hundredth, between 32 and
+    256."""
     start_size: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
     """Side of training pictures in the first steps, as a share of data.image_size. It grows to the
     whole, which it is for the last 40 % of the steps; never below 16 pixels. Half of it takes a
     quarter of the time, and early on a network learns as much from it. Not where weights belong to
     places of the picture, as in the ann and an rnn of rows."""
+    finetune: Literal["auto", "probe", "full"] = "auto"
+    """What of a network that begins with weights of others is trained. The first epoch always trains the last
+    layer alone, on features that are computed once (a linear probe); `probe` ends there, `full` goes on with
+    the whole network, `auto` decides (`choose_finetune`)."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Learning rate of the first layer of a network that begins with weights of others, as a share of the last
+    layer's; between them it rises evenly on a logarithmic scale."""
+    freeze: Fraction = 0.0
+    """Share of the layers of such a network, from the first on, that keep their weights."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """`adamw`, `sgd` (with Nesterov momentum), or `muon` (for the matrices inside the network;
     AdamW trains the rest)."""
@@ -105,20 +121,32 @@ class TrainConfig(Section):
         if self.optimizer == "adamw" and self.momentum is not None:
             msg = "momentum has no effect with optimizer = 'adamw'"
             raise ValueError(msg)
+        if self.optimizer == "muon" and self.layer_decay < 1:
+            msg = "layer_decay has no effect with optimizer = 'muon'"
+            raise ValueError(msg)
         return self
 
-    def resolved(self, class_counts: Sequence[int]) -> "TrainConfig":
+    def resolved(
+        self, class_counts: Sequence[int], *, begins_with_weights: bool = False
+    ) -> "TrainConfig":
         """These settings with what they leave to the data chosen.
 
         Args:
             class_counts: Training pictures of each class.
+            begins_with_weights: Whether the network has learned from others before.
         """
         num_train = sum(class_counts)
-        batch_size = self.batch_size or min(256, max(64, 1 << (num_train // 50).bit_length()))
+        if begins_with_weights:
+            batch_size = min(256, max(32, 1 << (num_train // 200).bit_length()))
+            epochs = PROBE_EPOCHS + min(12, max(3, round(20_000 / num_train)))
+        else:
+            batch_size = min(256, max(64, 1 << (num_train // 50).bit_length()))
+            epochs = min(40, max(8, round(500_000 / num_train)))
+        epochs = self.epochs or epochs
         return self.model_copy(
             update={
-                "batch_size": min(batch_size, num_train),
-                "epochs": self.epochs or min(40, max(8, round(500_000 / num_train))),
+                "batch_size": min(self.batch_size or batch_size, num_train),
+                "epochs": PROBE_EPOCHS if self.finetune == "probe" else epochs,
                 "imbalance": choose_imbalance(self.imbalance, class_counts),
             }
         )
@@ -134,6 +162,21 @@ def choose_imbalance(wanted: Imbalance, class_counts: Sequence[int]) -> Imbalanc
     if wanted != "auto":
         return wanted
     return "none" if max(class_counts) < 2 * min(class_counts) else "logit_adjustment"
+
+
+class PretrainedConfig(Section):
+    """Where weights of others come from, and which may be used."""
+
+    folder: str = ""
+    """Folder with weights, on a cluster one that every node sees: `NAME.safetensors`, or a folder NAME as the
+    Hugging Face hub has it. It is looked into before the hub."""
+    allow_noncommercial: bool = False
+    """Use weights whose licence does not allow commercial use."""
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return str(Path(value).expanduser().absolute()) if value else ""
 
 
 class SearchConfig(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from imgrec.config.architectures import MODEL_CONFIGS, Arch
+from imgrec.config.architectures import ModelConfig
 from imgrec.config.section import Section
 
 Scalars = tuple[bool | int | float | str, ...]
@@ -82,18 +82,26 @@ def around(default: float, factor: float = 4.0) -> dict[str, Any]:
     return {"low": default / factor, "high": default * factor, "log": True}
 
 
-def builtin_space(arch: Arch, train: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def builtin_space(model: ModelConfig, train: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What is searched where the user does not say: what papers tune, around our defaults.
 
     Args:
-        arch: The architecture.
+        model: The architecture.
         train: Its training settings, whose values the ranges are laid around.
     """
+    if model.begins_with_weights:
+        return {
+            "train.learning_rate": around(train["learning_rate"]),
+            "train.layer_decay": {"low": 0.01, "high": 1.0, "log": True},
+            "train.weight_decay": around(train["weight_decay"] or 0.01),
+            "train.label_smoothing": {"low": 0.0, "high": 0.2},
+            "preprocess.crop_area": {"low": 0.2, "high": 1.0},
+        }
     return {
         "train.learning_rate": around(train["learning_rate"]),
         "train.weight_decay": around(train["weight_decay"] or 0.01),
         "train.label_smoothing": {"low": 0.0, "high": 0.2},
         "preprocess.shift": {"low": 0.0, "high": 0.2},
         "preprocess.erase": {"low": 0.0, "high": 0.4},
-        **MODEL_CONFIGS[arch].space(),
+        **model.space(),
     }

@@ -138,6 +138,7 @@ def scan(
     config: DataConfig,
     folder: Path,
     *,
+    photo_side: int,
     backend: DecodeBackend,
     progress: ProgressCallback,
 ) -> Scan:
@@ -149,7 +150,7 @@ def scan(
     Raises:
         DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
-    shape, decided = guess(samples, config)
+    shape, decided = guess(samples, config, photo_side)
     contents = [sample.content for sample in samples]
     encoded = is_to_be_encoded(config, len(samples) * math.prod(shape))
     name = "images-{:05}.arrow" if encoded else "images-{:05}.npy"
@@ -178,7 +179,7 @@ def scan(
         for sample, reason in zip(left_out, reasons, strict=True)
     ]
     _refuse_lost_classes(samples, left_out, rejected)
-    true_shape = shape_of(looks, config)
+    true_shape = shape_of(looks, config, photo_side)
     if true_shape != shape:
         smaller = [
             ScanPart(list(compress(part.contents, one.kept)), part.images_file)

@@ -134,6 +134,7 @@ def prepare_store(
     storage: Path,
     *,
     progress: ProgressCallback,
+    photo_side: int = 0,
     backend: DecodeBackend | None = None,
 ) -> Store:
     """The store of a source: the one that is there already, or a new one.
@@ -142,6 +143,8 @@ def prepare_store(
         config: Names the source and how its pictures are brought to one shape.
         storage: Stores lie in its subfolder `store`.
         progress: Told how far decoding is.
+        photo_side: Side in pixels that photos are kept at, where networks will see more of them than compact ones
+            do; 0 where none will.
         backend: Where it is done; this machine, if nothing is said.
 
     Raises:
@@ -149,7 +152,7 @@ def prepare_store(
         StorageError: there is no room for what is decoded.
     """
     source = open_source(config.source, storage / "downloads", config.allow_hosts)
-    note = _note(source, config, storage)
+    note = _note(source, config, photo_side, storage)
     backend = backend or LocalDecoding(config.decode_workers)
     if known := _noted(note):
         backend.bring(known.folder, progress)
@@ -158,7 +161,9 @@ def prepare_store(
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
     with _building_site(home) as building:
-        scanned = scan(samples, config, building, backend=backend, progress=progress)
+        scanned = scan(
+            samples, config, building, photo_side=photo_side, backend=backend, progress=progress
+        )
         folder = home / _key(scanned, config)
         if folder.exists() and _opened(folder) is None:
             shutil.rmtree(folder)  # the power failed while an earlier version wrote it
@@ -171,14 +176,14 @@ def prepare_store(
     return open_store(folder)
 
 
-def find_store(config: DataConfig, storage: Path) -> Store | None:
+def find_store(config: DataConfig, storage: Path, *, photo_side: int = 0) -> Store | None:
     """The store that `prepare_store` would only have to open, if there is one.
 
     Raises:
         DataError: the source is not there.
     """
     source = open_source(config.source, storage / "downloads", config.allow_hosts)
-    return _noted(_note(source, config, storage))
+    return _noted(_note(source, config, photo_side, storage))
 
 
 def open_store(folder: Path) -> Store:
@@ -198,9 +203,9 @@ def open_store(folder: Path) -> Store:
     )
 
 
-def _note(source: Source, config: DataConfig, storage: Path) -> Path:
+def _note(source: Source, config: DataConfig, photo_side: int, storage: Path) -> Path:
     how = config.model_dump(mode="json", exclude=set(NOT_OF_THE_STORE))
-    parts = [source.state(), how, DECODER_VERSION, STORE_VERSION]
+    parts = [source.state(), how, photo_side, DECODER_VERSION, STORE_VERSION]
     return storage / "store" / "seen" / _hash(parts)
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -59,16 +59,17 @@ def rows_of_each_class(
     return chosen
 
 
-def strip(images: npt.NDArray[np.uint8], tile: int = TILE) -> Image.Image:
-    """Images (n, H, W, C) side by side; small ones enlarged without smoothing."""
-    sheet = Image.new("RGB", (len(images) * (tile + GAP) - GAP, tile), "white")
-    for place, pixels in enumerate(images):
-        sheet.paste(_tile(pixels, tile), (place * (tile + GAP), 0))
+def strip(images: Iterable[npt.NDArray[np.uint8]], tile: int = TILE) -> Image.Image:
+    """One image at least, each (H, W, C), side by side; small ones enlarged without smoothing."""
+    tiles = [_tile(pixels, tile) for pixels in images]
+    sheet = Image.new("RGB", (len(tiles) * (tile + GAP) - GAP, tile), "white")
+    for place, one in enumerate(tiles):
+        sheet.paste(one, (place * (tile + GAP), 0))
     return sheet
 
 
-def grid(rows: Sequence[npt.NDArray[np.uint8]], tile: int = TILE) -> Image.Image:
-    """Rows of images (n, H, W, C), one strip below the other."""
+def grid(rows: Sequence[Sequence[npt.NDArray[np.uint8]]], tile: int = TILE) -> Image.Image:
+    """Rows of images, each (H, W, C), one strip below the other."""
     width = max(len(images) for images in rows) * (tile + GAP) - GAP
     sheet = Image.new("RGB", (width, len(rows) * (tile + GAP) - GAP), "white")
     for place, images in enumerate(rows):

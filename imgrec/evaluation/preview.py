@@ -20,7 +20,9 @@ MOST_PICTURES = 8
 def preview_picture(
     store: Store, rows: Indices, recipe: Recipe, title: str, seed: int = 0
 ) -> Figure:
-    """A row for each of some pictures: as stored, filtered and augmented in DRAWS draws, if it is.
+    """A row for each of some pictures: as stored, as evaluation sees it, and in DRAWS draws of training.
+
+    The last two only where they differ from what stands before them.
 
     Args:
         store: Where the pictures lie.
@@ -35,8 +37,9 @@ def preview_picture(
     training = recipe.training
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
-        if recipe.filters:
-            columns.append(("filtered", _seen(recipe.eval()(originals), recipe)))
+        seen = _seen(recipe.eval()(originals), recipe)
+        if seen.shape != originals.shape or recipe.filters:
+            columns.append(("evaluation", seen))
         for draw in range(DRAWS if recipe.augmentation != NO_AUGMENTATION else 0):
             inputs = recipe.train()(originals)
             labels = torch.zeros(len(chosen), dtype=torch.int64)
@@ -44,7 +47,7 @@ def preview_picture(
             columns.append((f"draw {draw + 1}", _seen(inputs, recipe)))
     recipe.train(training)
     shown = [images.permute(0, 2, 3, 1).numpy() for _, images in columns]
-    rows_of_images = [np.stack([column[row] for column in shown]) for row in range(len(chosen))]
+    rows_of_images = [[column[row] for column in shown] for row in range(len(chosen))]
     return _figure(rows_of_images, [name for name, _ in columns], title)
 
 
@@ -64,7 +67,7 @@ def _seen(inputs: Tensor, recipe: Recipe) -> Tensor:
     return levels.round().clamp(0, 255).to(torch.uint8)
 
 
-def _figure(rows: list[npt.NDArray[np.uint8]], names: list[str], title: str) -> Figure:
+def _figure(rows: list[list[npt.NDArray[np.uint8]]], names: list[str], title: str) -> Figure:
     sheet = grid(rows)
     inches = 1 / 65
     figure = Figure(

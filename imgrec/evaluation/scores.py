@@ -84,7 +84,13 @@ def evaluate_classifier(
         rows: Which of them.
         trained: Training pictures of each class, K numbers.
     """
-    logits, labels = split_logits(classifier, store, rows)
+    return evaluate_logits(classifier, *split_logits(classifier, store, rows), trained)
+
+
+def evaluate_logits(
+    classifier: Classifier, logits: Tensor, labels: Tensor, trained: tuple[int, ...]
+) -> Evaluation:
+    """The same where the logits (N, K) of a split, with labels (N,), are known."""
     num_classes = len(classifier.card.class_names)
     cells = labels * num_classes + logits.argmax(dim=1)
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)

@@ -1,5 +1,6 @@
 """A model configuration to a model."""
 
+from pathlib import Path
 from typing import assert_never
 
 import torch
@@ -14,34 +15,38 @@ from imgrec.config import (
     TransformerConfig,
 )
 from imgrec.models.ann import Ann
-from imgrec.models.backbone import Backbone
 from imgrec.models.cnn import Cnn
 from imgrec.models.rnn import ReNet, RowRnn
+from imgrec.models.timm_network import TimmNetwork
 from imgrec.models.transformer import VisionTransformer
 
 
-def build_model(config: ModelConfig, image_shape: ImageShape, num_classes: int) -> nn.Module:
-    """A model with fresh weights: images (B, C, H, W) float to logits (B, K).
+def build_model(
+    config: ModelConfig, image_shape: ImageShape, num_classes: int, weights: Path | None = None
+) -> nn.Module:
+    """A model with fresh weights, or those of a file: images (B, C, H, W) float to logits (B, K).
 
-    Every model takes any image size and channel count, and ends in a linear layer named `head`
-    (a torchvision backbone keeps its own names). Initial weights come from torch's global
-    generator: seed it first.
+    Every compact model takes any image size and channel count, and ends in a linear layer named `head`
+    (a network of timm's keeps its own names). Initial weights come from torch's global
+    generator: seed it first. The last layer is always new.
 
     Args:
-        config: Of any architecture.
+        config: Of any architecture, `auto` decided.
         image_shape: Height, width, channels.
         num_classes: K.
+        weights: A safetensors file with timm's names, for a network of timm's.
 
     Raises:
-        ConfigError: a torchvision backbone that does not exist, or that refuses this image size.
+        ConfigError: timm has no such network, it refuses this image size, or the weights are of another.
     """
+    if not config.is_compact:
+        return TimmNetwork(config, image_shape, num_classes, weights)
+    assert weights is None, "compact networks begin with noise"
     match config:
         case AnnConfig():
             return Ann(config, image_shape, num_classes)
-        case CnnConfig(backbone="compact"):
-            return Cnn(config, image_shape, num_classes)
         case CnnConfig():
-            return Backbone(config, image_shape, num_classes)
+            return Cnn(config, image_shape, num_classes)
         case RnnConfig(tokens="rows"):
             return RowRnn(config, image_shape, num_classes)
         case RnnConfig():

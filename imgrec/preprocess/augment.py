@@ -22,7 +22,7 @@ class Augmentation:
     flip: bool = False
     flip_vertical: bool = False
     shift: float = 0.0
-    crop: float = 0.0
+    crop_area: float = 1.0
     rotate: float = 0.0
     color: float = 0.0
     policy: Policy = "none"
@@ -40,8 +40,10 @@ class Augmentation:
                     parts.append(name)
                 case str() if value != "none":
                     parts.append(value)
+                case float() if part == "crop_area":
+                    parts += [f"parts from {value:.0%} of the area"] if value < 1 else []
                 case float() if value:
-                    percent = part in {"shift", "crop", "color", "erase"}
+                    percent = part in {"shift", "color", "erase"}
                     unit = "°" if part == "rotate" else ""
                     parts.append(f"{name} {value:.0%}" if percent else f"{name} {value:g}{unit}")
         return ", ".join(parts) or "none"
@@ -55,20 +57,27 @@ PRESETS = {
 }
 
 
+OF_LEARNED = Augmentation(flip=True, crop_area=0.5)
+"""What `photos` stands for where a network begins with weights of others: they have learned from random parts."""
 FEW_EPOCHS = 20
 
 
-def choose_augmentation(config: PreprocessConfig, channels: int, epochs: int) -> Augmentation:
+def choose_augmentation(
+    config: PreprocessConfig, channels: int, epochs: int, *, begins_with_weights: bool = False
+) -> Augmentation:
     """The preset, with what the config sets by itself in place of the preset's own.
 
     `auto` is `photos` for colour pictures and `digits` for grey ones: grey sets are mostly
     characters and measurements, where left and right are not the same. In few epochs a network does
-    not overfit, so nothing is erased: that would only slow it down.
+    not overfit, so nothing is erased: that would only slow it down. Networks that begin with weights of others
+    see random parts of photos.
     """
     name = config.augment
     if name == "auto":
         name = "photos" if channels == 3 else "digits"
     preset = PRESETS[name]
+    if name == "photos" and begins_with_weights:
+        preset = OF_LEARNED
     if epochs < FEW_EPOCHS:
         preset = replace(preset, erase=0.0)
     own = {part.name: getattr(config, part.name) for part in fields(Augmentation)}
@@ -111,17 +120,14 @@ def moved(images: Tensor, how: Augmentation, turns: Tensor | None = None) -> Ten
     return gathered.permute(0, 3, 1, 2)
 
 
-def warped(images: Tensor, how: Augmentation) -> Tensor:
-    """Images (B, C, H, W) float, each turned and cropped in one step, edges repeated."""
+def rotated(images: Tensor, most: float) -> Tensor:
+    """Images (B, C, H, W) float, each turned by up to so many degrees, edges repeated."""
     batch, device = len(images), images.device
-    angle = _between(batch, how.rotate, device).deg2rad()
-    side = 1 - how.crop * torch.rand(batch, device=device)
-    free = 1 - side  # how far the middle of the crop can move, in half sides
-    x, y = _between(batch, 1.0, device) * free, _between(batch, 1.0, device) * free
-    cos, sin = side * angle.cos(), side * angle.sin()
+    angle = _between(batch, most, device).deg2rad()
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(batch, device=device)
     # The grid counts in half sides, so of pictures that are not square an angle needs their shape.
     aspect = images.shape[2] / images.shape[3]
-    rows = torch.stack([cos, -sin * aspect, x, sin / aspect, cos, y], dim=1).view(batch, 2, 3)
+    rows = torch.stack([cos, -sin * aspect, zero, sin / aspect, cos, zero], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -16,10 +16,11 @@ from imgrec.preprocess.augment import (
     erased,
     moved,
     recolored,
-    warped,
+    rotated,
 )
 from imgrec.preprocess.filters import filtered
 from imgrec.preprocess.policy import changed
+from imgrec.preprocess.view import View, middle, random_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,9 @@ class ChannelStatistics:
 
 
 class Recipe(nn.Module):
-    """Pictures (B, C, H, W) uint8 to model input (B, C, H, W) float32, mean 0 and deviation 1.
+    """Stored pictures (B, C, H, W) uint8 to model input (B, C, *view.size) float32, mean 0 and deviation 1.
 
-    All pictures are filtered; in training mode they are augmented then.
+    All pictures are brought to the size of the model and filtered; in training mode they are augmented then.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class Recipe(nn.Module):
         statistics: ChannelStatistics,
         filters: Sequence[Filter] = (),
         augmentation: Augmentation = NO_AUGMENTATION,
+        view: View | None = None,
     ) -> None:
+        """Without a view, pictures keep the size that they are stored in."""
         super().__init__()
+        self.view = view
         self.filters = tuple(filters)
         self.augmentation = augmentation
         self.statistics = statistics
@@ -56,7 +60,9 @@ class Recipe(nn.Module):
         return nn.Buffer(torch.tensor(values).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, turns: Tensor | None = None) -> Tensor:
-        """Images (B, C, H, W) uint8 to (B, C, H, W) float32.
+        """Images (B, C, H, W) uint8 to (B, C, *view.size) float32.
+
+        Grey pictures come out in as many channels as the statistics have.
 
         Args:
             images: As the store has them.
@@ -77,15 +83,20 @@ class Recipe(nn.Module):
         return normalized
 
     def _prepared(self, images: Tensor, turns: Tensor | None) -> Tensor:
-        """Filtered, and augmented in training; as uint8 until a change needs floats."""
+        """At the model's size, filtered, and augmented in training; as uint8 until a change needs floats."""
         how = self.augmentation
+        if self.training and how.crop_area < 1:
+            size = self.view.size if self.view else (images.shape[2], images.shape[3])
+            images = random_part(images, size, how.crop_area)
+        elif self.view:
+            images = middle(images, self.view)
         if self.filters:
             images = 255 * filtered(images.float() / 255, self.filters)
         if not self.training:
             return images
         images = moved(images, how, turns)
-        if how.crop or how.rotate:
-            images = warped(images.float(), how)
+        if how.rotate:
+            images = rotated(images.float(), how.rotate)
         if how.color or how.policy != "none":
             scaled = images.float() / 255
             if how.color:

@@ -15,7 +15,6 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
 from imgrec.classifier import Classifier
-from imgrec.config import CnnConfig
 from imgrec.preprocess.filters import PACKAGES
 from imgrec.tracking import served_model
 from imgrec.tracking.hashes import hash_tags
@@ -128,8 +127,8 @@ def _served_code(folder: Path) -> Path:
 
 def _requirements(classifier: Classifier) -> list[str]:
     needs = list(SERVING_NEEDS)
-    if isinstance(classifier.card.model, CnnConfig) and classifier.card.model.backbone != "compact":
-        needs.append("torchvision")
+    if not classifier.card.model.is_compact:
+        needs += ["timm", "torchvision"]
     needs += [PACKAGES[one.filter] for one in classifier.card.filters if one.filter in PACKAGES]
     return [f"{package}=={version(package)}" for package in dict.fromkeys(needs)]
 

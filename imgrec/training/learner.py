@@ -19,6 +19,7 @@ from imgrec.data.store import Store, open_store
 from imgrec.models import build_model
 from imgrec.models.build import lay_out
 from imgrec.models.convolution import Whiten
+from imgrec.models.timm_network import TimmNetwork
 from imgrec.preprocess.recipe import Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.clock import Clock
@@ -105,6 +106,11 @@ class Learner:
             self.best = Best(self.epochs_done, val, weights)
         return better
 
+    def begin_anew(self) -> None:
+        """After the weights were set from outside: their average is themselves."""
+        if self.average:
+            self.average.model.load_state_dict(self.model.state_dict())
+
     def save(self, folder: Path) -> None:
         """Write all that training needs to go on, and the best weights with their scores.
 
@@ -176,8 +182,12 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     arch = spec.model.arch
     store = open_store(spec.store)
     splits = make_splits(store, spec.data)
-    recipe = Recipe(spec.statistics, spec.filters, spec.augmentation).to(device)
-    model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes)).to(device)
+    recipe = spec.make_recipe().to(device)
+    weights = spec.weights.checked() if spec.weights else None
+    model = build_model(spec.model, spec.image_shape, spec.num_classes, weights)
+    model = lay_out(model).to(device)
+    if isinstance(model, TimmNetwork):
+        _freeze(model, spec.train.freeze)
     for layer in model.modules():
         if isinstance(layer, Whiten):
             some = _some_pictures(store, splits.train, spec.seed)
@@ -194,7 +204,6 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
             gradient_as_bucket_view=True,
         )
     optimizers = build_optimizers(model, spec.train)
-    total_steps = spec.train.epochs * spec.steps_per_epoch
     return Learner(
         spec=spec,
         store=store,
@@ -212,10 +221,17 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
             device
         ),
         optimizers=optimizers,
-        schedules=build_schedules(optimizers, spec.train, total_steps),
+        schedules=build_schedules(optimizers, spec.train, spec.total_steps),
         average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
     )
+
+
+def _freeze(model: TimmNetwork, share: float) -> None:
+    """Let the first layers keep their weights."""
+    depths = model.depths()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(depths[name] >= share)
 
 
 def _some_pictures(store: Store, rows: Indices, seed: int) -> Tensor:

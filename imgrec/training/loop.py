@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from imgrec.data.decode import pictures_at_once
@@ -24,12 +25,15 @@ from imgrec.data.loader import (
 )
 from imgrec.data.splits import Indices
 from imgrec.errors import DivergedError, TrainingError
+from imgrec.models.timm_network import TimmNetwork
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
 from imgrec.training.learner import Learner
+from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
+from imgrec.training.probe import all_features, fit_probe
 from imgrec.training.spec import FitSpec
 
 SPENT = "seconds/"
@@ -86,26 +90,31 @@ def fit(
     for epoch in range(learner.epochs_done, spec.train.epochs):
         started = time.perf_counter()
         _seed_epoch(spec.seed, epoch, learner.shard)
-        batches = training_batches(
-            pictures,
-            splits.train,
-            batch_size=spec.train.batch_size,
-            seed=spec.seed,
-            epoch=epoch,
-            shard=learner.shard,
-            balanced=spec.train.imbalance == "sampler",
-        )
-        train = train_epoch(learner, batches, partial(on_step, epoch + 1))
-        trained = time.perf_counter()
-        _refuse_divergence(spec, train, epoch + 1)
-        learner.share_buffers()
-        with learner.clock.on(EVALUATION):
-            val = evaluate(learner, pictures, splits.val, share=spec.share_after(epoch + 1))
+        if epoch < spec.probe_epochs:
+            train, val, images = train_last_layer(learner, pictures, partial(on_step, epoch + 1))
+            trained = time.perf_counter()
+        else:
+            batches = training_batches(
+                pictures,
+                splits.train,
+                batch_size=spec.train.batch_size,
+                seed=spec.seed,
+                epoch=epoch,
+                shard=learner.shard,
+                balanced=spec.train.imbalance == "sampler",
+            )
+            train = train_epoch(learner, batches, partial(on_step, epoch + 1))
+            images = spec.steps_per_epoch * spec.train.batch_size
+            trained = time.perf_counter()
+            _refuse_divergence(spec, train, epoch + 1)
+            learner.share_buffers()
+            with learner.clock.on(EVALUATION):
+                val = evaluate(learner, pictures, splits.val, share=spec.share_after(epoch + 1))
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
-        images = spec.steps_per_epoch * spec.train.batch_size
         metrics = train.as_metrics("train") | val.as_metrics("val")
-        metrics["learning_rate"] = float(learner.schedules[0].get_last_lr()[0])
+        rates = learner.schedules[0].get_last_lr() if epoch >= spec.probe_epochs else [0.0]
+        metrics["learning_rate"] = float(max(rates))
         metrics["image_side"] = spec.mean_side(epoch)
         metrics[JUDGED_BY] = spec.side_after(epoch + 1)
         metrics["images_per_second"] = images / (trained - started)
@@ -126,7 +135,7 @@ def train_epoch(
     max_norm = learner.spec.train.max_grad_norm
     share_of_one = learner.shard.world_size / learner.spec.train.batch_size
     clock = learner.clock
-    steps_before = learner.epochs_done * learner.spec.steps_per_epoch
+    steps_before = learner.spec.steps_before(learner.epochs_done)
     parts = learner.spec.parts(learner.shard.world_size)
     for step, batch in enumerate(clock.each(DATA, batches), start=1):
         share = learner.spec.share_of_side(steps_before + step - 1)
@@ -160,6 +169,48 @@ def train_epoch(
         on_step(step)
     meter.reduce()
     return meter.scores()
+
+
+def train_last_layer(
+    learner: Learner, pictures: Pictures, on_step: Callable[[int], None]
+) -> tuple[Scores, Scores, int]:
+    """Solve the last layer on frozen features: scores of train and val, and how many pictures were seen.
+
+    Every worker takes part in the features, and rank 0's solution is everybody's.
+    """
+    spec, network, splits = learner.spec, learner.model, learner.splits
+    assert isinstance(network, TimmNetwork)
+    with learner.clock.on(MODEL):
+        features = all_features(
+            spec,
+            network,
+            learner.recipe,
+            pictures,
+            learner.store,
+            learner.precision,
+            learner.shard,
+            on_step,
+        )
+    labels = torch.from_numpy(learner.store.labels)
+    with learner.clock.on(OPTIMIZER):
+        loss_fn = Loss(spec.train.imbalance, spec.class_counts, 0.0)
+        rows = splits.train
+        probe = fit_probe(torch.from_numpy(features[rows]), labels[rows], loss_fn, spec.seed)
+        probe.put_into(network.last_layer)
+        if dist.is_initialized():
+            # What one kind of machine computes, another may compute a little differently.
+            for parameter in network.last_layer.parameters():
+                dist.broadcast(parameter.data, src=0)
+        learner.begin_anew()
+    with learner.clock.on(EVALUATION), torch.inference_mode():
+        layer = network.last_layer
+        scores = []
+        for rows in (splits.train, splits.val):
+            meter = Meter(spec.num_classes, learner.device)
+            logits = layer(torch.from_numpy(features[rows]).to(learner.device))
+            meter.update(logits, labels[rows].to(learner.device))
+            scores.append(meter.scores())
+    return scores[0], scores[1], len(labels)
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ class Loss(nn.Module):
     ) -> None:
         super().__init__()
         assert imbalance != "auto", "TrainConfig.resolved decides"
+        self.num_classes = len(class_counts)
         self.label_smoothing = label_smoothing
         self.focal = imbalance == "focal"
         counts = torch.tensor(class_counts)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
 from imgrec.models.convolution import NormedConv, Whiten
+from imgrec.models.timm_network import TimmNetwork
 from imgrec.training.muon import Muon
 
 Parameters = list[nn.Parameter]
@@ -32,14 +34,17 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     matrices = [p for p in trained if id(p) in multiplied]
     vectors = [p for p in trained if id(p) not in multiplied]
     rate, decay = config.learning_rate, config.weight_decay
+    if config.layer_decay < 1 and isinstance(model, TimmNetwork):
+        groups = _by_depth(model, multiplied, config)
+    else:
+        groups = [
+            {"params": matrices, "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
     match config.optimizer:
         case "adamw":
-            return [_adamw(matrices, vectors, config)]
+            return [_adamw(groups, rate)]
         case "sgd":
-            groups = [
-                {"params": matrices, "weight_decay": decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ]
             momentum = MOMENTUM["sgd"] if config.momentum is None else config.momentum
             return [SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)]
         case "muon":
@@ -58,16 +63,32 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
                 momentum=MOMENTUM["muon"] if config.momentum is None else config.momentum,
             )
             chosen = {id(weight) for weight in inside}
-            outside = [p for p in matrices if id(p) not in chosen]
-            return [muon, _adamw(outside, vectors, config)]
+            groups[0]["params"] = [p for p in matrices if id(p) not in chosen]
+            return [muon, _adamw(groups, rate)]
 
 
-def _adamw(matrices: Parameters, vectors: Parameters, config: TrainConfig) -> AdamW:
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def _adamw(groups: list[dict[str, Any]], rate: float) -> AdamW:
+    return AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
+
+
+def _by_depth(
+    model: TimmNetwork, multiplied: set[int], config: TrainConfig
+) -> list[dict[str, Any]]:
+    """A group for each depth, and in it one of what decays; the deeper, the higher their learning rate."""
+    depths = model.depths()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = (depths[name], id(parameter) in multiplied)
+            groups.setdefault(place, []).append(parameter)
+    return [
+        {
+            "params": groups[depth, decays],
+            "lr": config.learning_rate * config.layer_decay ** (1 - depth),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for depth, decays in sorted(groups)
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def _multiplied(model: nn.Module) -> set[int]:

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from imgrec.config import DataConfig, Filter, ImageShape, ModelConfig, TrainConfig
+from imgrec.config.sections import PROBE_EPOCHS
+from imgrec.models.weights import Weights
 from imgrec.preprocess.augment import Augmentation
-from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.preprocess.view import View
 from imgrec.training.growth import share_of_side
 from imgrec.training.precision import Arithmetic
 from imgrec.version import fit_version
 
+# Of a step, which goes forward once and backward at twice the cost.
+FORWARD_SHARE = 1 / 3
 SPLITTING = ("val_fraction", "test_fraction", "test_from", "split_seed")
 
 
@@ -25,7 +30,9 @@ class FitSpec:
         store: Folder of the store.
         data: For the splits.
         seed: Of weights, order and augmentation.
-        image_shape: Height, width, channels.
+        image_shape: Height, width, channels of what the model sees.
+        view: Which part of a stored picture that is.
+        weights: What the network begins with; None where it begins with noise.
         class_counts: Training pictures of each class.
         model: The architecture.
         train: With epochs, batch_size and imbalance chosen.
@@ -42,6 +49,8 @@ class FitSpec:
     data: DataConfig
     seed: int
     image_shape: ImageShape
+    view: View
+    weights: Weights | None
     class_counts: tuple[int, ...]
     model: ModelConfig
     train: TrainConfig
@@ -66,6 +75,24 @@ class FitSpec:
         """Full batches in the training split."""
         return self.num_train // self.train.batch_size
 
+    @property
+    def probe_epochs(self) -> int:
+        """How many epochs, the first ones, train the last layer alone and have no steps."""
+        return PROBE_EPOCHS if self.weights else 0
+
+    def steps_before(self, epoch: int) -> int:
+        """How many steps are done when an epoch, counted from 0, begins."""
+        return max(0, epoch - self.probe_epochs) * self.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Of all epochs."""
+        return self.steps_before(self.train.epochs)
+
+    def make_recipe(self) -> Recipe:
+        """What happens to pictures before the model."""
+        return Recipe(self.statistics, self.filters, self.augmentation, self.view)
+
     def parts(self, world_size: int) -> int:
         """In how many parts each of so many workers computes its share of a batch: the same number on all.
 
@@ -76,12 +103,14 @@ class FitSpec:
 
     def share_of_side(self, step: int) -> float:
         """What share of their side pictures have in a step, counted from 0 over all epochs."""
-        progress = step / (self.train.epochs * self.steps_per_epoch)
+        progress = step / max(1, self.total_steps)  # none, where the last layer alone is trained
         return share_of_side(self.train.start_size, progress, min(self.image_shape[:2]))
 
     def share_after(self, epoch: int) -> float:
         """The same in the last step of an epoch, counted from 1: that of the pictures that judge it."""
-        return self.share_of_side(epoch * self.steps_per_epoch - 1)
+        if epoch <= self.probe_epochs:
+            return 1.0
+        return self.share_of_side(self.steps_before(epoch) - 1)
 
     def side_after(self, epoch: int) -> float:
         """The shorter side of the pictures that judge an epoch, counted from 1, in pixels."""
@@ -93,10 +122,14 @@ class FitSpec:
 
     def cost(self, epoch: int) -> float:
         """What an epoch, counted from 0, costs beside one of whole pictures: their area."""
+        if epoch < self.probe_epochs:
+            return FORWARD_SHARE
         return statistics.fmean(share**2 for share in self._shares_of_side(epoch))
 
     def _shares_of_side(self, epoch: int) -> list[float]:
-        first = epoch * self.steps_per_epoch
+        if epoch < self.probe_epochs:
+            return [1.0]
+        first = self.steps_before(epoch)
         return [self.share_of_side(first + step) for step in range(self.steps_per_epoch)]
 
     @property
@@ -109,6 +142,7 @@ class FitSpec:
         content = asdict(self) | {
             "code": fit_version(),
             "store": self.store.name,
+            "weights": self.weights and self.weights.sha256,
             "data": self.data.model_dump(mode="json", include=set(SPLITTING)),
             "model": self.model.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),

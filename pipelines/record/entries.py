@@ -87,6 +87,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
     branch.log_params(
         {
             "model": spec.model.model_dump(mode="json"),
+            "weights": spec.weights.told() if spec.weights else "none",
             "train": spec.train.model_dump(mode="json"),
             "filters": [one.model_dump(mode="json") for one in spec.filters],
             "augmentation": dataclasses.asdict(spec.augmentation),

@@ -44,15 +44,18 @@ class Ledger:
 
     Attributes:
         tracking: Where the record is.
-        config: The settings.
-        prepared: The data.
+        prepared: The data, and the settings with what the data decided.
         fresh: Take nothing from the record.
     """
 
     tracking: Tracking
-    config: Config
     prepared: Prepared
     fresh: bool = False
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.prepared.config
 
     @property
     def experiment(self) -> str:

@@ -21,7 +21,7 @@ STATISTICS = ChannelStatistics((0.5,) * 3, (0.25,) * 3)
 CHANGES = (
     Augmentation(),
     Augmentation(flip=True, shift=0.125, erase=0.25),
-    Augmentation(rotate=15.0, crop=0.2),
+    Augmentation(rotate=15.0, crop_area=0.64),
     Augmentation(color=0.4),
     Augmentation(policy="randaugment"),
     Augmentation(policy="trivialaugment"),

@@ -31,7 +31,7 @@ def test_a_trial_costs_less_than_two_seconds_beside_its_training(tmp_path: Path)
     searches = {
         branch.arch: SearchSpec(
             Study.open(branch, prepared.specs[branch.arch], seed=0),
-            partial(spec_with, config, prepared, branch.arch),
+            partial(spec_with, prepared, branch.arch),
             tmp_path / "work" / branch.arch,
         )
         for branch in config.branches

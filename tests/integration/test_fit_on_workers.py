@@ -327,7 +327,7 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
     """Decided from the nodes once; after that the record decides, whatever the nodes are."""
     config = load_config(None, [f"storage='{tmp_path}'", "archs=['ann', 'cnn']"])
     tracking = connect(config.tracking, tmp_path, create=True)
-    ledger = Ledger(tracking, config, prepare(config, no_progress))
+    ledger = Ledger(tracking, prepare(config, no_progress))
 
     def workflow_of(run: Run) -> Workflow:
         return Workflow(ledger, run, lambda: session, tmp_path, Silent(), StageClock())

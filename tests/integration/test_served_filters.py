@@ -16,6 +16,7 @@ from imgrec.models import build_model
 from imgrec.models.build import lay_out
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
+from imgrec.preprocess.view import View
 from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
@@ -46,6 +47,8 @@ def test_training_classifier_and_registered_model_agree_to_1e_5(tmp_path: Path) 
         card = Card(
             model=model,
             image_shape=SHAPE,
+            stored_shape=SHAPE,
+            view=View(SHAPE[:2]),
             resize="fill",
             max_pixels=10_000,
             filters=(one,),

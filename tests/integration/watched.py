@@ -37,7 +37,7 @@ class Watched:
             spec = self.prepared.specs[branch.arch]
             self.searches[branch.arch] = SearchSpec(
                 Study.open(branch, spec, seed=0, **known),
-                partial(spec_with, self.config, self.prepared, branch.arch),
+                partial(spec_with, self.prepared, branch.arch),
                 self.storage / "work" / branch.arch,
             )
         search_on_workers(

@@ -35,6 +35,8 @@ def fitted(
     card = Card(
         model=spec.model,
         image_shape=spec.image_shape,
+        stored_shape=prepared.store.image_shape,
+        view=spec.view,
         resize="fill",
         max_pixels=1_000_000,
         statistics=spec.statistics,

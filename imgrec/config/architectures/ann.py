@@ -1,6 +1,6 @@
 """Settings of the multi-layer perceptron."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from imgrec.config.architectures.architecture import Architecture
 from imgrec.config.section import Fraction, Widths
@@ -9,6 +9,7 @@ from imgrec.config.section import Fraction, Widths
 class AnnConfig(Architecture):
     """A multi-layer perceptron on the flattened picture."""
 
+    default_backbone: ClassVar[str] = "resmlp_12_224.fb_in1k"
     arch: Literal["ann"] = "ann"
     hidden: Widths = (512, 256)
     """Units of each hidden layer, first to last."""
@@ -18,9 +19,9 @@ class AnnConfig(Architecture):
     @property
     def fixed_size(self) -> str:
         """Why the size of pictures cannot change during training."""
-        return "each pixel has weights of its own"
+        return "each pixel has weights of its own"  # of mixers each patch has
 
-    def train_defaults(self) -> dict[str, Any]:
+    def compact_train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say."""
         return {"optimizer": "adamw", "learning_rate": 2e-3}
 

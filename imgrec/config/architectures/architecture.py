@@ -1,6 +1,8 @@
 """What every architecture says of itself, beside its settings."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from imgrec.config.section import Section
 
@@ -17,6 +19,19 @@ BY_CONVOLUTION: dict[str, Any] = {
 }
 
 
+# A network of timm that begins with weights of others; and one that begins from noise.
+FROM_WEIGHTS: dict[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 5e-4,
+    "layer_decay": 0.1,
+}
+FROM_NOISE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
+
+COMPACT, AUTO = "compact", "auto"
+INPUT_SIDE = 224
+"""Of the pictures that the weights of every `default_backbone` were trained on, in pixels."""
+
+
 class Architecture(Section):
     """The settings of an architecture, and what follows from them for training.
 
@@ -24,7 +39,59 @@ class Architecture(Section):
     """
 
     gains_by_bf16: ClassVar[bool] = False
-    """Whether a CPU with units for bf16 trains it faster with them (docs/log.md)."""
+    """Whether a CPU with units for bf16 trains the compact network faster with them (docs/log.md)."""
+    default_backbone: ClassVar[str]
+    """The network of timm, with its weights, that `auto` takes for photos."""
+    backbone: str = AUTO
+    """The network. `compact`: ours, for small pictures and few of them. A name of timm's, such as `resnet18`,
+    of this family. `auto`: for photos one that has learned from others, where its weights can be had; else
+    compact."""
+    pretrained: bool | str = True
+    """What a network of timm's begins with. `true`: its published weights; `false`: noise, as a compact one
+    does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`), or a folder or file of yours
+    (.safetensors)."""
+
+    @model_validator(mode="after")
+    def _no_compact_setting_without_effect(self) -> Self:
+        own = self._compact_settings()
+        if self.backbone not in {COMPACT, AUTO} and own:
+            msg = f"{min(own)} has no effect with backbone = {self.backbone!r}"
+            raise ValueError(msg)
+        written = "pretrained" in self.model_fields_set and self.pretrained is not False
+        if written and (self.backbone == COMPACT or (self.backbone == AUTO and own)):
+            why = "backbone = 'compact'" if self.backbone == COMPACT else f"{min(own)}"
+            msg = f"pretrained has no effect with {why}: name a network of timm's as backbone"
+            raise ValueError(msg)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_with_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is recorded is what had a part in the model; read again, it is the same."""
+        values: dict[str, Any] = handler(self)
+        if not self.is_compact:
+            return {key: values[key] for key in ("arch", "backbone", "pretrained")}
+        if self.backbone == COMPACT or self.pretrained is True:
+            del values["pretrained"]
+        return values
+
+    def _compact_settings(self) -> set[str]:
+        """Those that were written and are of the compact network alone."""
+        return self.model_fields_set - {"arch", "backbone", "pretrained"}
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether it is our network; of an `auto` that nobody has decided yet, as if it were."""
+        return self.backbone in {COMPACT, AUTO}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the data are to decide which network it is."""
+        return self.backbone == AUTO and self.pretrained is True and not self._compact_settings()
+
+    @property
+    def begins_with_weights(self) -> bool:
+        """Whether it has learned from others before."""
+        return not self.is_compact and self.pretrained is not False
 
     @property
     def fixed_size(self) -> str:
@@ -34,11 +101,21 @@ class Architecture(Section):
     @property
     def grows(self) -> bool:
         """Whether pictures grow during training where the user does not say."""
-        return not self.fixed_size
+        return self.is_compact and not self.fixed_size
 
     def train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say: values of `TrainConfig`."""
+        if self.is_compact:
+            return self.compact_train_defaults()
+        return FROM_WEIGHTS if self.begins_with_weights else self.noisy_train_defaults()
+
+    def compact_train_defaults(self) -> dict[str, Any]:
+        """The same of the compact network."""
         return BY_CONVOLUTION
+
+    def noisy_train_defaults(self) -> dict[str, Any]:
+        """The same of a network of timm's that begins from noise."""
+        return FROM_NOISE
 
     @classmethod
     def space(cls) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Settings of the recurrent networks."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from imgrec.config.section import Fraction, NonNegative, Positive
 class RnnConfig(Architecture):
     """A recurrent network that reads a picture as a sequence."""
 
+    default_backbone: ClassVar[str] = "sequencer2d_s.in1k"
     arch: Literal["rnn"] = "rnn"
     tokens: Literal["convolutions", "patches", "rows"] = "convolutions"
     """What is read: places of the picture as a few convolutions see them, or the pixels of patches, both
@@ -42,10 +43,10 @@ class RnnConfig(Architecture):
             else ""
         )
 
-    def train_defaults(self) -> dict[str, Any]:
+    def compact_train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say."""
         if self.tokens == "convolutions":
-            return super().train_defaults()
+            return super().compact_train_defaults()
         return {"optimizer": "adamw", "learning_rate": 3e-3}
 
     @classmethod

@@ -9,9 +9,10 @@ from imgrec.config.section import Fraction, NonNegative, Positive
 
 
 class TransformerConfig(Architecture):
-    """A compact vision transformer."""
+    """A vision transformer."""
 
     gains_by_bf16: ClassVar[bool] = True
+    default_backbone: ClassVar[str] = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     arch: Literal["transformer"] = "transformer"
     tokens: Literal["convolutions", "patches"] = "convolutions"
     """What becomes a token: a place of the picture as a few convolutions see it, or a patch's pixels."""
@@ -40,10 +41,10 @@ class TransformerConfig(Architecture):
             raise ValueError(msg)
         return self
 
-    def train_defaults(self) -> dict[str, Any]:
+    def compact_train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say."""
         if self.tokens == "convolutions":
-            return super().train_defaults()
+            return super().compact_train_defaults()
         return {"optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.02}
 
     @classmethod

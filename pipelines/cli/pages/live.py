@@ -109,6 +109,8 @@ class LiveTable(Observer):
         setting = next(iter(prepared.specs.values())).data.depth
         if said := store.about_depth(setting):
             self._line(f"data: {said}")
+        for note in prepared.notes:
+            self._line(note)
         for problem in prepared.findings.problems:
             if problem.level == "warning":
                 self._line(f"data: {problem.text}")

@@ -6,6 +6,7 @@ from imgrec.classifier import Card, Classifier
 from imgrec.config import AnnConfig, TrackingConfig
 from imgrec.models import build_model
 from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.preprocess.view import View
 from imgrec.tracking.connection import Tracking, connect
 
 
@@ -22,6 +23,8 @@ def classifier() -> Classifier:
     card = Card(
         model=config,
         image_shape=(8, 8, 1),
+        stored_shape=(8, 8, 1),
+        view=View((8, 8)),
         resize="fill",
         max_pixels=1_000_000,
         statistics=ChannelStatistics((0.3,), (0.4,)),

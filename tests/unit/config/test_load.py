@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import pipelines
 from imgrec.config import ARCHS, Config, load_config
+from imgrec.config.sections import OF_WEIGHTS
 from imgrec.errors import ConfigError
 
 DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
@@ -34,7 +35,18 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("data.image_size=4000", "at most 1024 pixels"),
         ("data.test_fraction=0", "above 0"),
         ("ann.train.momentum=0.5", "momentum has no effect with optimizer = 'adamw'"),
-        ("cnn.model.pretrained=true", "pretrained has no effect"),
+        (
+            "cnn.model={backbone='compact', pretrained=true}",
+            "pretrained has no effect with backbone",
+        ),
+        ("cnn.model={widths=[8], pretrained=true}", "pretrained has no effect with widths"),
+        ("ann.model={backbone='resmlp_12_224', hidden=[8]}", "hidden has no effect with backbone"),
+        ("cnn={model={backbone='compact'}, train={freeze=0.5}}", "train.freeze has no effect"),
+        ("cnn={model={pretrained=false}, train={layer_decay=0.5}}", "it begins with noise"),
+        (
+            "cnn.train={optimizer='muon', layer_decay=0.5}",
+            "layer_decay has no effect with optimizer",
+        ),
         ("rnn.model.patch_size=2", "patch_size has no effect"),
         ("transformer.model.patch_size=2", "patch_size has no effect"),
         ("transformer.model.width=30", "width = 30 must be a multiple"),
@@ -111,6 +123,7 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
     whole = {
         "data": config.data,
         "preprocess": config.branches[0].preprocess,
+        "pretrained": config.pretrained,
         "train": config.branches[0].train,
         "search": config.search,
         "cluster": config.cluster,
@@ -119,7 +132,7 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
     for name, section in whole.items():
         shown_keys = set(document[name])
         if name == "train":  # these have no effect on all of them
-            shown_keys |= set(document["cnn"]["train"]) & {"momentum", "start_size"}
+            shown_keys |= set(document["cnn"]["train"]) & {"momentum", "start_size", *OF_WEIGHTS}
         assert shown_keys == set(type(section).model_fields), name
     for branch in config.branches:
         wanted = set(type(branch.model).model_fields) - {"arch"}

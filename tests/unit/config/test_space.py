@@ -52,7 +52,7 @@ def test_a_dimension_can_be_taken_out_replaced_and_added() -> None:
     assert dimensions["train.momentum"].high == 0.99
 
 
-def test_a_torchvision_network_is_searched_without_what_only_the_compact_one_has() -> None:
+def test_a_network_of_timm_is_searched_without_what_only_the_compact_one_has() -> None:
     """Its widths and dropout are its own."""
     keys = {d.key for d in branch("cnn", "cnn.model.backbone=resnet18").space}
 

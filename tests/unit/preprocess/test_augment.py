@@ -12,7 +12,7 @@ from imgrec.preprocess.augment import (
     erased,
     mixed,
     moved,
-    warped,
+    rotated,
 )
 from imgrec.preprocess.policy import RANGES, _changes
 
@@ -85,11 +85,11 @@ def test_a_preset_and_what_is_set_by_itself(
     assert str(choose_augmentation(config, channels, epochs)) == said
 
 
-def test_nothing_to_turn_and_nothing_to_crop_is_the_picture_itself() -> None:
+def test_nothing_to_turn_is_the_picture_itself() -> None:
     """The grid must hit the middles of the pixels, or every picture would be blurred."""
     images = torch.rand(4, 3, 7, 9)
 
-    torch.testing.assert_close(warped(images, Augmentation()), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotated(images, 0.0), images, atol=1e-5, rtol=0)
 
 
 def test_every_picture_turns_by_its_own_angle() -> None:
@@ -97,7 +97,7 @@ def test_every_picture_turns_by_its_own_angle() -> None:
     torch.manual_seed(0)
     images = torch.zeros(200, 1, 21, 21)
     images[:, :, 3, 10] = 1.0
-    turned = warped(images, Augmentation(rotate=60.0))
+    turned = rotated(images, 60.0)
     columns = turned.sum(2).squeeze(1).argmax(1)
 
     assert len(columns.unique()) > 8
@@ -113,17 +113,6 @@ def test_a_quarter_turn_is_one_in_pictures_that_are_not_square(channels: int) ->
     turned = rotate(images, torch.ones(1))
 
     torch.testing.assert_close(turned, images, atol=1e-3, rtol=0)
-
-
-def test_a_crop_enlarges_a_part() -> None:
-    """A dot can only grow or leave."""
-    torch.manual_seed(0)
-    images = torch.zeros(200, 1, 20, 20)
-    images[:, :, 9:11, 9:11] = 1.0
-    areas = warped(images, Augmentation(crop=0.5)).sum((1, 2, 3))
-
-    assert areas.max() > 12
-    assert areas.min() >= 3.9
 
 
 @pytest.mark.parametrize("how", [Augmentation(mixup=1.0), Augmentation(cutmix=1.0)])

@@ -29,6 +29,7 @@ from imgrec.errors import ConfigError
 from imgrec.preprocess.augment import Augmentation
 from imgrec.preprocess.filters import filtered, refuse_too_small
 from imgrec.preprocess.statistics import channel_statistics
+from imgrec.preprocess.view import View
 from imgrec.training.learner import build_learner
 from imgrec.training.spec import FitSpec
 from tests.unit.preprocess.made import each
@@ -172,23 +173,27 @@ def _error(images: torch.Tensor, clean: torch.Tensor) -> float:
 @each
 def test_training_and_serving_agree_to_1e_5(one: Filter, digits: Store, tmp_path: Path) -> None:
     """The recipe of training, and the classifier that was saved, loaded and given files."""
-    config = AnnConfig(hidden=(16,))
+    config, view = AnnConfig(hidden=(16,)), View((8, 8))
     spec = FitSpec(
         store=digits.folder,
         data=DataConfig(),
         seed=0,
         image_shape=(8, 8, 1),
+        view=view,
+        weights=None,
         class_counts=(126,) * 10,
         model=config,
         train=TrainConfig(epochs=1, batch_size=64, imbalance="none"),
         filters=(one,),
-        statistics=channel_statistics(digits, np.arange(200), [one]),
+        statistics=channel_statistics(digits, np.arange(200), view, [one]),
         augmentation=Augmentation(flip=True, erase=0.5),
     )
     learner = build_learner(spec, torch.device("cpu"), Shard())
     card = Card(
         model=config,
         image_shape=spec.image_shape,
+        stored_shape=digits.image_shape,
+        view=view,
         resize="fill",
         max_pixels=1000,
         filters=spec.filters,

@@ -11,12 +11,13 @@ from imgrec.preprocess.augment import (
 )
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.preprocess.statistics import channel_statistics
+from imgrec.preprocess.view import View
 
 
 def test_training_pictures_come_out_with_mean_0_and_deviation_1(digits: Store) -> None:
     """That is what the statistics are for."""
     rows = np.arange(0, 1500)
-    recipe = Recipe(channel_statistics(digits, rows)).eval()
+    recipe = Recipe(channel_statistics(digits, rows, View((8, 8)))).eval()
     images = torch.from_numpy(digits.images[rows]).permute(0, 3, 1, 2)
 
     normalized = recipe(images)

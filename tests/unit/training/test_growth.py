@@ -70,7 +70,7 @@ def test_what_grows_takes_the_pictures_of_every_step(arch: str, tokens: str) -> 
         assert model(resized(torch.rand(2, 3, 32, 26), share)).isfinite().all()
 
 
-def test_published_networks_see_whole_pictures_unless_told_otherwise() -> None:
+def test_networks_of_timm_see_whole_pictures_unless_told_otherwise() -> None:
     """The compact one grows from a half."""
     for backbone, size in (("compact", 0.5), ("resnet18", 1.0)):
         config = load_config(

@@ -14,6 +14,7 @@ from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.preprocess.augment import NO_AUGMENTATION
 from imgrec.preprocess.recipe import ChannelStatistics
+from imgrec.preprocess.view import View
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
 from imgrec.training.microbatch import in_more_parts, is_out_of_memory
@@ -25,6 +26,8 @@ BARE_JOB = FitSpec(
     data=DataConfig(),
     seed=0,
     image_shape=(64, 64, 3),
+    view=View((64, 64)),
+    weights=None,
     class_counts=(320, 320),
     model=CnnConfig(),
     train=TrainConfig(epochs=10, batch_size=64, imbalance="none", start_size=0.5),

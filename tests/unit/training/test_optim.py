@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from imgrec.config import CnnConfig, TrainConfig, load_config
+from imgrec.config import ModelConfig, TrainConfig, TransformerConfig, load_config
 from imgrec.data.loader import Shard
 from imgrec.models import build_model
 from imgrec.training.learner import build_learner
@@ -49,20 +49,21 @@ def test_biases_and_norms_are_not_decayed(optimizer: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("backbone", "undecayed"),
+    ("config", "undecayed"),
     [
-        ("vit_b_32", ("class_token", "pos_embedding")),
-        ("convnext_tiny", ("layer_scale",)),
-        ("swin_t", ("relative_position_bias_table",)),
+        (TransformerConfig(backbone="vit_tiny_patch16_224"), ("cls_token", "pos_embed")),
+        (
+            TransformerConfig(backbone="swin_tiny_patch4_window7_224"),
+            ("relative_position_bias_table",),
+        ),
     ],
 )
 def test_what_is_a_matrix_by_its_shape_only_is_not_decayed(
-    backbone: str, undecayed: tuple[str, ...]
+    config: ModelConfig, undecayed: tuple[str, ...]
 ) -> None:
     """Positions and layer scales multiply no input: pulled towards zero they only get lost."""
-    model = build_model(CnnConfig(backbone=backbone), (64, 64, 3), 2)
-    config = TrainConfig(optimizer="adamw", weight_decay=0.1)
-    (built,) = build_optimizers(model, config)
+    model = build_model(config, (64, 64, 3), 2)
+    (built,) = build_optimizers(model, TrainConfig(optimizer="adamw", weight_decay=0.1))
     decayed = {
         id(p) for group in built.param_groups if group["weight_decay"] for p in group["params"]
     }

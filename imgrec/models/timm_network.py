@@ -1,0 +1,178 @@
+"""Any network of timm, by name, with a last layer of its own for K classes.
+
+The network is timm's own. Differences: grey pictures are repeated to three channels; the batch normalizations
+of one that begins with weights of others keep their statistics, for those of a few small batches are worse;
+and on a CPU its depthwise convolutions are trained in fp32, because oneDNN's gradients of them in bf16 take
+four times as long (docs/log.md).
+
+Source: Wightman 2019, "PyTorch Image Models" (https://github.com/huggingface/pytorch-image-models).
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from imgrec.config import ImageShape, ModelConfig
+from imgrec.errors import ConfigError
+from imgrec.models.families import network_of, refuse_foreign
+
+BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the class of all of them
+
+
+class TimmNetwork(nn.Module):
+    """A network of timm's."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        image_shape: ImageShape,
+        num_classes: int,
+        weights: Path | None = None,
+    ) -> None:
+        """Build it, with random weights or those of a file; the last layer is random in any case.
+
+        Raises:
+            ConfigError: timm has no such network, it is of another architecture or takes no such pictures; or the
+                weights are those of another.
+        """
+        super().__init__()
+        self._keeps_statistics = config.begins_with_weights
+        self.network = _network(config, image_shape, num_classes, weights)
+        name = self.network.pretrained_cfg["classifier"]
+        head = self.network.get_submodule(name) if isinstance(name, str) else None
+        if not isinstance(head, nn.Linear):
+            msg = (
+                f"{config.arch}.model.backbone = {config.backbone!r}: it ends in something else than one "
+                f"linear layer; choose another"
+            )
+            raise ConfigError(msg)
+        self.head_name = name
+        for module in list(self.network.modules()):
+            if (
+                isinstance(module, nn.Conv2d)
+                and type(module) is nn.Conv2d
+                and _is_depthwise(module)
+            ):
+                module.__class__ = _DepthwiseConv
+        self._refuse_wrong_size(config, image_shape)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What makes logits of features."""
+        layer = self.network.get_submodule(self.head_name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, K)."""
+        return self.network(_in_three_channels(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to what the last layer sees of them, (B, F)."""
+        seen = self.network.forward_features(_in_three_channels(images))
+        return self.network.forward_head(seen, pre_logits=True)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch has it, but for batch normalizations that keep the statistics they came with."""
+        super().train(mode)
+        if self._keeps_statistics:
+            for module in self.network.modules():
+                if isinstance(module, BatchNorm):
+                    module.eval()
+        return self
+
+    def depths(self) -> dict[str, float]:
+        """How deep each parameter lies, by name: 0 in the first layer, 1 in the last."""
+        from timm.models import group_parameters  # noqa: PLC0415 - as in _network
+
+        matcher = self.network.group_matcher(coarse=False)
+        layers = group_parameters(self.network, matcher, reverse=True)
+        # timm counts the last layer into the last group of some networks.
+        deepest = max(layers.values())
+        depths = {f"network.{name}": layer / (deepest + 1) for name, layer in layers.items()}
+        return depths | {
+            f"network.{self.head_name}.{name}": 1.0
+            for name, _ in self.last_layer.named_parameters()
+        }
+
+    @torch.no_grad()
+    def _refuse_wrong_size(self, config: ModelConfig, image_shape: ImageShape) -> None:
+        height, width, channels = image_shape
+        if self.last_layer.weight.is_meta:
+            return
+        try:
+            self.eval()(torch.zeros(2, channels, height, width))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            msg = (
+                f"{config.arch}.model.backbone = {config.backbone!r}: does not take pictures of {height} x "
+                f"{width} pixels; set data.image_size to what it was made for, such as 224"
+            )
+            raise ConfigError(msg) from error
+        self.train()
+
+
+class _DepthwiseConv(nn.Conv2d):
+    """One whose gradients are computed in fp32 on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        if not learns or input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(input.float(), self.weight, self.bias)
+
+
+def _classes_in(weights: Path, last_layer: str) -> int:
+    """How many classes the last layer in a file has; 0 where there is none."""
+    with safe_open(weights, framework="pt") as tensors:
+        name = f"{last_layer}.weight"
+        return int(tensors.get_slice(name).get_shape()[0]) if name in tensors.keys() else 0  # noqa: SIM118 - no mapping
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return layer.groups == layer.in_channels > 1
+
+
+def _in_three_channels(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def _network(
+    config: ModelConfig, image_shape: ImageShape, num_classes: int, weights: Path | None
+) -> Any:
+    # timm imports torchvision, which takes three seconds together: only where it is asked for.
+    import timm  # noqa: PLC0415
+
+    refuse_foreign(config.arch, config.backbone)
+    name = network_of(config.backbone)
+    options: dict[str, Any] = {}
+    made_for = timm.get_pretrained_cfg(name)
+    if made_for and made_for.fixed_input_size and made_for.input_size[1:] != image_shape[:2]:
+        options["img_size"] = image_shape[:2]
+    try:
+        if weights is None:
+            return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+        # With as many classes as the weights have timm refuses those of another network, which it would pass
+        # over else. It brings what is tied to a size, such as positions, to this one.
+        classes = _classes_in(weights, str(made_for.classifier)) if made_for else 0
+        overlay = {"file": str(weights), "num_classes": classes}
+        network: Any = timm.create_model(
+            name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **options
+        )
+    except (ValueError, AssertionError, TypeError, RuntimeError, KeyError) as error:
+        if weights:
+            msg = (
+                f"{config.arch}.model.pretrained: the weights in {weights} are not those of {name}"
+            )
+            raise ConfigError(msg) from error
+        height, width, _ = image_shape
+        msg = (
+            f"{config.arch}.model.backbone = {config.backbone!r}: cannot be built for pictures of {height} x "
+            f"{width} ({str(error).splitlines()[0] if str(error) else type(error).__name__}); set data.image_size"
+        )
+        raise ConfigError(msg) from error
+    network.reset_classifier(num_classes)
+    return network

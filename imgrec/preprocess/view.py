@@ -1,0 +1,98 @@
+"""Which part of a stored picture a model sees, and at what size: batched, on the device.
+
+A store keeps pictures a little larger than the largest input of the models that share it. Evaluation sees
+the middle; training sees random parts of any size and proportion, each picture its own draw.
+
+Source: Szegedy et al. 2015, "Going deeper with convolutions" (arXiv:1409.4842), for the random parts;
+Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", for the middle.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic"]
+MOST_STRETCHED = 4 / 3
+# Random parts are read at single points, so what would be reduced further is averaged before.
+MOST_REDUCED = 1.5
+MARGIN = 8 / 7
+"""How much larger a store keeps pictures than the largest input: 256 pixels for 224."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a model sees of a stored picture.
+
+    Attributes:
+        size: Height and width of the model's input, in pixels.
+        centre: Share of the stored sides that evaluation sees.
+        interpolation: How that is brought to the size.
+    """
+
+    size: tuple[int, int]
+    centre: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+
+def middle(images: Tensor, view: View) -> Tensor:
+    """The middle of each picture at the size of the view, antialiased.
+
+    Args:
+        images: As stored, (B, C, H, W) uint8.
+        view: Which part, and how large.
+
+    Returns:
+        (B, C, *view.size) uint8; the images themselves where they are all that.
+    """
+    height, width = (max(1, round(view.centre * side)) for side in images.shape[2:])
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    images = images[:, :, top : top + height, left : left + width]
+    return _resized(images, view.size, view.interpolation)
+
+
+def random_part(images: Tensor, size: tuple[int, int], least_area: float) -> Tensor:
+    """A random part of each picture, brought to one size.
+
+    Its area is drawn evenly from least_area to the whole, its proportions evenly on a logarithmic scale from
+    3:4 to 4:3 of the picture's own, then its position. What would be longer than the picture ends at its edge.
+
+    Args:
+        images: As stored, (B, C, H, W) uint8.
+        size: Height and width of what comes out.
+        least_area: Share of the picture's area.
+
+    Returns:
+        (B, C, *size) float32, still 0 to 255.
+    """
+    reduced = max(stored / wanted for stored, wanted in zip(images.shape[2:], size, strict=True))
+    if reduced > MOST_REDUCED:
+        larger = (round(MARGIN * size[0]), round(MARGIN * size[1]))
+        images = _resized(images, larger, "bilinear")
+    batch, device = len(images), images.device
+    area = torch.empty(batch, device=device).uniform_(least_area, 1.0)
+    most = math.log(MOST_STRETCHED)
+    stretch = torch.empty(batch, device=device).uniform_(-most, most).exp()
+    height = (area / stretch).sqrt().clamp(max=1.0)  # (B,), shares of the sides
+    width = (area * stretch).sqrt().clamp(max=1.0)
+    # How far the middle of the part is from that of the picture, in half sides.
+    y = torch.empty(batch, device=device).uniform_(-1.0, 1.0) * (1 - height)
+    x = torch.empty(batch, device=device).uniform_(-1.0, 1.0) * (1 - width)
+    zero = torch.zeros_like(x)
+    rows = torch.stack([width, zero, x, zero, height, y], dim=1).view(batch, 2, 3)
+    grid = F.affine_grid(rows, [batch, images.shape[1], *size], align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _resized(images: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor:
+    """Images (B, C, H, W) uint8 to the same of another size."""
+    if images.shape[2:] == size:
+        return images
+    if images.device.type == "cpu":
+        return F.interpolate(images, size=size, mode=how, antialias=True)
+    # Elsewhere bytes are not interpolated.
+    levels = F.interpolate(images.float(), size=size, mode=how, antialias=True)
+    return levels.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,272 @@
+"""The first epoch of a network that begins with weights of others: a linear layer on its frozen features.
+
+The features of all pictures are computed once, as evaluation sees them, and kept beside the store, where other
+seeds, trials and the final scores find them. On them the last layer is a logistic regression, solved to its
+minimum. How strongly its weights are held small is chosen by cross-validation within the training split, so that
+the validation split chooses nothing but the epoch that is kept.
+
+Source: Alain & Bengio 2016, "Understanding intermediate layers using linear classifier probes"
+(arXiv:1610.01644); Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution" (arXiv:2202.10054), on why fine-tuning should begin with it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from imgrec.data.decode import pictures_at_once
+from imgrec.data.loader import Pictures, Shard
+from imgrec.data.store import Store
+from imgrec.machine import locked
+from imgrec.models.timm_network import TimmNetwork
+from imgrec.preprocess.recipe import Recipe
+from imgrec.training.loss import Loss
+from imgrec.training.precision import Precision
+from imgrec.training.spec import FitSpec
+
+STRENGTHS = tuple(10.0 ** (-step / 4) for step in range(17))
+"""Of the penalty on squared weights, from the strongest: each starts where the one before it ended."""
+FOLDS = 5
+MOST_CROSS_VALIDATED = 10_000
+"""Of more pictures one fold is enough to tell strengths apart."""
+MOST_STEPS = 100
+LEAST_DEVIATION = 1e-6
+Advance = Callable[[int], None]
+Features = npt.NDArray[np.float32]
+
+
+def features_file(spec: FitSpec, arithmetic: str) -> Path:
+    """Where the features of a store's pictures are kept: beside them, for this network, view and arithmetic."""
+    assert spec.weights
+    content = {
+        "weights": spec.weights.sha256,
+        "network": spec.model.backbone,
+        "view": asdict(spec.view),
+        "statistics": asdict(spec.statistics),
+        "filters": [one.model_dump(mode="json") for one in spec.filters],
+        "arithmetic": arithmetic,
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return spec.store / f"features-{key}.npy"
+
+
+def all_features(
+    spec: FitSpec,
+    network: TimmNetwork,
+    recipe: Recipe,
+    pictures: Pictures,
+    store: Store,
+    precision: Precision,
+    shard: Shard,
+    advance: Advance,
+) -> Features:
+    """The features of every picture of a store, (N, F) float32; computed where nobody has yet.
+
+    Several workers divide them, and come here together. Of several processes that want the same (trials), one
+    computes while the others wait.
+
+    Args:
+        spec: Names the weights, and how pictures are seen.
+        network: In training or not, its last layer whatever it is.
+        recipe: The spec's.
+        pictures: The store's, on the device.
+        store: Whose.
+        precision: Of the device.
+        shard: This worker among all.
+        advance: Told how many pictures are done.
+    """
+    file = features_file(spec, precision.arithmetic)
+    with locked(file.with_suffix(".lock"), wait=shard.rank == 0):
+        if not _is_there(file, shard):
+            count = len(store.labels)
+            own = np.arange(count)[shard.rank :: shard.world_size]
+            part = _computed(network, recipe, pictures, own, precision, advance)
+            parts = _gathered(part, shard)
+            if shard.rank == 0:
+                features = np.empty((count, part.shape[1]), dtype=np.float32)
+                for rank, one in enumerate(parts):
+                    features[rank :: shard.world_size] = one
+                draft = file.with_suffix(".part")
+                with draft.open("wb") as opened:
+                    np.save(opened, features)
+                draft.replace(file)
+    _wait(shard)
+    return np.load(file, mmap_mode="r")
+
+
+@torch.inference_mode()
+def known_logits(
+    spec: FitSpec, arithmetic: str, layer: nn.Linear, rows: npt.NDArray[np.int64]
+) -> Tensor | None:
+    """Logits (n, K) of a last layer on features that are kept; None where they are not."""
+    file = features_file(spec, arithmetic)
+    if not file.exists():
+        return None
+    features = np.load(file, mmap_mode="r")
+    return F.linear(torch.from_numpy(features[rows]), layer.weight.cpu(), layer.bias.cpu())
+
+
+@torch.inference_mode()
+def _computed(
+    network: TimmNetwork,
+    recipe: Recipe,
+    pictures: Pictures,
+    rows: npt.NDArray[np.int64],
+    precision: Precision,
+    advance: Advance,
+) -> Tensor:
+    """(n, F) float32 on the CPU."""
+    network.eval()
+    recipe.eval()
+    at_once = pictures_at_once((*pictures.image_shape[:2], 3))
+    done, parts = 0, []
+    for start in range(0, len(rows), at_once):
+        images, _ = pictures.take(rows[start : start + at_once])
+        with precision.autocast():
+            parts.append(network.features(recipe(images)).float().cpu())
+        done += len(images)
+        advance(done)
+    return torch.cat(parts) if parts else torch.empty(0, network.last_layer.in_features)
+
+
+def _is_there(file: Path, shard: Shard) -> bool:
+    """Whether it is computed already; all workers do as rank 0 finds it."""
+    if shard.world_size == 1:
+        return file.exists()
+    answer = [file.exists()]
+    dist.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def _gathered(part: Tensor, shard: Shard) -> list[npt.NDArray[np.float32]]:
+    """The parts of all workers, on rank 0."""
+    if shard.world_size == 1:
+        return [part.numpy()]
+    parts: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * shard.world_size
+    dist.all_gather_object(parts, part.numpy())
+    return parts
+
+
+def _wait(shard: Shard) -> None:
+    if shard.world_size > 1:
+        dist.barrier()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear layer on features.
+
+    Attributes:
+        weight: (K, F) float32.
+        bias: (K,) float32.
+        strength: Of the penalty that was chosen.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+
+    def put_into(self, layer: nn.Linear) -> None:
+        """Let a last layer be this one."""
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            layer.bias.copy_(self.bias)
+
+
+def fit_probe(features: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> Probe:
+    """The last layer that is best on frozen features.
+
+    Features are standardized; the mean loss plus strength / 2 times the squared weights is minimized by L-BFGS
+    (Liu & Nocedal 1989). The strength is the one with the lowest loss over held out folds.
+
+    Args:
+        features: Of the training split, (N, F) float32.
+        labels: (N,) int64.
+        loss_fn: Without label smoothing.
+        seed: Of the folds.
+    """
+    mean, std = features.mean(dim=0), features.std(dim=0).clamp(min=LEAST_DEVIATION)
+    inputs = (features - mean) / std
+    strength = _choose_strength(inputs, labels, loss_fn, seed)
+    layer = _Regression(inputs, labels, loss_fn)
+    for stronger in STRENGTHS[: STRENGTHS.index(strength) + 1]:
+        layer.solve(stronger)
+    weight = layer.weight.detach() / std
+    return Probe(weight, layer.bias.detach() - weight @ mean, strength)
+
+
+def _choose_strength(inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> float:
+    """From the strongest on, until held out pictures are recognized worse again."""
+    folds = _folds(labels, seed)
+    held_out = range(FOLDS if len(labels) <= MOST_CROSS_VALIDATED else 1)
+    inside = {
+        fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn)
+        for fold in held_out
+    }
+    best, least = STRENGTHS[0], math.inf
+    for strength in STRENGTHS:
+        total = 0.0
+        for fold, layer in inside.items():
+            layer.solve(strength, roughly=True)
+            outside = folds == fold
+            total += layer.loss_of(inputs[outside], labels[outside])
+        if total > least:
+            break
+        best, least = strength, total
+    return best
+
+
+def _folds(labels: Tensor, seed: int) -> Tensor:
+    """Which fold each picture is held out in, (N,), evenly within every class."""
+    rng = np.random.default_rng([seed, FOLDS])
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_class] = np.arange(len(labels)) % FOLDS
+    return torch.from_numpy(folds)
+
+
+class _Regression:
+    """A logistic regression; every solution begins at the one before it."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, loss_fn: Loss) -> None:
+        self.weight = torch.zeros(loss_fn.num_classes, inputs.shape[1], requires_grad=True)
+        self.bias = torch.zeros(loss_fn.num_classes, requires_grad=True)
+        self._inputs, self._labels, self._loss_fn = inputs, labels, loss_fn
+
+    def solve(self, strength: float, *, roughly: bool = False) -> None:
+        """Go to the minimum, or near enough to it to tell strengths apart."""
+        gradient, change = (1e-4, 1e-6) if roughly else (1e-5, 1e-7)
+        solver = torch.optim.LBFGS(
+            [self.weight, self.bias],
+            max_iter=MOST_STEPS,
+            history_size=10,
+            tolerance_grad=gradient,
+            tolerance_change=change,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            logits = self._inputs @ self.weight.T + self.bias
+            penalty = strength / 2 * self.weight.square().sum()
+            value = self._loss_fn(logits, self._labels) + penalty
+            value.backward()
+            return value
+
+        solver.step(loss)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def loss_of(self, inputs: Tensor, labels: Tensor) -> float:
+        """The mean loss of other pictures."""
+        return float(self._loss_fn(inputs @ self.weight.T + self.bias, labels))

@@ -1,0 +1,122 @@
+"""Which network each architecture has, and what it begins with, where the settings leave it to the data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imgrec.config import Arch, Branch, Config, ModelConfig
+from imgrec.config.architectures.architecture import AUTO, COMPACT, INPUT_SIDE
+from imgrec.data.shape import LEAST_PHOTO_SIDE, are_photos
+from imgrec.data.store import Store
+from imgrec.models.families import network_of
+from imgrec.models.weights import Sources, Weights, input_side
+from imgrec.preprocess.view import MARGIN
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWeights:
+    """Weights that networks begin with, each found once.
+
+    Attributes:
+        sources: Where they are looked for.
+    """
+
+    sources: Sources
+    _found: dict[tuple[str, bool | str], Weights] = field(default_factory=dict)
+
+    def of(self, model: ModelConfig) -> Weights | None:
+        """What a network begins with; None where it is noise.
+
+        Raises:
+            ConfigError: they cannot be had, or may not be used.
+        """
+        if not model.begins_with_weights:
+            return None
+        key = (model.backbone, model.pretrained)
+        if key not in self._found:
+            self._found[key] = self.sources.find(model)
+        return self._found[key]
+
+
+def sources_of(config: Config, *, online: bool) -> Sources:
+    """Where the settings let weights be looked for."""
+    pretrained = config.pretrained
+    return Sources(
+        storage=Path(config.storage),
+        folder=Path(pretrained.folder) if pretrained.folder else None,
+        allow_noncommercial=pretrained.allow_noncommercial,
+        online=online,
+    )
+
+
+def photo_side(config: Config) -> int:
+    """The side in pixels that a store of photos is to have for these networks; 0 where it matters to none.
+
+    By the settings alone: whether weights are found must not decide what a store holds.
+    """
+    sides = [_input_side(branch.model, config) for branch in config.branches]
+    return round(MARGIN * max(sides)) if any(sides) else 0
+
+
+def _input_side(model: ModelConfig, config: Config) -> int:
+    if not (model.is_open or model.begins_with_weights):
+        return 0
+    if config.data.image_size:
+        return max(config.data.image_size)
+    return INPUT_SIDE if model.backbone == AUTO else input_side(model.backbone)
+
+
+def decide_networks(
+    config: Config, store: Store, weights: KnownWeights
+) -> tuple[Config, tuple[str, ...]]:
+    """The settings with `backbone = "auto"` decided for every architecture.
+
+    The rule: of photos (`are_photos`) a small network that has learned from others, the same for everybody
+    (`default_backbone`), where its weights can be had; of other pictures, or without weights, a compact network
+    that begins with noise.
+
+    Returns:
+        The settings, and for people what was decided and why.
+    """
+    branches, notes, compact = list[Branch](), list[str](), dict[str, list[Arch]]()
+    photos = are_photos(store.looks(), store.image_shape[2])
+    for branch in config.branches:
+        model = branch.model
+        if not model.is_open:
+            branches.append(_named(branch))
+            continue
+        name = model.default_backbone
+        reason = weights.sources.why_without(name) if photos else _why_no_photos(store)
+        if not reason:
+            branches.append(branch.with_network(name, pretrained=True))
+            found = weights.of(branches[-1].model)
+            notes.append(f"{branch.arch}: begins with the weights {found}: the pictures are photos")
+            continue
+        compact.setdefault(reason, []).append(branch.arch)
+        notes += [
+            f"{branch.arch}: train.{setting} has no effect: its network begins with noise"
+            for setting in branch.without_effect
+        ]
+        branches.append(branch.with_network(COMPACT, pretrained=False))
+    for reason, archs in compact.items():
+        text = f"{', '.join(archs)}: compact, from noise: {reason}"
+        if photos:
+            names = " ".join(config.branch(arch).model.default_backbone for arch in archs)
+            text += f"; imgrec fetch {names} brings them where there is a network"
+        notes.append(text)
+    return config.model_copy(update={"branches": tuple(branches)}), tuple(notes)
+
+
+def _named(branch: Branch) -> Branch:
+    """The same where the settings say which network it is, if only by its weights or by what they set of it."""
+    model = branch.model
+    if model.backbone != AUTO:
+        return branch
+    if isinstance(model.pretrained, str):
+        return branch.with_network(network_of(model.pretrained), model.pretrained)
+    return branch.with_network(COMPACT, pretrained=False)
+
+
+def _why_no_photos(store: Store) -> str:
+    if store.image_shape[2] == 1:
+        return "the pictures are grey"
+    return f"the pictures are smaller than photos ({LEAST_PHOTO_SIDE} pixels)"

@@ -1,0 +1,140 @@
+"""Which network every architecture has."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgrec.config import ARCHS, load_config
+from imgrec.errors import ConfigError
+from pipelines.networks import photo_side
+from pipelines.prepare import Prepared, prepare
+from tests.conftest import ROOT, no_progress
+from tests.unit.data.made import MakePhotos
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, and nobody to ask."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def prepared(source: str | Path, storage: Path, *settings: str) -> Prepared:
+    config = load_config(None, [f"data.source='{source}'", f"storage='{storage}'", *settings])
+    return prepare(config, no_progress)
+
+
+def test_of_photos_the_cnn_begins_with_packaged_weights_and_the_others_say_why_not(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """No hub, an empty cache: what can be had is taken, and one line says how to have more."""
+    data = prepared(make_large_photos(), tmp_path)
+    cnn, ann = data.specs["cnn"], data.specs["ann"]
+
+    assert cnn.weights is not None
+    assert cnn.model.backbone == "tf_efficientnet_lite0.in1k"
+    assert (cnn.image_shape, cnn.view.centre) == ((224, 224, 3), 0.875)
+    assert cnn.statistics.mean == (0.5, 0.5, 0.5)
+    assert cnn.augmentation.crop_area == 0.5
+    assert data.config.branch("cnn").train.layer_decay < 1
+    assert ann.weights is None
+    assert (ann.model.backbone, ann.image_shape) == ("compact", (128, 128, 3))
+    assert ann.augmentation.crop_area == 1
+    first, second = data.notes
+    assert first.startswith("cnn: begins with the weights tf_efficientnet_lite0.in1k (the package")
+    assert second.startswith("ann, rnn, transformer: compact, from noise: no weights are on this")
+    assert "imgrec fetch resmlp_12_224.fb_in1k sequencer2d_s.in1k vit_tiny" in second
+
+
+def test_of_digits_everything_is_compact_and_one_line_says_so(tmp_path: Path) -> None:
+    """They are no photos; and nothing of timm is imported for them."""
+    data = prepared("digits", tmp_path)
+
+    assert {spec.model.backbone for spec in data.specs.values()} == {"compact"}
+    assert data.notes == (f"{', '.join(ARCHS)}: compact, from noise: the pictures are grey",)
+
+
+def test_small_colour_pictures_are_no_photos(make_photos: MakePhotos, tmp_path: Path) -> None:
+    """Of 90 pixels, and kept as they are."""
+    data = prepared(make_photos(), tmp_path, "archs=['cnn']")
+
+    assert data.specs["cnn"].model.backbone == "compact"
+    assert data.store.image_shape == (90, 90, 3)
+    assert "smaller than photos (96 pixels)" in data.notes[0]
+
+
+def test_whoever_sets_a_compact_network_gets_one(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Its widths, `pretrained = false` or its name: nothing is left open, and nothing is said."""
+    photos = make_large_photos()
+    for number, setting in enumerate(("widths=[8]", "pretrained=false", "backbone='compact'")):
+        data = prepared(photos, tmp_path / str(number), "archs=['cnn']", f"cnn.model.{setting}")
+
+        assert data.specs["cnn"].model.backbone == "compact"
+        assert data.notes == ()
+        assert data.store.image_shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        ([], 256),
+        (["cnn.model.pretrained=false", "archs=['cnn']"], 0),
+        (["data.image_size=160"], 183),
+        (["archs=['cnn']", "cnn.model.backbone='inception_v3'"], 342),
+        (["archs=['cnn']", "cnn.model={backbone='resnet18', pretrained=false}"], 0),
+    ],
+)
+def test_photos_are_kept_a_little_larger_than_the_largest_input(
+    settings: list[str], side: int
+) -> None:
+    """By the settings alone, and not by whether a hub answers: 256 pixels for 224."""
+    assert photo_side(load_config(None, settings)) == side
+
+
+def test_a_named_network_without_weights_is_an_error_and_not_another_network(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Only `auto` may choose."""
+    with pytest.raises(ConfigError, match=r"timm/resnet18.a1_in1k are not on this machine"):
+        prepared(make_large_photos(), tmp_path, "cnn.model.backbone='resnet18'")
+
+
+def test_a_setting_that_a_compact_network_has_no_use_for_is_told(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Nobody knew before that there would be no weights."""
+    data = prepared(
+        make_large_photos(), tmp_path, "archs=['transformer']", "transformer.train.finetune='probe'"
+    )
+
+    assert data.notes[0] == (
+        "transformer: train.finetune has no effect: its network begins with noise"
+    )
+    assert data.specs["transformer"].train.epochs > 1
+
+
+def test_a_fit_of_digits_imports_neither_timm_nor_torchvision(tmp_path: Path) -> None:
+    """They take three seconds and 170 MB in every process."""
+    script = f"""
+import sys, torch
+from imgrec.config import load_config
+from imgrec.data.loader import Shard
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import fit
+from pipelines.prepare import prepare
+import pipelines.run
+prepared = prepare(load_config(None, ["storage='{tmp_path}'", "train.epochs=1"]), lambda *_: None)
+for spec in prepared.specs.values():
+    fit(build_learner(spec, torch.device("cpu"), Shard()), on_epoch=lambda _: None)
+print([name for name in ("timm", "torchvision", "huggingface_hub") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"

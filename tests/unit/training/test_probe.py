@@ -1,0 +1,153 @@
+"""The first epoch of a network that begins with weights of others."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from imgrec.config import load_config
+from imgrec.data.loader import Pictures, Shard
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import EpochReport, evaluate, fit
+from imgrec.training.loss import Loss
+from imgrec.training.probe import features_file, fit_probe, known_logits
+from imgrec.training.spec import FitSpec
+from pipelines.prepare import prepare
+from tests.conftest import no_progress
+from tests.unit.training.made import CPU, trained, weights
+
+COUNT, WIDTH, CLASSES = 120, 12, 3
+
+
+def clouds(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of three classes that overlap, each feature on a scale of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(COUNT) % CLASSES
+    middles = torch.randn(CLASSES, WIDTH, generator=generator)
+    features = middles[labels] + 1.5 * torch.randn(COUNT, WIDTH, generator=generator)
+    return features * torch.logspace(-1, 2, WIDTH) + 5.0, labels
+
+
+def test_the_solution_is_scikit_learns_for_the_same_penalty() -> None:
+    """The mean loss with strength / 2 is the sum with C = 1 / (strength N), on standardized features."""
+    features, labels = clouds()
+    probe = fit_probe(features, labels, Loss("none", [40] * 3, 0.0), seed=0)
+    mean, std = features.mean(0), features.std(0)
+    theirs = LogisticRegression(C=1 / (probe.strength * COUNT), tol=1e-8, max_iter=10_000)
+    theirs.fit(((features - mean) / std).numpy(), labels.numpy())
+    logits = features @ probe.weight.T + probe.bias
+    expected = theirs.decision_function(((features - mean) / std).numpy())
+    # Logits are known but for a constant of each picture.
+    ours = (logits - logits.mean(1, keepdim=True)).numpy()
+
+    # The loss is flat at its minimum: a gradient of 1e-5 leaves weights off by some 1e-3 of their size.
+    np.testing.assert_allclose(ours, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_the_strength_is_one_that_held_out_pictures_are_best_with() -> None:
+    """Noise asks for a strong penalty, what separates cleanly for a weak one."""
+    features, labels = clouds()
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    clean = torch.eye(CLASSES)[labels].repeat(1, 4) + 0.01 * noise
+    loss_fn = Loss("none", [40] * 3, 0.0)
+
+    assert (
+        fit_probe(noise, labels, loss_fn, 0).strength
+        > 10 * fit_probe(clean, labels, loss_fn, 0).strength
+    )
+
+
+@pytest.fixture
+def spec(make_large_photos: Callable[[], Path], tmp_path: Path) -> FitSpec:
+    """Two epochs beside the first of EfficientNet-Lite0 on two dozen photos."""
+    settings = [
+        f"data.source='{make_large_photos()}'",
+        f"storage='{tmp_path / 'mlruns'}'",
+        "archs=['cnn']",
+        "data.image_size=64",
+        "cnn.train.epochs=3",
+        "cnn.train.batch_size=8",
+        "train.precision='fp32'",
+    ]
+    return prepare(load_config(None, settings), no_progress).specs["cnn"]
+
+
+def test_the_first_epoch_recognizes_photos_and_says_what_evaluation_says(spec: FitSpec) -> None:
+    """Scores from features that are kept are those of the whole network."""
+    learner = build_learner(spec, CPU, Shard())
+    reports: list[EpochReport] = []
+
+    class OverError(Exception):
+        pass
+
+    def on_epoch(report: EpochReport) -> None:
+        reports.append(report)
+        raise OverError
+
+    with pytest.raises(OverError):
+        fit(learner, on_epoch=on_epoch)
+    pictures = Pictures(learner.store, CPU)
+    whole = evaluate(learner, pictures, learner.splits.val)
+    known = known_logits(spec, "fp32", learner.model.last_layer, learner.splits.val)  # type: ignore[arg-type,union-attr]
+
+    assert spec.weights is not None
+    assert reports[0].metrics["val/accuracy"] == whole.accuracy
+    assert reports[0].metrics["val/loss"] == pytest.approx(whole.loss, rel=1e-4)
+    assert reports[0].metrics["train/accuracy"] > 0.9
+    assert reports[0].metrics["learning_rate"] == 0
+    assert known is not None
+    assert known.shape == (len(learner.splits.val), 2)
+
+
+def test_features_are_computed_once_for_all_seeds(spec: FitSpec) -> None:
+    """Trials and seeds find them; other statistics are other features."""
+    trained(spec, stop_after=1, folder=spec.store.parent / "checkpoint")
+    file = features_file(spec, "fp32")
+    written = file.stat().st_mtime_ns
+    other = replace(spec, seed=1, train=spec.train.model_copy(update={"epochs": 1}))
+    learner = trained(other)
+
+    assert file.stat().st_mtime_ns == written
+    assert learner.best is not None
+    assert learner.best.epoch == 1
+    assert features_file(replace(spec, filters=()), "bf16") != file
+
+
+def test_a_fit_that_is_broken_off_after_the_first_epoch_ends_with_the_same_weights(
+    spec: FitSpec, tmp_path: Path
+) -> None:
+    """Bit for bit, as of every other epoch."""
+    whole = trained(spec)
+    resumed = trained(spec, stop_after=1, folder=tmp_path / "checkpoint")
+
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_what_fine_tuning_spoils_is_not_kept(spec: FitSpec) -> None:
+    """At a rate that destroys the network the first epoch is the best."""
+    wild = spec.train.model_copy(update={"learning_rate": 1.0, "weight_decay": 0.5})
+    learner = trained(replace(spec, train=wild))
+
+    assert learner.best is not None
+    assert learner.best.epoch == 1
+    assert learner.epochs_done == 3
+
+
+def test_frozen_layers_keep_their_weights_and_the_deeper_ones_learn_faster(spec: FitSpec) -> None:
+    """`freeze` from the first layer on, `layer_decay` from the last one back."""
+    train = spec.train.model_copy(update={"freeze": 0.5, "layer_decay": 0.1})
+    chosen = replace(spec, train=train)
+    fresh, done = build_learner(chosen, CPU, Shard()), trained(chosen)
+    before, after = fresh.model.state_dict(), done.model.state_dict()
+    rates = [group["lr"] for group in fresh.optimizers[0].param_groups]
+    base = [group["initial_lr"] for group in fresh.optimizers[0].param_groups]
+
+    assert torch.equal(before["network.conv_stem.weight"], after["network.conv_stem.weight"])
+    assert not torch.equal(before["network.conv_head.weight"], after["network.conv_head.weight"])
+    assert max(base) == pytest.approx(train.learning_rate)
+    assert max(base) * 0.1**0.5 <= min(base) < max(base)
+    assert len(rates) > 4
