@@ -32,8 +32,8 @@ def decide_arithmetic(workflow: Workflow) -> dict[Arch, Arithmetic]:
     if missing:
         kinds = device_kinds(use_gpu=workflow.demand.use_gpu)
         known |= {
-            arch: choose_arithmetic(config.branch(arch).train.precision, arch, kinds)
-            for arch in missing
+            branch.arch: choose_arithmetic(branch.train.precision, branch.model, kinds)
+            for branch in map(config.branch, missing)
         }
         tags = {ARITHMETIC + arch: known[arch] for arch in missing}
         workflow.run.set_tags(tags | {DEVICES: ", ".join(kinds)})

@@ -12,6 +12,7 @@ from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
+from pipelines.networks import KnownWeights, decide_networks, photo_side, sources_of
 from pipelines.observer import Observer
 from pipelines.record.entries import record_data
 
@@ -26,17 +27,22 @@ def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path
         DataError: the pictures cannot be read.
     """
     observer.stage("data")
-    store = prepare_store(config.data, Path(config.storage), progress=observer.progress)
+    storage = Path(config.storage)
+    store = prepare_store(
+        config.data, storage, progress=observer.progress, photo_side=photo_side(config)
+    )
     findings = Findings(store, config.data.allow_leakage)
-    page = Path(config.storage) / "checks" / f"{config.name}-{store.folder.name}.html"
+    page = storage / "checks" / f"{config.name}-{store.folder.name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(data_page(findings, config.data.source), encoding="utf-8")
     observer.stage("tracking")
-    tracking = connect(config.tracking, Path(config.storage), create=True)
+    tracking = connect(config.tracking, storage, create=True)
     experiment = config.tracking.experiment or config.name
     with start_run(tracking, experiment, f"{config.name} data", {KIND: "check"}) as run:
         record_data(run, findings, page)
-    decided = [store.about_depth(config.data.depth)]
+    weights = KnownWeights(sources_of(config, online=False))
+    _, networks = decide_networks(config, store, weights)
+    decided = [store.about_depth(config.data.depth), *networks]
     with contextlib.suppress(DataError):  # which `Findings` say better
         decided += make_splits(store, config.data).notes
     return findings, [note for note in decided if note], page

@@ -1,7 +1,11 @@
 """Which network each architecture has, and what it begins with, where the settings leave it to the data."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from imgrec.config import Arch, Branch, Config, ModelConfig
 from imgrec.config.architectures.architecture import AUTO, COMPACT, INPUT_SIDE
@@ -48,6 +52,13 @@ def sources_of(config: Config, *, online: bool) -> Sources:
     )
 
 
+def asked(config: Config) -> str:
+    """A hash of the settings that decide what is trained, as they were written."""
+    how = config.model_dump(mode="json", include={"name", "seed", "archs", "data", "pretrained"})
+    written = [[branch.written, branch.written_space] for branch in config.branches]
+    return hashlib.sha256(json.dumps([how, written], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def photo_side(config: Config) -> int:
     """The side in pixels that a store of photos is to have for these networks; 0 where it matters to none.
 
@@ -66,13 +77,22 @@ def _input_side(model: ModelConfig, config: Config) -> int:
 
 
 def decide_networks(
-    config: Config, store: Store, weights: KnownWeights
+    config: Config,
+    store: Store,
+    weights: KnownWeights,
+    decided: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Config, tuple[str, ...]]:
     """The settings with `backbone = "auto"` decided for every architecture.
 
     The rule: of photos (`are_photos`) a small network that has learned from others, the same for everybody
     (`default_backbone`), where its weights can be had; of other pictures, or without weights, a compact network
-    that begins with noise.
+    that begins with noise. What a run was begun with holds for whoever goes on with it.
+
+    Args:
+        config: The settings as they were written.
+        store: The pictures.
+        weights: Where weights are.
+        decided: The backbone of each architecture of which a run was begun.
 
     Returns:
         The settings, and for people what was decided and why.
@@ -85,7 +105,12 @@ def decide_networks(
             branches.append(_named(branch))
             continue
         name = model.default_backbone
-        reason = weights.sources.why_without(name) if photos else _why_no_photos(store)
+        reason = "" if photos else _why_no_photos(store)
+        if branch.arch in decided:
+            name = decided[branch.arch]
+            reason = "the run was begun so" if name == COMPACT else ""
+        elif photos:
+            reason = weights.sources.why_without(name)
         if not reason:
             branches.append(branch.with_network(name, pretrained=True))
             found = weights.of(branches[-1].model)
@@ -99,7 +124,7 @@ def decide_networks(
         branches.append(branch.with_network(COMPACT, pretrained=False))
     for reason, archs in compact.items():
         text = f"{', '.join(archs)}: compact, from noise: {reason}"
-        if photos:
+        if photos and not decided:
             names = " ".join(config.branch(arch).model.default_backbone for arch in archs)
             text += f"; imgrec fetch {names} brings them where there is a network"
         notes.append(text)

@@ -16,7 +16,7 @@ from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.liveness import owner_host
 from imgrec.tracking.query import RunRecord, find_runs
-from imgrec.tracking.tags import ARCH, DONE, KIND, STATE
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KIND, STATE
 from imgrec.training.spec import FitSpec
 from pipelines.costs.estimate import (
     SEARCHED_SHARE,
@@ -31,7 +31,8 @@ from pipelines.costs.estimate import (
 from pipelines.networks import photo_side
 from pipelines.observer import Observer
 from pipelines.prepare import prepare
-from pipelines.record.ledger import Ledger
+from pipelines.record.entries import begins_with
+from pipelines.record.ledger import Ledger, networks_begun_with
 from pipelines.search import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.
@@ -69,11 +70,15 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     storage = Path(config.storage)
     if find_store(config.data, storage, photo_side=photo_side(config)) is None:
         return _before_data(config)
-    prepared = prepare(config, observer.progress, online=False)
-    config = prepared.config
-    ledger = None
+    ledger, decided, tracking = None, dict[str, str](), None
     if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)
+        decided = {} if fresh else networks_begun_with(tracking, config)
+    prepared = prepare(config, observer.progress, decided=decided, online=False)
+    config = prepared.config
+    for note in prepared.notes:
+        observer.note(note)
+    if tracking:
         ledger = Ledger(tracking, prepared, fresh=fresh)
     if config.search.wanted:
         for branch in config.branches:
@@ -205,7 +210,12 @@ def _speed(ledger: Ledger | None, spec: FitSpec) -> tuple[float, str]:
     """Images/s of the last model of this architecture on these data, or a guess."""
     if ledger:
         fingerprint = ledger.prepared.store.fingerprint
-        tags = {KIND: "model", ARCH: spec.model.arch, "data.fingerprint": fingerprint}
+        tags = {
+            KIND: "model",
+            ARCH: spec.model.arch,
+            BEGINS_WITH: begins_with(spec.weights.told() if spec.weights else None),
+            "data.fingerprint": fingerprint,
+        }
         for record in find_runs(ledger.tracking, tags, experiment=ledger.experiment):
             if speed := record.metrics.get("median_images_per_second"):
                 return speed, "as measured before"

@@ -1,13 +1,15 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import nn
 
-from imgrec.config import Arch, Branch, Config, DataConfig, Filter
+from imgrec.config import Arch, Branch, ClusterConfig, Config, DataConfig, Filter
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import DecodeBackend, ProgressCallback
@@ -25,8 +27,10 @@ from imgrec.preprocess.view import View
 from imgrec.training.growth import resized
 from imgrec.training.optim import build_optimizers
 from imgrec.training.spec import FitSpec
+from imgrec.training.throughput import operations_of
 from pipelines.networks import (
     KnownWeights,
+    asked,
     decide_networks,
     photo_side,
     sources_of,
@@ -42,6 +46,7 @@ class Prepared:
         findings: What is wrong with them, or odd.
         splits: Which of them train, choose and test.
         config: The settings, with every network decided.
+        asked: A hash of the settings before that.
         notes: For people, what was decided and why.
         weights: What networks begin with.
         statistics: Of the training split, behind any filters.
@@ -52,6 +57,7 @@ class Prepared:
     findings: Findings
     splits: Splits
     config: Config
+    asked: str
     notes: tuple[str, ...]
     weights: KnownWeights
     statistics: "Statistics"
@@ -87,6 +93,7 @@ def prepare(
     progress: ProgressCallback,
     backend: DecodeBackend | None = None,
     *,
+    decided: Mapping[str, str] = MappingProxyType({}),
     online: bool = True,
 ) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
@@ -95,6 +102,7 @@ def prepare(
         config: Everything.
         progress: Told how far reading and decoding are.
         backend: Where to decode; this machine, if nothing is said.
+        decided: The networks of a run that was begun with these settings, by architecture.
         online: Whether weights may be fetched.
 
     Raises:
@@ -114,7 +122,8 @@ def prepare(
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
     weights = KnownWeights(sources_of(config, online=online))
-    config, notes = decide_networks(config, store, weights)
+    written = asked(config)
+    config, notes = decide_networks(config, store, weights, decided)
     statistics = Statistics(store, splits)
     specs = {
         branch.arch: _spec(config, branch, store, splits, statistics, weights)
@@ -126,7 +135,7 @@ def prepare(
             model = build_model(spec.model, spec.image_shape, spec.num_classes, file)
             build_optimizers(model, spec.train)
             _refuse_growth(model, spec)
-    return Prepared(store, findings, splits, config, notes, weights, statistics, specs)
+    return Prepared(store, findings, splits, config, written, notes, weights, statistics, specs)
 
 
 def _refuse_growth(model: nn.Module, spec: FitSpec) -> None:
@@ -161,12 +170,14 @@ def _spec(
     class_counts = tuple(counts.tolist())
     filters = branch.preprocess.filters
     refuse_too_small(filters, (*view.size, channels))
-    train = branch.train.resolved(class_counts, begins_with_weights=weights is not None)
+    shape = (*view.size, channels)
+    operations = operations_of(branch.model, shape) if weights else None
+    train = branch.train.resolved(class_counts, operations, on_gpu=_on_gpu(config.cluster))
     return FitSpec(
         store=store.folder,
         data=config.data,
         seed=config.seed,
-        image_shape=(*view.size, channels),
+        image_shape=shape,
         view=view,
         weights=weights,
         class_counts=class_counts,
@@ -183,6 +194,11 @@ def _spec(
             begins_with_weights=weights is not None,
         ),
     )
+
+
+def _on_gpu(cluster: ClusterConfig) -> bool:
+    """Whether training will have GPUs, as far as it is known before Ray is up."""
+    return cluster.use_gpu is True or (cluster.use_gpu == "auto" and torch.cuda.is_available())
 
 
 def _view(config: DataConfig, store: Store, weights: Weights | None) -> View:

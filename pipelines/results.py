@@ -18,6 +18,7 @@ class TrainedModel:
     """A registered model and how good it is.
 
     Attributes:
+        begins_with: `noise`, or the name of the weights that it began with.
         share_of_peak: What it computed a second, of what the GPU could; 0 where that is not known.
         spent: Seconds of training by kind of work.
         taken: An earlier run had registered it.
@@ -29,6 +30,7 @@ class TrainedModel:
     version: int
     champion: bool
     run_id: str
+    begins_with: str
     val: Scores
     test: Scores
     parameters: int
@@ -51,6 +53,7 @@ class TrainedModel:
             version=version.version,
             champion=version.champion,
             run_id=version.run_id,
+            begins_with=version.begins_with,
             val=scores_from(metrics, "best_val"),
             test=scores_from(metrics, "test"),
             parameters=int(metrics["parameters"]),
@@ -75,6 +78,7 @@ class TrainedModel:
             "version": self.version,
             "champion": self.champion,
             "run_id": self.run_id,
+            "begins_with": self.begins_with,
             "test": {
                 "accuracy": self.test.accuracy,
                 "macro_f1": self.test.macro_f1,
@@ -218,6 +222,7 @@ class Summary:
             "model",
             "version",
             "champion",
+            "begins with",
             "test accuracy",
             "test macro-F1",
             "test log loss",
@@ -230,6 +235,7 @@ class Summary:
                 model.registered_model,
                 model.version,
                 model.champion,
+                model.begins_with,
                 model.test.accuracy,
                 model.test.macro_f1,
                 model.test.loss,

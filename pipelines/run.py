@@ -29,7 +29,7 @@ from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.entries import record_inputs
-from pipelines.record.ledger import Ledger
+from pipelines.record.ledger import Ledger, networks_begun_with
 from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
 from pipelines.train import train
@@ -185,7 +185,8 @@ class _Start(ExitStack):
             self._observer.note(tracking.note)
         close_dead_runs(tracking)
         self._begin("data")
-        prepared = prepare(config, self._observer.progress, backend)
+        decided = {} if fresh else networks_begun_with(tracking, config)
+        prepared = prepare(config, self._observer.progress, backend, decided=decided)
         self._observer.prepared(prepared)
         specs = prepared.specs.values()
         refuse_batches_below(config.cluster.most_workers, specs)

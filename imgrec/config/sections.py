@@ -52,6 +52,8 @@ class PreprocessConfig(Section):
 
 PROBE_EPOCHS = 1
 """Of a fit that begins with weights of others: the first, which trains the last layer alone."""
+Finetune = Literal["auto", "probe", "full"]
+MOST_OPERATIONS = 5e14
 OF_WEIGHTS = ("finetune", "layer_decay", "freeze")
 """Training settings of networks that begin with weights of others."""
 Imbalance = Literal["auto", "none", "weights", "sampler", "focal", "logit_adjustment"]
@@ -77,7 +79,7 @@ class TrainConfig(Section):
     whole, which it is for the last 40 % of the steps; never below 16 pixels. Half of it takes a
     quarter of the time, and early on a network learns as much from it. Not where weights belong to
     places of the picture, as in the ann and an rnn of rows."""
-    finetune: Literal["auto", "probe", "full"] = "auto"
+    finetune: Finetune = "auto"
     """What of a network that begins with weights of others is trained. The first epoch always trains the last
     layer alone, on features that are computed once (a linear probe); `probe` ends there, `full` goes on with
     the whole network, `auto` decides (`choose_finetune`)."""
@@ -127,18 +129,22 @@ class TrainConfig(Section):
         return self
 
     def resolved(
-        self, class_counts: Sequence[int], *, begins_with_weights: bool = False
+        self, class_counts: Sequence[int], operations: float | None = None, *, on_gpu: bool = False
     ) -> "TrainConfig":
         """These settings with what they leave to the data chosen.
 
         Args:
             class_counts: Training pictures of each class.
-            begins_with_weights: Whether the network has learned from others before.
+            operations: Of a network that begins with weights of others, to train it on one picture.
+            on_gpu: Whether it is trained there.
         """
         num_train = sum(class_counts)
-        if begins_with_weights:
+        finetune = self.finetune
+        if operations is not None:
             batch_size = min(256, max(32, 1 << (num_train // 200).bit_length()))
             epochs = PROBE_EPOCHS + min(12, max(3, round(20_000 / num_train)))
+            wanted = (self.epochs or epochs) - PROBE_EPOCHS
+            finetune = choose_finetune(finetune, operations * wanted * num_train, on_gpu=on_gpu)
         else:
             batch_size = min(256, max(64, 1 << (num_train // 50).bit_length()))
             epochs = min(40, max(8, round(500_000 / num_train)))
@@ -146,10 +152,22 @@ class TrainConfig(Section):
         return self.model_copy(
             update={
                 "batch_size": min(self.batch_size or batch_size, num_train),
-                "epochs": PROBE_EPOCHS if self.finetune == "probe" else epochs,
+                "epochs": PROBE_EPOCHS if finetune == "probe" else epochs,
+                "finetune": finetune,
                 "imbalance": choose_imbalance(self.imbalance, class_counts),
             }
         )
+
+
+def choose_finetune(wanted: Finetune, operations: float, *, on_gpu: bool) -> Finetune:
+    """What of a network with weights of others is trained, where the settings leave it open.
+
+    The rule: the whole network (`full`) on GPUs, and on CPUs as long as it takes at most 5e14 operations, about
+    two hours of two cores; else the last layer alone (`probe`), which takes minutes.
+    """
+    if wanted != "auto":
+        return wanted
+    return "full" if on_gpu or operations <= MOST_OPERATIONS else "probe"
 
 
 def choose_imbalance(wanted: Imbalance, class_counts: Sequence[int]) -> Imbalance:

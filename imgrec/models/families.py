@@ -109,7 +109,7 @@ def refuse_foreign(arch: Arch, name: str) -> None:
     """
     where = f"{arch}.model.backbone = {name!r}"
     network = network_of(name)
-    if network in _all():
+    if network in known_networks():
         family = family_of(network)
         if family != arch:
             msg = f"{where}: this is of the family {family}; set {family}.model.backbone"
@@ -119,7 +119,7 @@ def refuse_foreign(arch: Arch, name: str) -> None:
         family = family_of(known)
         msg = f"{where}: a name of torchvision's; timm's is {known}, set as {family}.model.backbone"
         raise ConfigError(msg)
-    own = [other for other in _all() if family_of(other) == arch]
+    own = [other for other in known_networks() if family_of(other) == arch]
     near = difflib.get_close_matches(network, own, n=5, cutoff=0.4)
     hint = f"near names of this family: {', '.join(near)}" if near else "timm.list_models() has all"
     msg = f"{where}: timm has no such network; {hint}"
@@ -128,7 +128,7 @@ def refuse_foreign(arch: Arch, name: str) -> None:
 
 def family_of(network: str) -> Arch:
     """The architecture of one of timm's networks."""
-    module = _all()[network]
+    module = known_networks()[network]
     return next((arch for arch in ARCHS if module in MODULES.get(arch, ())), "cnn")
 
 
@@ -138,8 +138,8 @@ def network_of(name: str) -> str:
 
 
 @cache
-def _all() -> dict[str, str]:
-    """The module of each of timm's networks."""
+def known_networks() -> dict[str, str]:
+    """Timm's networks, each with the module that it is in."""
     # timm imports torchvision, which takes three seconds together: only where it is asked for.
     import timm  # noqa: PLC0415
 

@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from imgrec.config import ModelConfig
+from imgrec.config.architectures.architecture import is_path
 from imgrec.errors import ConfigError, reason_of
 from imgrec.machine import locked
-from imgrec.models.families import network_of, refuse_foreign
+from imgrec.models.families import family_of, known_networks, network_of, refuse_foreign
 from imgrec.probe import ask
 
 ENDING = ".safetensors"
 HUB_FILE, HUB_CONFIG = "model.safetensors", "config.json"
-PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
 HUB_SECONDS = 10
 # How a licence says that money may not be made with it.
 NONCOMMERCIAL = ("-nc", "noncommercial", "non-commercial")
@@ -166,8 +166,8 @@ class Sources:
         refuse_foreign(model.arch, model.backbone)
         where = f"{model.arch}.model.pretrained"
         if isinstance(model.pretrained, str):
-            path = Path(model.pretrained).expanduser()
-            if path.exists() or path.suffix in PICKLES | {ENDING} or model.pretrained[0] in "./~":
+            if is_path(model.pretrained):
+                path = Path(model.pretrained)
                 return self._keep(_of_path(path, model.backbone, where), where)
             return self._keep(self._named(model.pretrained, where), where)
         return self._keep(self._named(full_name(model.backbone), where), where)
@@ -216,11 +216,11 @@ class Sources:
                 f"{cure}fetch {HUB_FILE} and {HUB_CONFIG} of https://huggingface.co/{repository} and lay them in a "
                 f"folder {repository.rpartition('/')[2]}, and name the folder above it in pretrained.folder"
             )
-            file = self._download(repository, HUB_FILE, where, lay)
+            file = self.download(repository, HUB_FILE, where, lay)
         config = _in_cache(repository, HUB_CONFIG)
         if config is None and self._may_ask():
             with suppress(ConfigError):
-                config = self._download(repository, HUB_CONFIG, where, "")
+                config = self.download(repository, HUB_CONFIG, where, "")
         return _Found(
             name=repository.rpartition("/")[2],
             source=f"{repository} of the hub",
@@ -232,7 +232,12 @@ class Sources:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         return self.online and not offline
 
-    def _download(self, repository: str, file: str, where: str, cure: str) -> Path:
+    def download(self, repository: str, file: str, where: str, cure: str) -> Path:
+        """A file of the hub's, into its cache.
+
+        Raises:
+            ConfigError: the hub may not be asked, does not answer, or has no such file; it ends with the cure.
+        """
         if not self._may_ask():
             msg = f"{where}: the weights {repository} are not on this machine, and the hub is not asked; {cure}"
             raise ConfigError(msg)
@@ -297,6 +302,41 @@ class Sources:
         part.replace(home / f"{sha256}{ENDING}")
         note.write_text(json.dumps({"sha256": sha256, "of": original}), encoding="utf-8")
         return sha256
+
+
+def fetch(name: str, folder: Path | None) -> Path:
+    """Bring weights to this machine for later: into the hub's cache, or a folder for `pretrained.folder`.
+
+    Args:
+        name: Of a network of timm's (`resnet18`), with or without its weights' (`resnet18.a1_in1k`), or a repository
+            of the hub.
+        folder: They are laid in its subfolder of their name.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: there are none, or they cannot be fetched.
+    """
+    network = network_of(name)
+    refuse_foreign(family_of(network) if network in known_networks() else "cnn", name)
+    repository = _repository(full_name(name))
+    short = repository.rpartition("/")[2]
+    sources = Sources(Path())
+    files = [
+        _in_cache(repository, file)
+        or sources.download(repository, file, "fetch", "try again later")
+        for file in (HUB_FILE, HUB_CONFIG)
+    ]
+    if folder is None:
+        return files[0]
+    target = folder / short
+    target.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        part = target / f"{file.name}.part"
+        shutil.copyfile(file, part)
+        part.replace(target / file.name)
+    return target / HUB_FILE
 
 
 def full_name(name: str) -> str:

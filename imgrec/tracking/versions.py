@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import refuse_changed
-from imgrec.tracking.tags import ARCH
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, NOISE
 
 CHAMPION = "champion"
 MODELS = "models:/"
@@ -46,6 +46,11 @@ class RegisteredVersion:
     run_id: str
     tags: dict[str, str]
     why_not: str = ""
+
+    @property
+    def begins_with(self) -> str:
+        """The name of the weights that it began with, or `noise`, as all did before there was a choice."""
+        return self.tags.get(BEGINS_WITH, NOISE)
 
 
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:

@@ -179,7 +179,6 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     """
     torch.manual_seed(spec.seed)
     reset_gpu_bytes(device)
-    arch = spec.model.arch
     store = open_store(spec.store)
     splits = make_splits(store, spec.data)
     recipe = spec.make_recipe().to(device)
@@ -212,7 +211,8 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         device=device,
         precision=Precision(
             device,
-            spec.arithmetic or choose_arithmetic(spec.train.precision, arch, [device_kind(device)]),
+            spec.arithmetic
+            or choose_arithmetic(spec.train.precision, spec.model, [device_kind(device)]),
         ),
         model=model,
         parallel=parallel,

@@ -180,6 +180,12 @@ def train_last_layer(
     """
     spec, network, splits = learner.spec, learner.model, learner.splits
     assert isinstance(network, TimmNetwork)
+    own = max(1, len(learner.store.labels) // learner.shard.world_size)
+
+    def advance(done: int) -> None:
+        # There are no steps: what is told is the share of an epoch's.
+        on_step(min(spec.steps_per_epoch, done * spec.steps_per_epoch // own))
+
     with learner.clock.on(MODEL):
         features = all_features(
             spec,
@@ -189,7 +195,7 @@ def train_last_layer(
             learner.store,
             learner.precision,
             learner.shard,
-            on_step,
+            advance,
         )
     labels = torch.from_numpy(learner.store.labels)
     with learner.clock.on(OPTIMIZER):

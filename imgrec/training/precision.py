@@ -6,8 +6,7 @@ from typing import Literal
 
 import torch
 
-from imgrec.config import Arch
-from imgrec.config.architectures import MODEL_CONFIGS
+from imgrec.config import ModelConfig
 from imgrec.machine import processor_kind
 
 Arithmetic = Literal["bf16", "fp32"]
@@ -36,7 +35,7 @@ class Precision:
 
 
 def choose_arithmetic(
-    setting: Literal["auto", "bf16", "fp32"], arch: Arch, kinds: Iterable[str]
+    setting: Literal["auto", "bf16", "fp32"], model: ModelConfig, kinds: Iterable[str]
 ) -> Arithmetic:
     """The setting, with `auto` decided by a rule from the devices that will train, and never by a clock.
 
@@ -45,14 +44,14 @@ def choose_arithmetic(
 
     Args:
         setting: `train.precision`.
-        arch: What is trained.
+        model: What is trained.
         kinds: Of all devices that will train, as `device_kind` has them.
     """
     if setting != "auto":
         return setting
     distinct = set(kinds)
     on_gpus = all(kind.startswith("cuda") for kind in distinct)
-    gains = bool(distinct) and distinct <= GAINS and (on_gpus or MODEL_CONFIGS[arch].gains_by_bf16)
+    gains = bool(distinct) and distinct <= GAINS and (on_gpus or model.gains_by_bf16)
     return "bf16" if gains else "fp32"
 
 

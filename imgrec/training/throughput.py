@@ -3,13 +3,15 @@
 import copy
 import re
 import warnings
+from functools import cache
 
 import torch
 from torch import nn
 from torch.backends import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imgrec.config import ImageShape
+from imgrec.config import ImageShape, ModelConfig
+from imgrec.models import build_model
 
 PEAK_FLOPS = {
     "H200": (989e12, 67e12),
@@ -26,6 +28,10 @@ PEAK_FLOPS = {
 }
 """Operations a second in bf16, with matrix units and without sparsity, and in fp32, as the makers' data
 sheets give them; by words of the name that torch has for a GPU, more words before fewer."""
+
+
+# A backward pass costs about twice its forward pass.
+PASSES = 3
 
 
 def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
@@ -45,6 +51,17 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     ):
         throwaway(torch.zeros(2, channels, height, width)).sum().backward()
     return counter.get_total_flops() // 2
+
+
+@cache
+def operations_of(config: ModelConfig, image_shape: ImageShape) -> float:
+    """Operations to train a network on one picture, counted without computing them."""
+    with torch.device("meta"):
+        model = build_model(config, image_shape, 2)
+    height, width, channels = image_shape
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, channels, height, width, device="meta"))
+    return float(PASSES * counter.get_total_flops())
 
 
 def peak_flops(name: str, precision: str) -> float:

@@ -26,6 +26,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     train.run,
     data.check,
     data.preview,
+    data.fetch,
     train.train,
     train.tune,
     record.runs,

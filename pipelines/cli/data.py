@@ -1,4 +1,4 @@
-"""The commands that look at pictures: check, preview."""
+"""The commands that look at pictures, and bring weights: check, preview, fetch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,3 +49,16 @@ def preview(
     from pipelines.cli.pages.preview import show_preview  # noqa: PLC0415
 
     show_preview(whole, out, as_json=as_json, quiet=quiet)
+
+
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Networks of timm's: resnet18, ...")],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for pretrained.folder; else the hub's cache.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring weights from the Hugging Face hub for later, such as for machines without a network."""
+    from pipelines.cli.pages.fetch import show_fetch  # noqa: PLC0415
+
+    show_fetch(names, to, as_json=as_json)

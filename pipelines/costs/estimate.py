@@ -20,10 +20,9 @@ from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
 from imgrec.machine import available_cores
 from imgrec.models import build_model, count_parameters
-from imgrec.training.spec import FitSpec
+from imgrec.training.spec import FORWARD_SHARE, FitSpec
+from imgrec.training.throughput import PASSES
 
-# A backward pass costs about twice its forward pass.
-PASSES = 3
 TIMED_BATCH = 32
 COPIES = 5
 # Of the epochs that a search would train without early stopping; measured, see docs/results.md.
@@ -125,8 +124,9 @@ def images_per_second(spec: FitSpec) -> float:
 
 
 def fit_seconds(spec: FitSpec, speed: float) -> float:
-    """All epochs at a speed in images/s."""
-    return spec.train.epochs * spec.steps_per_epoch * spec.train.batch_size / speed
+    """All epochs at a speed in images/s; one that trains the last layer alone goes forward once."""
+    probed = spec.probe_epochs * FORWARD_SHARE * spec.num_train
+    return (probed + spec.total_steps * spec.train.batch_size) / speed
 
 
 def checkpoint_bytes(spec: FitSpec) -> int:

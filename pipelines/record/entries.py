@@ -17,7 +17,7 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ARCH, DONE, KEY, KIND
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, NOISE
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
@@ -82,7 +82,13 @@ def record_data(run: Run, findings: Findings, page: Path) -> None:
 def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec, key: str) -> Run:
     """The run of one architecture's model, with everything that it is trained with."""
     arch = spec.model.arch
-    tags = {KIND: "model", ARCH: arch, KEY: key, "data.fingerprint": prepared.store.fingerprint}
+    tags = {
+        KIND: "model",
+        ARCH: arch,
+        KEY: key,
+        BEGINS_WITH: begins_with(spec.weights.told() if spec.weights else None),
+        "data.fingerprint": prepared.store.fingerprint,
+    }
     branch = workflow.start_child(f"{config.name}-{arch}", tags)
     branch.log_params(
         {
@@ -97,6 +103,11 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
         }
     )
     return branch
+
+
+def begins_with(weights: Mapping[str, str] | None) -> str:
+    """The name of the weights that a network begins with, of what is told of them; or `noise`."""
+    return weights["name"] if weights else NOISE
 
 
 def model_metrics(
@@ -170,6 +181,7 @@ def register_classifier(
     store, arch = prepared.store, classifier.card.model.arch
     tags = {
         ARCH: arch,
+        BEGINS_WITH: begins_with(classifier.card.made_by["weights"]),
         "data.fingerprint": store.fingerprint,
         "data.splits": prepared.splits.digest(store),
         "data.quarantined": store.quarantined,

@@ -21,12 +21,13 @@ from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
 from imgrec.tracking.query import RunRecord, find_runs, metric_history
 from imgrec.tracking.runs import Run, start_run
-from imgrec.tracking.tags import COMMAND, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
+from imgrec.tracking.tags import ASKED, COMMAND, DONE, KEY, KIND, NETWORKS, NUMBER, SETTINGS, STATE
 from imgrec.tracking.turns import one_at_a_time
 from imgrec.tracking.versions import version_of
 from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
+from pipelines.networks import asked
 from pipelines.prepare import Prepared
 from pipelines.results import Searched, TrainedModel
 
@@ -36,6 +37,15 @@ Done = Literal["search", "fit", "evaluate", "register"]
 def key_of(*parts: Any) -> str:
     """A short hash of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def networks_begun_with(tracking: Tracking, config: Config) -> dict[str, str]:
+    """The network of each architecture, where the last run with these settings has not finished."""
+    experiment = config.tracking.experiment or config.name
+    for record in find_runs(tracking, {ASKED: asked(config)}, experiment=experiment)[:1]:
+        if record.status != "FINISHED":
+            return dict(json.loads(record.tags[NETWORKS]))
+    return {}
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,15 @@ class Ledger:
         Raises:
             TrackingError: the same run is going on in another process.
         """
-        tags = {KIND: kind, KEY: self.workflow_key, COMMAND: command, **owner_tags()}
+        networks = {branch.arch: branch.model.backbone for branch in self.config.branches}
+        tags = {
+            KIND: kind,
+            KEY: self.workflow_key,
+            COMMAND: command,
+            ASKED: self.prepared.asked,
+            NETWORKS: json.dumps(networks),
+            **owner_tags(),
+        }
         with ExitStack() as stack:
             # Of two processes that begin in the same moment one begins, and the other sees its run.
             with one_at_a_time(self.tracking, self.experiment, key_of(kind, tags[KEY])):

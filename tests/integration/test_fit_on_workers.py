@@ -344,7 +344,9 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
         taken = decide_arithmetic(workflow_of(again))
 
     here = [processor_kind()]
-    assert decided == {arch: choose_arithmetic("auto", arch, here) for arch in config.archs}
+    assert decided == {
+        branch.arch: choose_arithmetic("auto", branch.model, here) for branch in config.branches
+    }
     assert again.id == begun.id
     assert taken == elsewhere
     spec = ledger.prepared.specs["cnn"]

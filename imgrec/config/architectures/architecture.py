@@ -1,8 +1,14 @@
 """What every architecture says of itself, beside its settings."""
 
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from imgrec.config.section import Section
 
@@ -27,9 +33,16 @@ FROM_WEIGHTS: dict[str, Any] = {
 }
 FROM_NOISE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
 
+# Files that people keep weights in; of them only the first is read.
+WEIGHT_FILES = frozenset({".safetensors", ".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
 COMPACT, AUTO = "compact", "auto"
 INPUT_SIDE = 224
 """Of the pictures that the weights of every `default_backbone` were trained on, in pixels."""
+
+
+def is_path(pretrained: str) -> bool:
+    """Whether `pretrained` names a file or folder, and not weights of the hub."""
+    return pretrained[:1] in {".", "/", "~"} or Path(pretrained).suffix in WEIGHT_FILES
 
 
 class Architecture(Section):
@@ -38,7 +51,7 @@ class Architecture(Section):
     It is read without torch; the network itself is in imgrec/models.
     """
 
-    gains_by_bf16: ClassVar[bool] = False
+    compact_gains_by_bf16: ClassVar[bool] = False
     """Whether a CPU with units for bf16 trains the compact network faster with them (docs/log.md)."""
     default_backbone: ClassVar[str]
     """The network of timm, with its weights, that `auto` takes for photos."""
@@ -48,8 +61,15 @@ class Architecture(Section):
     compact."""
     pretrained: bool | str = True
     """What a network of timm's begins with. `true`: its published weights; `false`: noise, as a compact one
-    does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`), or a folder or file of yours
-    (.safetensors)."""
+    does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`); or a folder or file of yours,
+    which begins with `.`, `/` or `~`, or ends in `.safetensors`."""
+
+    @field_validator("pretrained")
+    @classmethod
+    def _absolute(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and is_path(value):
+            return str(Path(value).expanduser().absolute())
+        return value
 
     @model_validator(mode="after")
     def _no_compact_setting_without_effect(self) -> Self:
@@ -92,6 +112,11 @@ class Architecture(Section):
     def begins_with_weights(self) -> bool:
         """Whether it has learned from others before."""
         return not self.is_compact and self.pretrained is not False
+
+    @property
+    def gains_by_bf16(self) -> bool:
+        """Whether a CPU with units for bf16 trains it faster with them; of timm's networks all are large enough."""
+        return self.compact_gains_by_bf16 or not self.is_compact
 
     @property
     def fixed_size(self) -> str:

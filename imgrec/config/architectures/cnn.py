@@ -9,7 +9,7 @@ from imgrec.config.section import Fraction, Widths
 class CnnConfig(Architecture):
     """A convolutional network."""
 
-    gains_by_bf16: ClassVar[bool] = True
+    compact_gains_by_bf16: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "tf_efficientnet_lite0.in1k"
     arch: Literal["cnn"] = "cnn"
     widths: Widths = (32, 128, 256)

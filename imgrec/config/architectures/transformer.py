@@ -11,7 +11,7 @@ from imgrec.config.section import Fraction, NonNegative, Positive
 class TransformerConfig(Architecture):
     """A vision transformer."""
 
-    gains_by_bf16: ClassVar[bool] = True
+    compact_gains_by_bf16: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     arch: Literal["transformer"] = "transformer"
     tokens: Literal["convolutions", "patches"] = "convolutions"

@@ -211,10 +211,14 @@ class LiveTable(Observer):
     def will_train(self, arch: Arch, spec: FitSpec) -> None:
         """An architecture is to be trained, with these settings."""
         self._rows[arch] = Row(spec)
-        self._line(
-            f"{arch}: {spec.train.epochs} epochs, batch {spec.train.batch_size}, "
-            f"{spec.train.optimizer}, augmentation: {spec.augmentation}"
-        )
+        passes = spec.train.epochs - spec.probe_epochs
+        how = f"batch {spec.train.batch_size}, {spec.train.optimizer}, augmentation: {spec.augmentation}"
+        if not spec.weights:
+            self._line(f"{arch}: {passes} epochs, {how}")
+        elif passes:
+            self._line(f"{arch}: the last layer on frozen features; then {passes} epochs, {how}")
+        else:
+            self._line(f"{arch}: the last layer on frozen features, and no more (train.finetune)")
         if spec.filters:
             self._line(f"{arch}: filters: {', '.join(one.filter for one in spec.filters)}")
         if spec.train.imbalance != "none":

@@ -19,13 +19,15 @@ def show_models(config: Config, *, as_json: bool) -> None:
         print_json({"tracking_uri": tracking.uri, "models": rows, "not_ours": others})
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("model", "version", "", "test accuracy", "macro-F1", "data", "run"):
+    columns = ("model", "version", "", "begins with", "test accuracy", "macro-F1", "data", "run")
+    for column in columns:
         table.add_column(column, no_wrap=True)
     for version in versions:
         table.add_row(
             version.name,
             str(version.version),
             "champion" if version.champion else "",
+            version.begins_with,
             f"{float(version.tags['test/accuracy']):.4f}",
             f"{float(version.tags['test/macro_f1']):.4f}",
             version.tags["data.fingerprint"][:12],
@@ -45,6 +47,7 @@ def _as_json(version: RegisteredVersion) -> dict[str, object]:
         "champion": version.champion,
         "run_id": version.run_id,
         "arch": version.tags[ARCH],
+        "begins_with": version.begins_with,
         "data_fingerprint": version.tags["data.fingerprint"],
         "code_version": version.tags["code.version"],
         "test": {score: float(tags[f"test/{score}"]) for score in SCORES},

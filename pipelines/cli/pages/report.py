@@ -15,6 +15,8 @@ from pipelines.costs.timing import in_words
 from pipelines.formats import shown
 from pipelines.results import Summary, TrainedModel
 
+WORDS = {"model", "begins with"}
+
 
 def print_report(summary: Summary, log_file: Path) -> None:
     """The leaderboard, the next commands, and where the log is."""
@@ -52,6 +54,7 @@ def _leaderboard(summary: Summary) -> Table:
     )
     for column in (
         "model",
+        "begins with",
         "test accuracy",
         "macro-F1",
         "log loss",
@@ -59,10 +62,11 @@ def _leaderboard(summary: Summary) -> Table:
         "fit",
         "images/s",
     ):
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
     for model in summary.models:
         table.add_row(
             f"{model.registered_model} v{model.version}{' @champion' if model.champion else ''}",
+            model.begins_with,
             f"{model.test.accuracy:.4f}",
             f"{model.test.macro_f1:.4f}",
             f"{model.test.loss:.4f}",

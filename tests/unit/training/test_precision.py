@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from imgrec.config import Arch
+from imgrec.config import AnnConfig, Arch, CnnConfig
+from imgrec.config.architectures import MODEL_CONFIGS
 from imgrec.training.precision import choose_arithmetic, device_kind
 from tests.unit.training.made import CPU, spec_for, trained
 
@@ -14,7 +15,7 @@ from tests.unit.training.made import CPU, spec_for, trained
 @pytest.mark.parametrize("setting", ["bf16", "fp32"])
 def test_a_precision_that_is_set_is_obeyed(setting: Any) -> None:
     """`auto` may choose; the user may know better."""
-    assert choose_arithmetic(setting, "ann", ["anything"]) == setting
+    assert choose_arithmetic(setting, AnnConfig(), ["anything"]) == setting
 
 
 ZEN, AMX, XEON = "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16", "GenuineIntel avx512_bf16"
@@ -40,7 +41,17 @@ def test_auto_precision_is_a_rule_of_the_kinds_of_device(
     arch: Arch, kinds: list[str], taken: str
 ) -> None:
     """The same for all workers, and on any day: nothing is timed. Where kinds differ, fp32."""
-    assert choose_arithmetic("auto", arch, kinds) == taken
+    model: Any = MODEL_CONFIGS[arch]()
+
+    assert choose_arithmetic("auto", model, kinds) == taken
+
+
+def test_networks_of_timm_gain_by_bf16_whatever_their_architecture() -> None:
+    """They are large; the compact ann is not."""
+    mixer = AnnConfig(backbone="resmlp_12_224")
+
+    assert choose_arithmetic("auto", mixer, [AMX]) == "bf16"
+    assert choose_arithmetic("auto", mixer, [XEON]) == "fp32"
 
 
 def test_no_clock_has_a_part_in_the_arithmetic(
@@ -54,7 +65,9 @@ def test_no_clock_has_a_part_in_the_arithmetic(
     monkeypatch.setattr(time, "perf_counter", refuse)
 
     kind = device_kind(CPU)
-    assert choose_arithmetic("auto", "cnn", [kind]) == choose_arithmetic("auto", "cnn", [kind])
+    assert choose_arithmetic("auto", CnnConfig(), [kind]) == choose_arithmetic(
+        "auto", CnnConfig(), [kind]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
