@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imgrec.config import ImageShape, Resize
 from imgrec.data.depth import DEEP_MODES, FULL_DEPTH, Depth, peak_of, to_eight_bits
+from imgrec.data.gamut import PROFILE, in_srgb
 from imgrec.errors import DecodeError
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
 GREY_MODES = DEEP_MODES | {"1", "L", "LA"}
 TURNS = {
@@ -56,9 +58,14 @@ FORMATS = (
     "WEBP",
     "XBM",
 )
+# What phones write; read where the extra is installed.
+HEIF = "HEIF"
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+WITHOUT_HEIF = "HEIC: install imgrec[heif]"
 ANIMATED = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
 # Progressive JPEG files come in passes over the whole picture: usually ten, and a hostile file has thousands.
 MOST_SCANS = 100
+ICC_SEGMENT = b"ICC_PROFILE\0"
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 # The first two bytes of a segment of a JPEG file. Those left out stand inside of scans: a stuffed byte, a
 # restart, or filling.
@@ -212,7 +219,14 @@ def _read_plain_jpeg(content: bytes, max_pixels: int, enough: int) -> Picture | 
         pixels = simplejpeg.decode_jpeg(content, "GRAY" if grey else "RGB")
     except ValueError:
         return None
-    pixels = pixels[:, :, 0] if grey else pixels
+    if grey:
+        pixels = pixels[:, :, 0]
+    elif ICC_SEGMENT in content:
+        with _opened(content, max_pixels) as image:
+            profile = image.info.get(PROFILE)
+        coloured = Image.fromarray(pixels)
+        coloured.info[PROFILE] = profile
+        pixels = np.asarray(in_srgb(coloured))
     return Picture(pixels, Header(height, width, "L" if grey else "RGB"))
 
 
@@ -250,7 +264,7 @@ def _read_any(content: bytes, max_pixels: int, enough: int, depth: Depth) -> Pic
                 peak = peak_of(values)
                 upright = Image.fromarray(to_eight_bits(values, depth)).convert(wanted)
             else:
-                upright = _to_mode(image, wanted)
+                upright = _to_mode(in_srgb(image), wanted)
             if orientation > 1:
                 upright = upright.transpose(TURNS[orientation])
             return Picture(np.asarray(upright, dtype=np.uint8), header, animated, peak)
@@ -299,7 +313,7 @@ def _opened(content: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata and Pillow's own pixel limit
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=_formats(content))
     except Image.DecompressionBombError:
         msg = f"more than {max_pixels:,} pixels"
         raise DecodeError(msg) from None
@@ -313,6 +327,31 @@ def _opened(content: bytes, max_pixels: int) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _formats(content: bytes) -> tuple[str, ...]:
+    """The formats that this may be in.
+
+    Raises:
+        DecodeError: it is HEIC, and the extra that reads it is not installed.
+    """
+    if content[4:8] != b"ftyp" or content[8:12] not in HEIF_BRANDS:
+        return FORMATS
+    if not _reads_heif():
+        raise DecodeError(WITHOUT_HEIF)
+    return (HEIF,)
+
+
+@cache
+def _reads_heif() -> bool:
+    """Teach Pillow to read HEIC, where the extra is installed."""
+    try:
+        from pillow_heif import register_heif_opener  # noqa: PLC0415 - an extra
+    except ImportError:
+        return False
+    # One thread for each picture: the processes are as many as there are cores.
+    register_heif_opener(thumbnails=False, decode_threads=1, allow_incorrect_headers=False)
+    return True
 
 
 def _refuse_large(height: int, width: int, max_pixels: int) -> None:
