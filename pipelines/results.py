@@ -79,13 +79,8 @@ class TrainedModel:
             "champion": self.champion,
             "run_id": self.run_id,
             "begins_with": self.begins_with,
-            "test": {
-                "accuracy": self.test.accuracy,
-                "macro_f1": self.test.macro_f1,
-                "balanced_accuracy": self.test.balanced_accuracy,
-                "worst_recall": self.test.worst_recall,
-                "log_loss": self.test.loss,
-            },
+            "val": _scores(self.val),
+            "test": _scores(self.test),
             "parameters": self.parameters,
             "fit_seconds": self.fit_seconds,
             "images_per_second": self.images_per_second,
@@ -93,6 +88,16 @@ class TrainedModel:
             "share_of_peak": self.share_of_peak or None,
             "taken": self.taken,
         }
+
+
+def _scores(scores: Scores) -> dict[str, float]:
+    return {
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "worst_recall": scores.worst_recall,
+        "log_loss": scores.loss,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from imgrec.tracking.tags import KEY
 from pipelines.costs.memory import MemoryWatch
 from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
-from pipelines.prepare import prepare
+from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import record_inputs
 from pipelines.record.ledger import Ledger, networks_begun_with
 from pipelines.results import Searched, Summary, TrainedModel
@@ -74,7 +74,7 @@ def run(
             observer.taken({}, {arch: models[arch] for arch in made if arch in models})
             specs = {
                 arch: spec_with(ledger.prepared, arch, _settings(searches, arch))
-                for arch in config.archs
+                for arch in _weights_first(ledger.prepared)
                 if arch not in models and arch not in failures
             }
             for arch, outcome in train(workflow, specs, profile=profile).items():
@@ -195,6 +195,11 @@ class _Start(ExitStack):
             for branch in prepared.config.branches:
                 default_settings(branch, prepared.specs[branch.arch])
         return Ledger(tracking, prepared, fresh=fresh)
+
+
+def _weights_first(prepared: Prepared) -> list[Arch]:
+    """The architectures in the user's order, but first those that begin with weights: they are soonest of use."""
+    return sorted(prepared.specs, key=lambda arch: prepared.specs[arch].weights is None)
 
 
 def _search_missing(

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from skimage.data import astronaut, chelsea
 
 import imgrec.distributed  # noqa: F401 - what Ray reads when it is imported, before a test imports it
 from imgrec.config import DataConfig
@@ -73,6 +74,17 @@ def picture(label: int, seed: int, size: tuple[int, int] = (12, 12)) -> Image.Im
     third = size[1] // 3
     pixels[:, label * third : (label + 1) * third] += 140
     return Image.fromarray(pixels)
+
+
+def write_photos(folder: Path) -> Path:
+    """Two classes of 14 parts of a photograph each, of 128 pixels: large enough to be taken for photos."""
+    for name, photo in (("cat", chelsea()), ("woman", astronaut())):
+        (folder / name).mkdir(parents=True)
+        for number in range(14):
+            top, left = 24 * (number // 4), 80 * (number % 4)
+            part = Image.fromarray(photo[top : top + 128, left : left + 128])
+            part.resize((128, 128)).save(folder / name / f"{number:02d}.png")
+    return folder
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ FOLDS = 5
 MOST_CROSS_VALIDATED = 10_000
 """Of more pictures one fold is enough to tell strengths apart."""
 MOST_STEPS = 100
-LEAST_DEVIATION = 1e-6
+LEAST_DEVIATION = 1e-3
+"""Of a feature, as a share of the mean deviation of all."""
+TINY = 1e-12
 Advance = Callable[[int], None]
 Features = npt.NDArray[np.float32]
 
@@ -195,7 +197,9 @@ def fit_probe(features: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> Pro
         loss_fn: Without label smoothing.
         seed: Of the folds.
     """
-    mean, std = features.mean(dim=0), features.std(dim=0).clamp(min=LEAST_DEVIATION)
+    mean, std = features.mean(dim=0), features.std(dim=0)
+    # A feature that these pictures do not have would be nothing but its rounding, enlarged.
+    std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
     strength = _choose_strength(inputs, labels, loss_fn, seed)
     layer = _Regression(inputs, labels, loss_fn)

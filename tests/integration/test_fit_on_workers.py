@@ -35,7 +35,7 @@ from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.ledger import Ledger
 from pipelines.workflow import Workflow
-from tests.conftest import no_progress, processes_of
+from tests.conftest import no_progress, processes_of, write_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -160,6 +160,75 @@ def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path:
     assert outcome.best.val.accuracy > 0.9
     assert alone.accuracy == outcome.best.val.accuracy
     assert alone.loss == pytest.approx(outcome.best.val.loss, rel=1e-5)
+
+
+def photo_specs(storage: Path, *settings: str) -> dict[str, FitSpec]:
+    """EfficientNet-Lite0 from its weights, on two dozen photos."""
+    return specs_for(
+        storage,
+        "['cnn']",
+        f"data.source='{write_photos(storage / 'photos')}'",
+        "data.image_size=64",
+        "cnn.model={backbone='tf_efficientnet_lite0'}",
+        "train.precision='fp32'",
+        "train.batch_size=8",
+        *settings,
+    )
+
+
+def test_two_workers_probe_and_fine_tune_what_one_does(session: Session, tmp_path: Path) -> None:
+    """They divide the features, solve one last layer, and then differ by rounding alone.
+
+    Without augmentation, whose draws belong to a worker. Steps of SGD are as long as their gradients, so rounding
+    stays rounding.
+    """
+    settings = ["preprocess.augment='none'", "cnn.train.optimizer='sgd'", "train.epochs=3"]
+    one, two = (
+        run(
+            session,
+            photo_specs(tmp_path / str(workers), *settings, "cnn.train.learning_rate=0.001"),
+            tmp_path / str(workers),
+            Watched(),
+            workers=workers,
+            cpus_per_worker=1,
+        )
+        for workers in (1, 2)
+    )
+    (alone,), (shared,) = one.values(), two.values()
+
+    assert isinstance(alone, Fitted)
+    assert isinstance(shared, Fitted)
+    assert len(alone.history) == 3
+    for first, second in zip(alone.history, shared.history, strict=True):
+        assert second["train/loss"] == pytest.approx(first["train/loss"], rel=2e-2, abs=1e-3)
+        assert second["val/loss"] == pytest.approx(first["val/loss"], rel=2e-2, abs=1e-3)
+
+
+def test_workers_that_die_in_fine_tuning_end_with_the_same_weights(
+    session: Session, tmp_path: Path
+) -> None:
+    """The probe is a checkpoint like any other; what is killed before it is computed again."""
+    specs = photo_specs(tmp_path, "train.epochs=4")
+    killed: list[int] = []
+
+    def kill_once(event: ProgressEvent) -> None:
+        if isinstance(event, EpochReport) and event.epoch == 2 and not killed:
+            for process in workers_of_ray():
+                killed.append(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+
+    watched = Watched(kill_once)
+    once = run(session, specs, tmp_path, watched, checkpoint_seconds=0, cpus_per_worker=2)
+    again = run(session, specs, tmp_path / "again", Watched(), cpus_per_worker=2)
+    (disturbed,), (undisturbed,) = once.values(), again.values()
+
+    assert killed
+    assert isinstance(disturbed, Fitted)
+    assert isinstance(undisturbed, Fitted)
+    assert disturbed.restarts == 1
+    assert list(watched.epochs.values()) == [[1, 2, 3, 4]]
+    for key, value in disturbed.best.weights.items():
+        assert torch.equal(value, undisturbed.best.weights[key]), key
 
 
 def test_after_a_kill_the_fit_goes_on_and_every_epoch_is_told_once(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut, chelsea
 
+from tests.conftest import write_photos
 from tests.unit.data.made import MakePhotos
 
 
@@ -31,16 +32,5 @@ def make_photos(tmp_path: Path) -> MakePhotos:
 
 @pytest.fixture
 def make_large_photos(tmp_path: Path) -> Callable[[], Path]:
-    """A function that writes 28 parts of two photographs, large enough to be taken for photos, as two classes."""
-
-    def make() -> Path:
-        folder = tmp_path / "large"
-        for name, photo in (("cat", chelsea()), ("woman", astronaut())):
-            (folder / name).mkdir(parents=True)
-            for number in range(14):
-                top, left = 24 * (number // 4), 80 * (number % 4)
-                part = photo[top : top + 128, left : left + 128]
-                Image.fromarray(part).resize((128, 128)).save(folder / name / f"{number:02d}.png")
-        return folder
-
-    return make
+    """A function that writes photos that are large enough to be taken for some."""
+    return lambda: write_photos(tmp_path / "large")

@@ -132,11 +132,19 @@ class Architecture(Section):
         """What it is trained with where the user does not say: values of `TrainConfig`."""
         if self.is_compact:
             return self.compact_train_defaults()
-        return FROM_WEIGHTS if self.begins_with_weights else self.noisy_train_defaults()
+        return (
+            self.weights_train_defaults()
+            if self.begins_with_weights
+            else self.noisy_train_defaults()
+        )
 
     def compact_train_defaults(self) -> dict[str, Any]:
         """The same of the compact network."""
         return BY_CONVOLUTION
+
+    def weights_train_defaults(self) -> dict[str, Any]:
+        """The same of a network of timm's that begins with weights of others."""
+        return FROM_WEIGHTS
 
     def noisy_train_defaults(self) -> dict[str, Any]:
         """The same of a network of timm's that begins from noise."""

@@ -61,6 +61,22 @@ def test_the_strength_is_one_that_held_out_pictures_are_best_with() -> None:
     )
 
 
+def test_features_that_no_picture_has_do_not_count() -> None:
+    """Their rounding, which is another on every machine and for every number of workers, decides nothing."""
+    features, labels = clouds()
+    loss_fn = Loss("none", [40] * 3, 0.0)
+    features[:, -1] = 0.5
+    generator = torch.Generator().manual_seed(2)
+    rounded = features.clone()
+    rounded[:, -1] += 1e-6 * torch.randn(COUNT, generator=generator)
+    one, other = (fit_probe(some, labels, loss_fn, 0) for some in (features, rounded))
+
+    assert one.strength == other.strength
+    torch.testing.assert_close(
+        features @ one.weight.T + one.bias, rounded @ other.weight.T + other.bias, atol=0.02, rtol=0
+    )
+
+
 @pytest.fixture
 def spec(make_large_photos: Callable[[], Path], tmp_path: Path) -> FitSpec:
     """Two epochs beside the first of EfficientNet-Lite0 on two dozen photos."""
