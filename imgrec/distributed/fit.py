@@ -79,7 +79,11 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         seconds=sum(epoch["epoch_seconds"] for epoch in history),
         spent=_spent(history),
         restarts=restarts,
-        images_per_second=statistics.median(epoch["images_per_second"] for epoch in history),
+        images_per_second=statistics.median(
+            # Of a probe it tells whether its features were there already.
+            epoch["images_per_second"]
+            for epoch in history[state["probe_epochs"] :] or history
+        ),
         device=state["device"],
         gpu_name=state["gpu_name"],
         gpu_bytes=state["gpu_bytes"],

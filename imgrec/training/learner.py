@@ -136,6 +136,7 @@ class Learner:
         }
         return {
             "spec": self.spec.key,
+            "probe_epochs": self.spec.probe_epochs,
             "epochs_done": self.epochs_done,
             "best": best,
             "history": self.history,

@@ -13,7 +13,8 @@ Out-of-Distribution" (arXiv:2202.10054), on why fine-tuning should begin with it
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
+from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from imgrec.data.decode import pictures_at_once
@@ -88,20 +90,19 @@ def all_features(
         advance: Told how many pictures are done.
     """
     file = features_file(spec, precision.arithmetic)
-    with locked(file.with_suffix(".lock"), wait=shard.rank == 0):
+    # Rank 0 alone: whoever holds it waits for the others.
+    with locked(file.with_suffix(".lock")) if shard.rank == 0 else nullcontext():
         if not _is_there(file, shard):
-            count = len(store.labels)
-            own = np.arange(count)[shard.rank :: shard.world_size]
-            part = _computed(network, recipe, pictures, own, precision, advance)
-            parts = _gathered(part, shard)
+            rows = np.arange(len(store.labels))
+            parts = [
+                file.with_suffix(f".{rank}-of-{shard.world_size}")
+                for rank in range(shard.world_size)
+            ]
+            own = rows[shard.rank :: shard.world_size]
+            _write(parts[shard.rank], network, recipe, pictures, own, precision, advance)
+            _wait(shard)
             if shard.rank == 0:
-                features = np.empty((count, part.shape[1]), dtype=np.float32)
-                for rank, one in enumerate(parts):
-                    features[rank :: shard.world_size] = one
-                draft = file.with_suffix(".part")
-                with draft.open("wb") as opened:
-                    np.save(opened, features)
-                draft.replace(file)
+                _merge(parts, len(rows), file)
     _wait(shard)
     return np.load(file, mmap_mode="r")
 
@@ -119,26 +120,46 @@ def known_logits(
 
 
 @torch.inference_mode()
-def _computed(
+def _write(
+    part: Path,
     network: TimmNetwork,
     recipe: Recipe,
     pictures: Pictures,
     rows: npt.NDArray[np.int64],
     precision: Precision,
     advance: Advance,
-) -> Tensor:
-    """(n, F) float32 on the CPU."""
+) -> None:
+    """The features of some pictures (n, F) float32, to a file of its own."""
     network.eval()
     recipe.eval()
+    shape = (len(rows), network.last_layer.in_features)
+    features = open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
     at_once = pictures_at_once((*pictures.image_shape[:2], 3))
-    done, parts = 0, []
     for start in range(0, len(rows), at_once):
         images, _ = pictures.take(rows[start : start + at_once])
         with precision.autocast():
-            parts.append(network.features(recipe(images)).float().cpu())
-        done += len(images)
-        advance(done)
-    return torch.cat(parts) if parts else torch.empty(0, network.last_layer.in_features)
+            seen = network.features(recipe(images))
+        features[start : start + at_once] = seen.float().cpu().numpy()
+        advance(min(len(rows), start + at_once))
+    features.flush()
+
+
+def _merge(parts: Sequence[Path], count: int, file: Path) -> None:
+    """The parts, of which each holds every len(parts)-th row, as one file."""
+    if len(parts) > 1:
+        opened = [np.load(part, mmap_mode="r") for part in parts]
+        whole = parts[0].with_suffix(".part")
+        features = open_memmap(
+            whole, mode="w+", dtype=np.float32, shape=(count, opened[0].shape[1])
+        )
+        for rank, one in enumerate(opened):
+            features[rank :: len(parts)] = one
+        features.flush()
+        for part in parts:
+            part.unlink()
+    else:
+        (whole,) = parts
+    whole.replace(file)
 
 
 def _is_there(file: Path, shard: Shard) -> bool:
@@ -148,15 +169,6 @@ def _is_there(file: Path, shard: Shard) -> bool:
     answer = [file.exists()]
     dist.broadcast_object_list(answer, src=0)
     return answer[0]
-
-
-def _gathered(part: Tensor, shard: Shard) -> list[npt.NDArray[np.float32]]:
-    """The parts of all workers, on rank 0."""
-    if shard.world_size == 1:
-        return [part.numpy()]
-    parts: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * shard.world_size
-    dist.all_gather_object(parts, part.numpy())
-    return parts
 
 
 def _wait(shard: Shard) -> None:

@@ -134,8 +134,9 @@ def _throughput(fitted: Fitted, spec: FitSpec, classifier: Classifier) -> dict[s
     """How much was computed; on a GPU also what share of what it could."""
     flops = training_flops(classifier.model, classifier.card.image_shape)
     # In the time of one picture of each epoch.
-    done = sum(flops * spec.cost(epoch) for epoch in range(len(fitted.history)))
-    rate = done / sum(1 / epoch["images_per_second"] for epoch in fitted.history)
+    trained = range(spec.probe_epochs, len(fitted.history)) or range(len(fitted.history))
+    done = sum(flops * spec.cost(epoch) for epoch in trained)
+    rate = done / sum(1 / fitted.history[epoch]["images_per_second"] for epoch in trained)
     metrics = {"training_flops": float(flops), "flops_per_second": rate}
     if fitted.device == "cuda":
         busy = sum(seconds for kind, seconds in fitted.spent.items() if kind in ON_DEVICE)
