@@ -70,13 +70,21 @@ def test_what_grows_takes_the_pictures_of_every_step(arch: str, tokens: str) -> 
         assert model(resized(torch.rand(2, 3, 32, 26), share)).isfinite().all()
 
 
-def test_networks_of_timm_see_whole_pictures_unless_told_otherwise() -> None:
-    """The compact one grows from a half."""
-    for backbone, size in (("compact", 0.5), ("resnet18", 1.0)):
-        config = load_config(
-            None, ['data.source="digits"', 'archs=["cnn"]', f'cnn.model.backbone="{backbone}"']
-        )
-        assert config.branches[0].train.start_size == size
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("{backbone='compact'}", 0.5),
+        ("{backbone='resnet18'}", 0.7),
+        ("{backbone='resnet18', pretrained=false}", 1.0),
+    ],
+)
+def test_what_pictures_grow_from_is_a_default_of_each_kind_of_network(
+    model: str, size: float
+) -> None:
+    """Compact ones from a half; what knows photos from nearly the size it knows; others of timm's not at all."""
+    settings = ['data.source="digits"', 'archs=["cnn"]', f"cnn.model={model}"]
+
+    assert load_config(None, settings).branches[0].train.start_size == size
 
 
 def test_the_time_left_counts_larger_pictures_as_what_they_cost(tmp_path: Path) -> None:
