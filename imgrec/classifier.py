@@ -135,7 +135,7 @@ class Classifier:
         """
         places = [InMemoryFile(one) if isinstance(one, bytes) else one for one in contents]
         decoded = decode_all(places, self._how_to_decode)
-        while some := list(itertools.islice(decoded, pictures_at_once(self.card.stored_shape))):
+        while some := list(itertools.islice(decoded, self._at_once)):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions: Iterator[Prediction] = iter(())
             if readable:
@@ -143,6 +143,10 @@ class Classifier:
                 predictions = self._predictions(self.logits(images))
             for pixels in some:
                 yield pixels if isinstance(pixels, DecodeError) else next(predictions)
+
+    @property
+    def _at_once(self) -> int:
+        return pictures_at_once(self.recipe.larger_of(self.card.stored_shape))
 
     @property
     def _how_to_decode(self) -> Decoding:

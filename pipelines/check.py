@@ -40,7 +40,7 @@ def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path
     experiment = config.tracking.experiment or config.name
     with start_run(tracking, experiment, f"{config.name} data", {KIND: "check"}) as run:
         record_data(run, findings, page)
-    weights = KnownWeights(sources_of(config, online=False))
+    weights = KnownWeights(sources_of(config, planning=True))
     _, networks = decide_networks(config, store, weights)
     decided = [store.about_depth(config.data.depth), *networks]
     with contextlib.suppress(DataError):  # which `Findings` say better

@@ -11,9 +11,14 @@ from imgrec.config import Arch, Branch, Config, ModelConfig
 from imgrec.config.architectures.architecture import AUTO, COMPACT, INPUT_SIDE
 from imgrec.data.shape import LEAST_PHOTO_SIDE, are_photos
 from imgrec.data.store import Store
-from imgrec.models.families import network_of
-from imgrec.models.weights import Sources, Weights, input_side
+from imgrec.errors import ConfigError
+from imgrec.models.families import refuse_foreign
+from imgrec.models.sources import NOT_HERE, Sources, input_side
+from imgrec.models.weights import Weights
 from imgrec.preprocess.view import MARGIN
+
+ON_GPU = "on_gpu"
+"""Beside the architectures in what a run was begun with: `yes` or `no`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,11 @@ class KnownWeights:
 
     Attributes:
         sources: Where they are looked for.
+        takes_one_size: Networks that were found to take pictures of one size only.
     """
 
     sources: Sources
+    takes_one_size: set[str] = field(default_factory=set)
     _found: dict[tuple[str, bool | str], Weights] = field(default_factory=dict)
 
     def of(self, model: ModelConfig) -> Weights | None:
@@ -41,14 +48,14 @@ class KnownWeights:
         return self._found[key]
 
 
-def sources_of(config: Config, *, online: bool) -> Sources:
-    """Where the settings let weights be looked for."""
+def sources_of(config: Config, *, planning: bool = False) -> Sources:
+    """Where the settings let weights be looked for; whoever plans fetches nothing."""
     pretrained = config.pretrained
     return Sources(
         storage=Path(config.storage),
         folder=Path(pretrained.folder) if pretrained.folder else None,
         allow_noncommercial=pretrained.allow_noncommercial,
-        online=online,
+        planning=planning,
     )
 
 
@@ -71,6 +78,8 @@ def photo_side(config: Config) -> int:
 def _input_side(model: ModelConfig, config: Config) -> int:
     if not (model.is_open or model.begins_with_weights):
         return 0
+    if model.backbone != AUTO:
+        refuse_foreign(model.arch, model.backbone)
     if config.data.image_size:
         return max(config.data.image_size)
     return INPUT_SIDE if model.backbone == AUTO else input_side(model.backbone)
@@ -92,7 +101,7 @@ def decide_networks(
         config: The settings as they were written.
         store: The pictures.
         weights: Where weights are.
-        decided: The backbone of each architecture of which a run was begun.
+        decided: What a run was begun with: the backbone of each architecture, and ON_GPU.
 
     Returns:
         The settings, and for people what was decided and why.
@@ -102,15 +111,15 @@ def decide_networks(
     for branch in config.branches:
         model = branch.model
         if not model.is_open:
-            branches.append(_named(branch))
+            settled = model.backbone != AUTO
+            branches.append(branch if settled else branch.with_network(COMPACT, pretrained=False))
             continue
-        name = model.default_backbone
+        name = decided.get(branch.arch, model.default_backbone)
         reason = "" if photos else _why_no_photos(store)
         if branch.arch in decided:
-            name = decided[branch.arch]
             reason = "the run was begun so" if name == COMPACT else ""
         elif photos:
-            reason = weights.sources.why_without(name)
+            reason = _why_without(name, branch, config, weights)
         if not reason:
             branches.append(branch.with_network(name, pretrained=True))
             found = weights.of(branches[-1].model)
@@ -124,21 +133,27 @@ def decide_networks(
         branches.append(branch.with_network(COMPACT, pretrained=False))
     for reason, archs in compact.items():
         text = f"{', '.join(archs)}: compact, from noise: {reason}"
-        if photos and not decided:
+        if reason.startswith(NOT_HERE):
             names = " ".join(config.branch(arch).model.default_backbone for arch in archs)
             text += f"; imgrec fetch {names} brings them where there is a network"
         notes.append(text)
     return config.model_copy(update={"branches": tuple(branches)}), tuple(notes)
 
 
-def _named(branch: Branch) -> Branch:
-    """The same where the settings say which network it is, if only by its weights or by what they set of it."""
-    model = branch.model
-    if model.backbone != AUTO:
-        return branch
-    if isinstance(model.pretrained, str):
-        return branch.with_network(network_of(model.pretrained), model.pretrained)
-    return branch.with_network(COMPACT, pretrained=False)
+def _why_without(name: str, branch: Branch, config: Config, weights: KnownWeights) -> str:
+    """Why an architecture is compact though the pictures are photos; empty where it is not."""
+    if branch.written_space.get("model"):
+        return "its search space is that of the compact network"
+    size = config.data.image_size
+    if branch.model.fixed_size and size and size != (INPUT_SIDE, INPUT_SIDE):
+        return f"data.image_size is set, and {name} takes {INPUT_SIDE} x {INPUT_SIDE} pixels only"
+    if reason := weights.sources.why_without(name):
+        return reason
+    try:
+        weights.of(branch.with_network(name, pretrained=True).model)
+    except ConfigError as error:  # a hub that has no such file, or goes away in the middle
+        return str(error).partition(": ")[2]
+    return ""
 
 
 def _why_no_photos(store: Store) -> str:

@@ -74,7 +74,7 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)
         decided = {} if fresh else networks_begun_with(tracking, config)
-    prepared = prepare(config, observer.progress, decided=decided, online=False)
+    prepared = prepare(config, observer.progress, decided=decided, planning=True)
     config = prepared.config
     for note in prepared.notes:
         observer.note(note)

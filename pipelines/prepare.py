@@ -29,6 +29,7 @@ from imgrec.training.optim import build_optimizers
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import operations_of
 from pipelines.networks import (
+    ON_GPU,
     KnownWeights,
     asked,
     decide_networks,
@@ -49,6 +50,7 @@ class Prepared:
         asked: A hash of the settings before that.
         notes: For people, what was decided and why.
         weights: What networks begin with.
+        on_gpu: Whether training has GPUs, as it was known when the run was begun.
         statistics: Of the training split, behind any filters.
         specs: What each architecture will be trained with, unless a search finds better.
     """
@@ -60,6 +62,7 @@ class Prepared:
     asked: str
     notes: tuple[str, ...]
     weights: KnownWeights
+    on_gpu: bool
     statistics: "Statistics"
     specs: dict[Arch, FitSpec]
 
@@ -69,7 +72,9 @@ class Prepared:
         Raises:
             ConfigError: the weights that it asks for cannot be had.
         """
-        return _spec(self.config, branch, self.store, self.splits, self.statistics, self.weights)
+        return _spec(
+            self.config, branch, self.store, self.splits, self.statistics, self.weights, self.on_gpu
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ def prepare(
     backend: DecodeBackend | None = None,
     *,
     decided: Mapping[str, str] = MappingProxyType({}),
-    online: bool = True,
+    on_gpu: bool | None = None,
+    planning: bool = False,
 ) -> Prepared:
     """Decode once, split, and settle whatever the settings leave to the data.
 
@@ -103,7 +109,8 @@ def prepare(
         progress: Told how far reading and decoding are.
         backend: Where to decode; this machine, if nothing is said.
         decided: The networks of a run that was begun with these settings, by architecture.
-        online: Whether weights may be fetched.
+        on_gpu: Whether the cluster has GPUs; this machine is asked where nothing is said.
+        planning: Fetch nothing.
 
     Raises:
         DataError: the pictures cannot be used as they are.
@@ -121,38 +128,56 @@ def prepare(
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
-    weights = KnownWeights(sources_of(config, online=online))
+    weights = KnownWeights(sources_of(config, planning=planning))
     written = asked(config)
     config, notes = decide_networks(config, store, weights, decided)
+    on_gpu = _on_gpu(config.cluster, decided, on_gpu)
     statistics = Statistics(store, splits)
     specs = {
-        branch.arch: _spec(config, branch, store, splits, statistics, weights)
+        branch.arch: _spec(config, branch, store, splits, statistics, weights, on_gpu)
         for branch in config.branches
     }
     with torch.random.fork_rng(devices=[]):
-        for spec in specs.values():
-            file = spec.weights.file if spec.weights else None
+        for arch, spec in specs.items():
+            to_be_fetched = spec.weights is None or spec.weights.to_be_fetched
+            file = None if to_be_fetched else spec.weights.checked()  # type: ignore[union-attr]
             model = build_model(spec.model, spec.image_shape, spec.num_classes, file)
             build_optimizers(model, spec.train)
-            _refuse_growth(model, spec)
-    return Prepared(store, findings, splits, config, written, notes, weights, statistics, specs)
+            if _refuses_growth(model, spec):
+                weights.takes_one_size.add(spec.model.backbone)
+                _refuse_written_growth(config.branch(arch), spec)
+                specs[arch] = _spec(
+                    config, config.branch(arch), store, splits, statistics, weights, on_gpu
+                )
+    config = _without_idle_spaces(config, specs)
+    return Prepared(
+        store, findings, splits, config, written, notes, weights, on_gpu, statistics, specs
+    )
 
 
-def _refuse_growth(model: nn.Module, spec: FitSpec) -> None:
-    """Raise ConfigError where the model does not take the pictures of the first steps."""
+def _refuses_growth(model: nn.Module, spec: FitSpec) -> bool:
+    """Whether the model does not take the pictures of the first steps."""
     share = spec.share_of_side(0)
     if share >= 1:
-        return
+        return False
     height, width, channels = spec.image_shape
     try:
         with torch.inference_mode():
             model.eval()(resized(torch.zeros(2, channels, height, width), share))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError):
+        return True
+    return False
+
+
+def _refuse_written_growth(branch: Branch, spec: FitSpec) -> None:
+    """Raise ConfigError where somebody asks for what the network does not take; a default gives way."""
+    if "start_size" in branch.written["train"]:
+        height, width, _ = spec.image_shape
         msg = (
-            f"{spec.model.arch}.train.start_size = {spec.train.start_size:g}: this network takes "
-            f"pictures of {height} x {width} pixels only; set it to 1"
+            f"{branch.arch}.train.start_size = {spec.train.start_size:g}: this network takes pictures of "
+            f"{height} x {width} pixels only; set it to 1"
         )
-        raise ConfigError(msg) from error
+        raise ConfigError(msg)
 
 
 def _spec(
@@ -162,6 +187,7 @@ def _spec(
     splits: Splits,
     statistics: Statistics,
     known: KnownWeights,
+    on_gpu: bool,
 ) -> FitSpec:
     weights = known.of(branch.model)
     view = _view(config.data, store, weights)
@@ -172,7 +198,9 @@ def _spec(
     refuse_too_small(filters, (*view.size, channels))
     shape = (*view.size, channels)
     operations = operations_of(branch.model, shape) if weights else None
-    train = branch.train.resolved(class_counts, operations, on_gpu=_on_gpu(config.cluster))
+    train = branch.train.resolved(class_counts, operations, on_gpu=on_gpu)
+    if branch.model.backbone in known.takes_one_size:
+        train = train.model_copy(update={"start_size": 1.0})
     return FitSpec(
         store=store.folder,
         data=config.data,
@@ -196,9 +224,24 @@ def _spec(
     )
 
 
-def _on_gpu(cluster: ClusterConfig) -> bool:
-    """Whether training will have GPUs, as far as it is known before Ray is up."""
-    return cluster.use_gpu is True or (cluster.use_gpu == "auto" and torch.cuda.is_available())
+def _on_gpu(cluster: ClusterConfig, decided: Mapping[str, str], found: bool | None) -> bool:
+    """Whether training will have GPUs; what a run was begun with holds."""
+    if ON_GPU in decided:
+        return decided[ON_GPU] == "yes"
+    if found is None:
+        found = torch.cuda.is_available()
+    return found if cluster.use_gpu == "auto" else cluster.use_gpu
+
+
+def _without_idle_spaces(config: Config, specs: Mapping[Arch, FitSpec]) -> Config:
+    """Of a linear probe alone there is nothing to search: its one strength is chosen by itself."""
+    branches = [
+        branch.model_copy(update={"space": ()})
+        if specs[branch.arch].weights and specs[branch.arch].train.finetune == "probe"
+        else branch
+        for branch in config.branches
+    ]
+    return config.model_copy(update={"branches": tuple(branches)})
 
 
 def _view(config: DataConfig, store: Store, weights: Weights | None) -> View:

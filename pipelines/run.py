@@ -186,7 +186,8 @@ class _Start(ExitStack):
         close_dead_runs(tracking)
         self._begin("data")
         decided = {} if fresh else networks_begun_with(tracking, config)
-        prepared = prepare(config, self._observer.progress, backend, decided=decided)
+        on_gpu = any(node.gpus for node in self._session.nodes) if self._session else None
+        prepared = prepare(config, self._observer.progress, backend, decided=decided, on_gpu=on_gpu)
         self._observer.prepared(prepared)
         specs = prepared.specs.values()
         refuse_batches_below(config.cluster.most_workers, specs)

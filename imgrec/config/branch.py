@@ -12,7 +12,7 @@ from imgrec.config.architectures import (
     Arch,
     ModelConfig,
 )
-from imgrec.config.architectures.architecture import COMPACT
+from imgrec.config.architectures.architecture import AUTO, COMPACT, is_path, network_of
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import OF_WEIGHTS, PreprocessConfig, TrainConfig
@@ -137,6 +137,9 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     """The architecture's defaults, with what was written on top."""
     train = written.get("train", {})
     model = {"arch": arch} | written.get("model", {})
+    named = model.get("pretrained")
+    if isinstance(named, str) and not is_path(named) and model.get("backbone", AUTO) == AUTO:
+        model["backbone"] = network_of(named)  # weights of the hub say whose they are
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
     defaults = chosen.train_defaults()
     optimizer = train.get("optimizer", defaults["optimizer"])

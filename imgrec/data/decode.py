@@ -61,6 +61,7 @@ FORMATS = (
 # What phones write; read where the extra is installed.
 HEIF = "HEIF"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
 WITHOUT_HEIF = "HEIC: install imgrec[heif]"
 ANIMATED = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
 # Progressive JPEG files come in passes over the whole picture: usually ten, and a hostile file has thousands.
@@ -335,8 +336,11 @@ def _formats(content: bytes) -> tuple[str, ...]:
     Raises:
         DecodeError: it is HEIC, and the extra that reads it is not installed.
     """
-    if content[4:8] != b"ftyp" or content[8:12] not in HEIF_BRANDS:
+    box = content[: int.from_bytes(content[:4])][4:]
+    if box[:4] != b"ftyp" or box[4:8] not in HEIF_BRANDS:
         return FORMATS
+    if any(brand in box for brand in AVIF_BRANDS):
+        return FORMATS  # the container's own brand comes first in some of them
     if not _reads_heif():
         raise DecodeError(WITHOUT_HEIF)
     return (HEIF,)

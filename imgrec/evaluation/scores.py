@@ -107,7 +107,10 @@ def split_logits(classifier: Classifier, store: Store, rows: Indices) -> tuple[T
     """Logits (N, K) and labels (N,) of a split."""
     pictures = Pictures(store, torch.device("cpu"))
     batches = evaluation_batches(
-        pictures, rows, batch_size=pictures_at_once(store.image_shape), shard=Shard()
+        pictures,
+        rows,
+        batch_size=pictures_at_once(classifier.recipe.larger_of(store.image_shape)),
+        shard=Shard(),
     )
     parts = [(classifier.logits(images), labels) for images, labels in batches]
     return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])

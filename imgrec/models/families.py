@@ -4,6 +4,7 @@ import difflib
 from functools import cache
 
 from imgrec.config import ARCHS, Arch
+from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 
 MODULES: dict[Arch, frozenset[str]] = {
@@ -130,11 +131,6 @@ def family_of(network: str) -> Arch:
     """The architecture of one of timm's networks."""
     module = known_networks()[network]
     return next((arch for arch in ARCHS if module in MODULES.get(arch, ())), "cnn")
-
-
-def network_of(name: str) -> str:
-    """`resnet18` of `timm/resnet18.a1_in1k`."""
-    return name.rpartition("/")[2].partition(".")[0]
 
 
 @cache

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from imgrec.config import ImageShape, ModelConfig
+from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
-from imgrec.models.families import network_of, refuse_foreign
+from imgrec.models.families import refuse_foreign
 
 BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the class of all of them
 
@@ -72,8 +73,14 @@ class TimmNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to what the last layer sees of them, (B, F)."""
-        seen = self.network.forward_features(_in_three_channels(images))
-        return self.network.forward_head(seen, pre_logits=True)
+        # What timm calls features may still be normalized before the last layer.
+        seen: list[Tensor] = []
+        hook = self.last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(images)
+        finally:
+            hook.remove()
+        return seen[0]
 
     def train(self, mode: bool = True) -> Self:
         """As torch has it, but for batch normalizations that keep the statistics they came with."""
@@ -88,8 +95,12 @@ class TimmNetwork(nn.Module):
         """How deep each parameter lies, by name: 0 in the first layer, 1 in the last."""
         from timm.models import group_parameters  # noqa: PLC0415 - as in _network
 
-        matcher = self.network.group_matcher(coarse=False)
-        layers = group_parameters(self.network, matcher, reverse=True)
+        if hasattr(self.network, "group_matcher"):
+            matcher = self.network.group_matcher(coarse=False)
+            layers = group_parameters(self.network, matcher, reverse=True)
+        else:  # some have not said; parameters come in the order of the layers
+            names = [name for name, _ in self.network.named_parameters()]
+            layers = {name: number for number, name in enumerate(names)}
         # timm counts the last layer into the last group of some networks.
         deepest = max(layers.values())
         depths = {f"network.{name}": layer / (deepest + 1) for name, layer in layers.items()}
@@ -104,7 +115,8 @@ class TimmNetwork(nn.Module):
         if self.last_layer.weight.is_meta:
             return
         try:
-            self.eval()(torch.zeros(2, channels, height, width))
+            seen = self.eval().features(torch.zeros(2, channels, height, width))
+            assert seen.ndim == 2, "its last layer is applied to maps"
         except (RuntimeError, AssertionError, ValueError) as error:
             msg = (
                 f"{config.arch}.model.backbone = {config.backbone!r}: does not take pictures of {height} x "
@@ -162,10 +174,19 @@ def _network(
         network: Any = timm.create_model(
             name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **options
         )
-    except (ValueError, AssertionError, TypeError, RuntimeError, KeyError) as error:
+    except (
+        ValueError,
+        AssertionError,
+        TypeError,
+        RuntimeError,
+        KeyError,
+        SafetensorError,
+    ) as error:
         if weights:
+            height, width, _ = image_shape
             msg = (
-                f"{config.arch}.model.pretrained: the weights in {weights} are not those of {name}"
+                f"{config.arch}.model.pretrained: the weights in {weights} are not those of {name} for pictures "
+                f"of {height} x {width}"
             )
             raise ConfigError(msg) from error
         height, width, _ = image_shape

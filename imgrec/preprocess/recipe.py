@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from imgrec.config import Filter
+from imgrec.config import Filter, ImageShape
 from imgrec.preprocess.augment import (
     NO_AUGMENTATION,
     Augmentation,
@@ -55,6 +55,11 @@ class Recipe(nn.Module):
         self.offset = self._constant(
             [-mean / std for mean, std in zip(statistics.mean, statistics.std, strict=True)]
         )
+
+    def larger_of(self, stored: ImageShape) -> ImageShape:
+        """The shape of a stored picture, or of what a model sees of it: whichever takes more memory."""
+        size = self.view.size if self.view else stored[:2]
+        return (max(stored[0], size[0]), max(stored[1], size[1]), stored[2])
 
     def _constant(self, values: Sequence[float]) -> nn.Buffer:
         return nn.Buffer(torch.tensor(values).view(1, -1, 1, 1), persistent=False)

@@ -3,7 +3,8 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,9 @@ def _served_code(folder: Path) -> Path:
 
 def _requirements(classifier: Classifier) -> list[str]:
     needs = list(SERVING_NEEDS)
+    with suppress(PackageNotFoundError):
+        version("pillow-heif")
+        needs.append("pillow-heif")  # who trained with it serves with it
     if not classifier.card.model.is_compact:
         needs += ["timm", "torchvision"]
     needs += [PACKAGES[one.filter] for one in classifier.card.filters if one.filter in PACKAGES]

@@ -230,6 +230,8 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
 
 def _freeze(model: TimmNetwork, share: float) -> None:
     """Let the first layers keep their weights."""
+    if not share:
+        return
     depths = model.depths()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(depths[name] >= share)

@@ -199,7 +199,11 @@ def train_last_layer(
         )
     labels = torch.from_numpy(learner.store.labels)
     with learner.clock.on(OPTIMIZER):
-        loss_fn = Loss(spec.train.imbalance, spec.class_counts, 0.0)
+        imbalance = spec.train.imbalance
+        if imbalance == "sampler":
+            # There is no order of pictures to balance: margins come to the same.
+            imbalance = "logit_adjustment"
+        loss_fn = Loss(imbalance, spec.class_counts, 0.0)
         rows = splits.train
         probe = fit_probe(torch.from_numpy(features[rows]), labels[rows], loss_fn, spec.seed)
         probe.put_into(network.last_layer)

@@ -13,8 +13,9 @@ Out-of-Distribution" (arXiv:2202.10054), on why fine-tuning should begin with it
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,12 +30,14 @@ from torch import Tensor, nn
 from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import Store
-from imgrec.machine import locked
+from imgrec.errors import disk_failure
+from imgrec.machine import locked, take_room
 from imgrec.models.timm_network import TimmNetwork
 from imgrec.preprocess.recipe import Recipe
 from imgrec.training.loss import Loss
 from imgrec.training.precision import Precision
 from imgrec.training.spec import FitSpec
+from imgrec.version import fit_version
 
 STRENGTHS = tuple(10.0 ** (-step / 4) for step in range(17))
 """Of the penalty on squared weights, from the strongest: each starts where the one before it ended."""
@@ -45,8 +48,10 @@ MOST_STEPS = 100
 LEAST_DEVIATION = 1e-3
 """Of a feature, as a share of the mean deviation of all."""
 TINY = 1e-12
+WAIT, COMPUTE, COMPUTED = 0, 1, 2
+WAIT_SECONDS = 2.0
 Advance = Callable[[int], None]
-Features = npt.NDArray[np.float32]
+Features = np.memmap[tuple[int, ...], np.dtype[np.float32]]
 
 
 def features_file(spec: FitSpec, arithmetic: str) -> Path:
@@ -59,6 +64,7 @@ def features_file(spec: FitSpec, arithmetic: str) -> Path:
         "statistics": asdict(spec.statistics),
         "filters": [one.model_dump(mode="json") for one in spec.filters],
         "arithmetic": arithmetic,
+        "code": fit_version(),
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return spec.store / f"features-{key}.npy"
@@ -90,9 +96,8 @@ def all_features(
         advance: Told how many pictures are done.
     """
     file = features_file(spec, precision.arithmetic)
-    # Rank 0 alone: whoever holds it waits for the others.
-    with locked(file.with_suffix(".lock")) if shard.rank == 0 else nullcontext():
-        if not _is_there(file, shard):
+    with _turn(file, shard) as there:
+        if not there:
             rows = np.arange(len(store.labels))
             parts = [
                 file.with_suffix(f".{rank}-of-{shard.world_size}")
@@ -103,8 +108,11 @@ def all_features(
             _wait(shard)
             if shard.rank == 0:
                 _merge(parts, len(rows), file)
+                for left in file.parent.glob(f"{file.stem}.*-of-*"):
+                    left.unlink()  # of a process that was killed
     _wait(shard)
-    return np.load(file, mmap_mode="r")
+    features: Features = np.load(file, mmap_mode="r")
+    return features
 
 
 @torch.inference_mode()
@@ -133,8 +141,8 @@ def _write(
     network.eval()
     recipe.eval()
     shape = (len(rows), network.last_layer.in_features)
-    features = open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-    at_once = pictures_at_once((*pictures.image_shape[:2], 3))
+    features = _new_features(part, shape)
+    at_once = pictures_at_once(recipe.larger_of(pictures.image_shape))
     for start in range(0, len(rows), at_once):
         images, _ = pictures.take(rows[start : start + at_once])
         with precision.autocast():
@@ -144,14 +152,31 @@ def _write(
     features.flush()
 
 
+def _new_features(file: Path, shape: tuple[int, int]) -> Features:
+    """A file for features, mapped, with its room on the disk taken: a full disk would kill who writes to the map.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    try:
+        features: Features = open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        with file.open("r+b") as opened:
+            take_room(opened.fileno(), file.stat().st_size)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        failure = disk_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
+    return features
+
+
 def _merge(parts: Sequence[Path], count: int, file: Path) -> None:
     """The parts, of which each holds every len(parts)-th row, as one file."""
     if len(parts) > 1:
         opened = [np.load(part, mmap_mode="r") for part in parts]
         whole = parts[0].with_suffix(".part")
-        features = open_memmap(
-            whole, mode="w+", dtype=np.float32, shape=(count, opened[0].shape[1])
-        )
+        features = _new_features(whole, (count, opened[0].shape[1]))
         for rank, one in enumerate(opened):
             features[rank :: len(parts)] = one
         features.flush()
@@ -162,13 +187,25 @@ def _merge(parts: Sequence[Path], count: int, file: Path) -> None:
     whole.replace(file)
 
 
-def _is_there(file: Path, shard: Shard) -> bool:
-    """Whether it is computed already; all workers do as rank 0 finds it."""
-    if shard.world_size == 1:
-        return file.exists()
-    answer = [file.exists()]
-    dist.broadcast_object_list(answer, src=0)
-    return answer[0]
+@contextmanager
+def _turn(file: Path, shard: Shard) -> Iterator[bool]:
+    """Hold the lock of a file of features; whether somebody has computed it.
+
+    Rank 0 takes the lock for all, and tells them every few seconds how it stands: whoever waited for it in a
+    reduction would be given up after half an hour.
+    """
+    with ExitStack() as stack:
+        while True:
+            state = [WAIT]
+            if shard.rank == 0:
+                held = stack.enter_context(locked(file.with_suffix(".lock"), wait=False))
+                state = [WAIT if not held else COMPUTED if file.exists() else COMPUTE]
+            if shard.world_size > 1:
+                dist.broadcast_object_list(state, src=0)
+            if state[0] != WAIT:
+                break
+            time.sleep(WAIT_SECONDS)
+        yield state[0] == COMPUTED
 
 
 def _wait(shard: Shard) -> None:
@@ -224,7 +261,8 @@ def fit_probe(features: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> Pro
 def _choose_strength(inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> float:
     """From the strongest on, until held out pictures are recognized worse again."""
     folds = _folds(labels, seed)
-    held_out = range(FOLDS if len(labels) <= MOST_CROSS_VALIDATED else 1)
+    # Of fewer than five pictures some folds are empty.
+    held_out = range(min(FOLDS, len(labels)) if len(labels) <= MOST_CROSS_VALIDATED else 1)
     inside = {
         fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn)
         for fold in held_out

@@ -27,7 +27,7 @@ from imgrec.tracking.versions import version_of
 from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
-from pipelines.networks import asked
+from pipelines.networks import ON_GPU, asked
 from pipelines.prepare import Prepared
 from pipelines.results import Searched, TrainedModel
 
@@ -40,7 +40,7 @@ def key_of(*parts: Any) -> str:
 
 
 def networks_begun_with(tracking: Tracking, config: Config) -> dict[str, str]:
-    """The network of each architecture, where the last run with these settings has not finished."""
+    """What the last run with these settings was begun with, if it has not finished: networks, and ON_GPU."""
     experiment = config.tracking.experiment or config.name
     for record in find_runs(tracking, {ASKED: asked(config)}, experiment=experiment)[:1]:
         if record.status != "FINISHED":
@@ -100,7 +100,10 @@ class Ledger:
         Raises:
             TrackingError: the same run is going on in another process.
         """
-        networks = {branch.arch: branch.model.backbone for branch in self.config.branches}
+        networks: dict[str, str] = {
+            branch.arch: branch.model.backbone for branch in self.config.branches
+        }
+        networks[ON_GPU] = "yes" if self.prepared.on_gpu else "no"
         tags = {
             KIND: kind,
             KEY: self.workflow_key,

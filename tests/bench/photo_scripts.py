@@ -25,7 +25,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from imgrec.config import CnnConfig
-from imgrec.models.weights import Sources
+from imgrec.models.sources import Sources
 
 SIZE, BATCH = 224, 32
 TO_TENSOR = [

@@ -1,5 +1,6 @@
 """What every architecture says of itself, beside its settings."""
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,9 +36,15 @@ FROM_NOISE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
 
 # Files that people keep weights in; of them only the first is read.
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 COMPACT, AUTO = "compact", "auto"
 INPUT_SIDE = 224
 """Of the pictures that the weights of every `default_backbone` were trained on, in pixels."""
+
+
+def network_of(name: str) -> str:
+    """`resnet18` of `timm/resnet18.a1_in1k`."""
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def is_path(pretrained: str) -> bool:
@@ -69,6 +76,9 @@ class Architecture(Section):
     def _absolute(cls, value: bool | str) -> bool | str:
         if isinstance(value, str) and is_path(value):
             return str(Path(value).expanduser().absolute())
+        if isinstance(value, str) and not HUB_NAME.fullmatch(value):
+            msg = "write a name of the hub (timm/resnet18.a1_in1k), or a path, such as ./resnet18.safetensors"
+            raise ValueError(msg)
         return value
 
     @model_validator(mode="after")
@@ -76,6 +86,9 @@ class Architecture(Section):
         own = self._compact_settings()
         if self.backbone not in {COMPACT, AUTO} and own:
             msg = f"{min(own)} has no effect with backbone = {self.backbone!r}"
+            raise ValueError(msg)
+        if self.backbone == AUTO and isinstance(self.pretrained, str):
+            msg = f"pretrained = {self.pretrained!r}: name its network as backbone"
             raise ValueError(msg)
         written = "pretrained" in self.model_fields_set and self.pretrained is not False
         if written and (self.backbone == COMPACT or (self.backbone == AUTO and own)):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imgrec.models.weights import fetch
+from imgrec.models.sources import fetch
 from pipelines.cli.pages.output import make_console, print_json
 from pipelines.formats import size
 

@@ -4,8 +4,9 @@ import pytest
 
 from imgrec.config import ARCHS, Arch
 from imgrec.config.architectures import MODEL_CONFIGS
+from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
-from imgrec.models.families import OTHER_NAMES, family_of, network_of, refuse_foreign
+from imgrec.models.families import OTHER_NAMES, family_of, refuse_foreign
 
 
 @pytest.mark.parametrize("arch", ARCHS)

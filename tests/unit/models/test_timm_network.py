@@ -20,6 +20,7 @@ NETWORKS: list[ModelConfig] = [
     CnnConfig(backbone="test_efficientnet", pretrained=False),
     CnnConfig(backbone="resnet18", pretrained=False),
     RnnConfig(backbone="sequencer2d_s", pretrained=False),
+    CnnConfig(backbone="shvit_s1", pretrained=False),  # normalized before its last layer
     TransformerConfig(backbone="test_vit", pretrained=False),
     TransformerConfig(backbone="vit_tiny_patch16_224", pretrained=False),
 ]
@@ -97,6 +98,16 @@ def test_a_size_that_a_network_does_not_take_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="does not take pictures of 32 x 32 pixels"):
         build_model(config, (32, 32, 3), num_classes=2)
+
+
+def test_a_network_that_does_not_say_its_layers_has_depths_all_the_same() -> None:
+    """Its parameters come in the order of its layers."""
+    model = build_model(CnnConfig(backbone="poolformer_s12", pretrained=False), (64, 64, 3), 2)
+    assert isinstance(model, TimmNetwork)
+    depths = list(model.depths().values())
+
+    assert depths[0] == 0.0
+    assert depths == sorted(depths)
 
 
 def test_a_network_with_two_last_layers_is_refused() -> None:

