@@ -161,7 +161,11 @@ class _Start(ExitStack):
             store=self.ledger.prepared.store,
             splits=self.ledger.prepared.splits,
             searches=dict(searches),
-            models=sorted(models.values(), key=lambda model: -model.test.macro_f1),
+            # Where two are as good, in the user's order and not in that in which they ended.
+            models=sorted(
+                (models[arch] for arch in self._config.archs if arch in models),
+                key=lambda model: -model.test.macro_f1,
+            ),
             failures=dict(failures),
             seconds=time.perf_counter() - self._began,
             times=in_detail(self._clock.seconds(), trained),
