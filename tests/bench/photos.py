@@ -100,7 +100,9 @@ def regression(probed: Path) -> Found:
         Cs=np.logspace(-4, 0, 9), cv=5, max_iter=1000, scoring="neg_log_loss", l1_ratios=(0,)
     ).fit(scaler.transform(features[splits.train]), store.labels[splits.train])
     return {
-        split: float(fitted.score(scaler.transform(features[rows]), store.labels[rows]))
+        split: float(
+            np.mean(fitted.predict(scaler.transform(features[rows])) == store.labels[rows])
+        )
         for split, rows in (("val", splits.val), ("test", splits.test))
     } | {"seconds": time.perf_counter() - started}
 
