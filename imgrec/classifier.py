@@ -192,13 +192,13 @@ class Classifier:
         """
         try:
             raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            if raw.get("format") == OF_TORCHVISION:
-                raw = _completed(raw)
-            elif raw.get("format") != FORMAT:
+            written = raw.get("format") if isinstance(raw, dict) else None
+            if written not in {OF_TORCHVISION, FORMAT}:
                 known = f"{OF_TORCHVISION} and {FORMAT}"
-                msg = f"{folder}: format {raw.get('format')}, and this imgrec reads {known}"
+                msg = f"{folder}: format {written}, and this imgrec reads {known}"
                 raise ClassifierError(msg)
-            return cls(Card.model_validate(raw), load_file(folder / WEIGHTS))
+            card = _completed(raw) if written == OF_TORCHVISION else raw
+            return cls(Card.model_validate(card), load_file(folder / WEIGHTS))
         except FileNotFoundError as error:
             msg = f"{folder}: no classifier there ({Path(error.filename or '').name} is missing)"
         except (
@@ -227,13 +227,11 @@ def _network_of(card: Card) -> nn.Module:
 
 
 def _completed(raw: dict[str, Any]) -> dict[str, Any]:
-    """A card of format 4 with what later ones say; it is saved as what it is."""
-    model = {"backbone": COMPACT} | raw["model"]
+    """A card of format 4 with what later ones say, still to be checked; it is saved as what it is."""
+    model, shape = raw.get("model"), raw.get("image_shape")
+    if not isinstance(model, dict) or not isinstance(shape, list):
+        return raw
+    model = {"backbone": COMPACT} | model
     if model["backbone"] != COMPACT:
-        model = {key: model[key] for key in ("arch", "backbone", "pretrained")}
-    height, width, _ = raw["image_shape"]
-    return raw | {
-        "model": model,
-        "stored_shape": raw["image_shape"],
-        "view": {"size": [height, width]},
-    }
+        model = {key: model[key] for key in ("arch", "backbone", "pretrained") if key in model}
+    return raw | {"model": model, "stored_shape": shape, "view": {"size": shape[:2]}}

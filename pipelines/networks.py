@@ -35,12 +35,12 @@ class KnownWeights:
     _found: dict[tuple[str, bool | str], Weights] = field(default_factory=dict)
 
     def of(self, model: ModelConfig) -> Weights | None:
-        """What a network begins with; None where it is noise.
+        """What a network begins with; None where its weights are random.
 
         Raises:
             ConfigError: they cannot be had, or may not be used.
         """
-        if not model.begins_with_weights:
+        if not model.is_pretrained:
             return None
         key = (model.backbone, model.pretrained)
         if key not in self._found:
@@ -76,7 +76,7 @@ def photo_side(config: Config) -> int:
 
 
 def _input_side(model: ModelConfig, config: Config) -> int:
-    if not (model.is_open or model.begins_with_weights):
+    if not (model.is_open or model.is_pretrained):
         return 0
     if model.backbone != AUTO:
         refuse_foreign(model.arch, model.backbone)
@@ -95,7 +95,7 @@ def decide_networks(
 
     The rule: of photos (`are_photos`) a small network that has learned from others, the same for everybody
     (`default_backbone`), where its weights can be had; of other pictures, or without weights, a compact network
-    that begins with noise. What a run was begun with holds for whoever goes on with it.
+    that begins with random weights. What a run was begun with holds for whoever goes on with it.
 
     Args:
         config: The settings as they were written.
@@ -117,7 +117,7 @@ def decide_networks(
         name = decided.get(branch.arch, model.default_backbone)
         reason = "" if photos else _why_no_photos(store)
         if branch.arch in decided:
-            reason = "the run was begun so" if name == COMPACT else ""
+            reason = "the run was begun so; --fresh decides anew" if name == COMPACT else ""
         elif photos:
             reason = _why_without(name, branch, config, weights)
         if not reason:
@@ -127,12 +127,12 @@ def decide_networks(
             continue
         compact.setdefault(reason, []).append(branch.arch)
         notes += [
-            f"{branch.arch}: train.{setting} has no effect: its network begins with noise"
+            f"{branch.arch}: train.{setting} has no effect: its network begins with random weights"
             for setting in branch.without_effect
         ]
         branches.append(branch.with_network(COMPACT, pretrained=False))
     for reason, archs in compact.items():
-        text = f"{', '.join(archs)}: compact, from noise: {reason}"
+        text = f"{', '.join(archs)}: compact, from random weights: {reason}"
         if reason.startswith(NOT_HERE):
             names = " ".join(config.branch(arch).model.default_backbone for arch in archs)
             text += f"; imgrec fetch {names} brings them where there is a network"

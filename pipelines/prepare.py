@@ -139,9 +139,7 @@ def prepare(
     }
     with torch.random.fork_rng(devices=[]):
         for arch, spec in specs.items():
-            to_be_fetched = spec.weights is None or spec.weights.to_be_fetched
-            file = None if to_be_fetched else spec.weights.checked()  # type: ignore[union-attr]
-            model = build_model(spec.model, spec.image_shape, spec.num_classes, file)
+            model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
             build_optimizers(model, spec.train)
             if _refuses_growth(model, spec):
                 weights.takes_one_size.add(spec.model.backbone)
@@ -149,7 +147,8 @@ def prepare(
                 specs[arch] = _spec(
                     config, config.branch(arch), store, splits, statistics, weights, on_gpu
                 )
-    config = _without_idle_spaces(config, specs)
+    config, idle = _without_idle_spaces(config, specs)
+    notes += idle
     return Prepared(
         store, findings, splits, config, written, notes, weights, on_gpu, statistics, specs
     )
@@ -219,7 +218,7 @@ def _spec(
             branch.preprocess,
             channels,
             train.epochs,
-            begins_with_weights=weights is not None,
+            is_pretrained=weights is not None,
         ),
     )
 
@@ -233,22 +232,30 @@ def _on_gpu(cluster: ClusterConfig, decided: Mapping[str, str], found: bool | No
     return found if cluster.use_gpu == "auto" else cluster.use_gpu
 
 
-def _without_idle_spaces(config: Config, specs: Mapping[Arch, FitSpec]) -> Config:
-    """Of a linear probe alone there is nothing to search: its one strength is chosen by itself."""
-    branches = [
-        branch.model_copy(update={"space": ()})
-        if specs[branch.arch].weights and specs[branch.arch].train.finetune == "probe"
-        else branch
-        for branch in config.branches
-    ]
-    return config.model_copy(update={"branches": tuple(branches)})
+def _without_idle_spaces(
+    config: Config, specs: Mapping[Arch, FitSpec]
+) -> tuple[Config, tuple[str, ...]]:
+    """Of a linear probe alone there is nothing to search: its one strength is chosen by itself.
+
+    Returns:
+        The settings, and for people which spaces that were written have no effect.
+    """
+    branches, notes = list[Branch](), list[str]()
+    for branch in config.branches:
+        spec = specs[branch.arch]
+        idle = spec.weights is not None and spec.train.finetune == "probe"
+        branches.append(branch.model_copy(update={"space": ()}) if idle else branch)
+        if idle and branch.written_space:
+            notes.append(f"{branch.arch}: its space has no effect: the last layer alone is trained")
+    return config.model_copy(update={"branches": tuple(branches)}), tuple(notes)
 
 
 def _view(config: DataConfig, store: Store, weights: Weights | None) -> View:
-    """What a network sees of the pictures: those without weights, and small pictures, as a whole."""
+    """What a network sees of the stored pictures: a pretrained one its weights' centre crop, others all."""
     looks = store.looks()
     if weights is None:
         return View(compact_size(looks, config))
     size = config.image_size or weights.input_size
-    photos = are_photos(looks, store.image_shape[2])
-    return View(size, weights.centre if photos else 1.0, weights.interpolation)
+    # Small pictures have no margin to crop, and who pads or stretches wants to lose nothing.
+    cropped = are_photos(looks, store.image_shape[2]) and config.resize == "fill"
+    return View(size, weights.crop_ratio if cropped else 1.0, weights.interpolation)

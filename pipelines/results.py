@@ -18,7 +18,7 @@ class TrainedModel:
     """A registered model and how good it is.
 
     Attributes:
-        begins_with: `noise`, or the name of the weights that it began with.
+        begins_with: The name of the pretrained weights, or `random weights`.
         share_of_peak: What it computed a second, of what the GPU could; 0 where that is not known.
         spent: Seconds of training by kind of work.
         taken: An earlier run had registered it.

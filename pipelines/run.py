@@ -74,7 +74,7 @@ def run(
             observer.taken({}, {arch: models[arch] for arch in made if arch in models})
             specs = {
                 arch: spec_with(ledger.prepared, arch, _settings(searches, arch))
-                for arch in _weights_first(ledger.prepared)
+                for arch in _pretrained_first(ledger.prepared)
                 if arch not in models and arch not in failures
             }
             for arch, outcome in train(workflow, specs, profile=profile).items():
@@ -202,7 +202,7 @@ class _Start(ExitStack):
         return Ledger(tracking, prepared, fresh=fresh)
 
 
-def _weights_first(prepared: Prepared) -> list[Arch]:
+def _pretrained_first(prepared: Prepared) -> list[Arch]:
     """The architectures in the user's order, but first those that begin with weights: they are soonest of use."""
     return sorted(prepared.specs, key=lambda arch: prepared.specs[arch].weights is None)
 

@@ -26,6 +26,7 @@ LONGEST_FILES = frozenset(
         "test_command_line.py",
         "test_fit_on_workers.py",
         "test_kills.py",
+        "test_photos.py",
         "test_runs.py",
     }
 )

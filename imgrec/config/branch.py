@@ -15,7 +15,7 @@ from imgrec.config.architectures import (
 from imgrec.config.architectures.architecture import AUTO, COMPACT, is_path, network_of
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
-from imgrec.config.sections import OF_WEIGHTS, PreprocessConfig, TrainConfig
+from imgrec.config.sections import PRETRAINED_ONLY, PreprocessConfig, TrainConfig
 from imgrec.config.space import Dimension, builtin_space
 from imgrec.errors import ConfigError
 
@@ -78,14 +78,14 @@ class Branch(Section):
             del written["model"]["pretrained"]
             for name in self.without_effect:
                 del written["train"][name]
-            for name in OF_WEIGHTS:
+            for name in PRETRAINED_ONLY:
                 space.get("train", {}).pop(name, None)
         return make_branch(self.arch, written, space)
 
     @property
     def without_effect(self) -> list[str]:
         """Training settings that were written, and would have none on a compact network."""
-        return [name for name in OF_WEIGHTS if name in self.written["train"]]
+        return [name for name in PRETRAINED_ONLY if name in self.written["train"]]
 
     def value(self, key: str) -> Any:
         """The value of `train.learning_rate`, say."""
@@ -146,9 +146,9 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     if isinstance(optimizer, str) and optimizer != defaults["optimizer"]:
         # A learning rate is good for one optimizer only, so another brings its own.
         defaults = OPTIMIZER_DEFAULTS.get(optimizer, {})
-    useless = [name for name in OF_WEIGHTS if name in train]
-    if useless and not (chosen.is_open or chosen.begins_with_weights):
-        msg = f"train.{useless[0]} has no effect on the {arch}: it begins with noise; set it for others, such as cnn.train.{useless[0]}"
+    useless = [name for name in PRETRAINED_ONLY if name in train]
+    if useless and not (chosen.is_open or chosen.is_pretrained):
+        msg = f"train.{useless[0]} has no effect on the {arch}: it begins with random weights; set it for others, such as cnn.train.{useless[0]}"
         raise ConfigError(msg)
     if chosen.fixed_size and train.get("start_size", 1.0) != 1.0:
         msg = f"train.start_size has no effect on the {arch}: {chosen.fixed_size}; set it for others, such as cnn.train.start_size"

@@ -51,11 +51,11 @@ class PreprocessConfig(Section):
 
 
 PROBE_EPOCHS = 1
-"""Of a fit that begins with weights of others: the first, which trains the last layer alone."""
+"""Of a fit that begins with pretrained weights: the first, which trains the last layer alone."""
 Finetune = Literal["auto", "probe", "full"]
 MOST_OPERATIONS = 5e14
-OF_WEIGHTS = ("finetune", "layer_decay", "freeze")
-"""Training settings of networks that begin with weights of others."""
+PRETRAINED_ONLY = ("finetune", "layer_decay", "freeze")
+"""Training settings of networks that begin with pretrained weights."""
 Imbalance = Literal["auto", "none", "weights", "sampler", "focal", "logit_adjustment"]
 
 
@@ -68,11 +68,11 @@ class TrainConfig(Section):
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
-    passes. Where a network begins with weights of others, the first pass trains its last layer alone, and
+    passes. Where a network begins with pretrained weights, the first pass trains its last layer alone, and
     0 means about 20,000 pictures after it, at least 3 and at most 12 passes."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
-    split, a power of two between 64 and 256; with weights of others about a two-hundredth, between 32 and
+    split, a power of two between 64 and 256; with pretrained weights about a two-hundredth, between 32 and
     256."""
     start_size: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
     """Side of training pictures in the first steps, as a share of data.image_size. It grows to the
@@ -80,11 +80,11 @@ class TrainConfig(Section):
     quarter of the time, and early on a network learns as much from it. Not where weights belong to
     places of the picture, as in the ann and an rnn of rows."""
     finetune: Finetune = "auto"
-    """What of a network that begins with weights of others is trained. The first epoch always trains the last
+    """What of a network that begins with pretrained weights is trained. The first epoch always trains the last
     layer alone, on features that are computed once (a linear probe); `probe` ends there, `full` goes on with
     the whole network, `auto` decides (`choose_finetune`)."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Learning rate of the first layer of a network that begins with weights of others, as a share of the last
+    """Learning rate of the first layer of a network that begins with pretrained weights, as a share of the last
     layer's; between them it rises evenly on a logarithmic scale."""
     freeze: Fraction = 0.0
     """Share of the layers of such a network, from the first on, that keep their weights."""
@@ -135,7 +135,7 @@ class TrainConfig(Section):
 
         Args:
             class_counts: Training pictures of each class.
-            operations: Of a network that begins with weights of others, to train it on one picture.
+            operations: Of a network that begins with pretrained weights, to train it on one picture.
             on_gpu: Whether it is trained there.
         """
         num_train = sum(class_counts)
@@ -160,10 +160,11 @@ class TrainConfig(Section):
 
 
 def choose_finetune(wanted: Finetune, operations: float, *, on_gpu: bool) -> Finetune:
-    """What of a network with weights of others is trained, where the settings leave it open.
+    """What of a network with pretrained weights is trained, where the settings leave it open.
 
-    The rule: the whole network (`full`) on GPUs, and on CPUs as long as it takes at most 5e14 operations, about
-    two hours of two cores; else the last layer alone (`probe`), which takes minutes.
+    The rule: the whole network (`full`) on GPUs, and on CPUs as long as it takes at most 5e14 operations, ten
+    times those of EfficientNet-Lite0 on 3,068 photos (7 minutes on two cores, docs/results.md); else the last
+    layer alone (`probe`).
     """
     if wanted != "auto":
         return wanted
@@ -183,7 +184,7 @@ def choose_imbalance(wanted: Imbalance, class_counts: Sequence[int]) -> Imbalanc
 
 
 class PretrainedConfig(Section):
-    """Where weights of others come from, and which may be used."""
+    """Where pretrained weights come from, and which may be used."""
 
     folder: str = ""
     """Folder with weights, on a cluster one that every node sees: `NAME.safetensors`, or a folder NAME as the

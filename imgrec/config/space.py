@@ -89,7 +89,7 @@ def builtin_space(model: ModelConfig, train: Mapping[str, Any]) -> dict[str, dic
         model: The architecture.
         train: Its training settings, whose values the ranges are laid around.
     """
-    if model.begins_with_weights:
+    if model.is_pretrained:
         return {
             "train.learning_rate": around(train["learning_rate"]),
             "train.layer_decay": {"low": 0.01, "high": 1.0, "log": True},

@@ -27,7 +27,7 @@ from imgrec.machine import locked, memory_limit
 
 # Ray's default would reserve a third of the memory; the pictures come from the store's own map.
 # Lines that say nothing: Ray's markers, and a complaint about the dashboard that we do not start.
-NOISE = (":", "Failed to query Ray Train Controller actor state")
+RANDOM = (":", "Failed to query Ray Train Controller actor state")
 THREAD_SECONDS = 10.0
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 3_000_000_000, 600_000_000
@@ -245,7 +245,7 @@ def _keep_logs(session_folder: Path, log_file: Path) -> None:
     with log_file.open("a", encoding="utf-8") as log:
         for path in sorted(session_folder.glob("session_2*/logs/worker-*.*")):
             text = _own_text(path)
-            lines = [line for line in text.splitlines() if line and not line.startswith(NOISE)]
+            lines = [line for line in text.splitlines() if line and not line.startswith(RANDOM)]
             if lines:
                 log.write(f"---- {path.name}\n" + "\n".join(lines) + "\n")
 

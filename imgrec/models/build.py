@@ -41,7 +41,7 @@ def build_model(
     """
     if not config.is_compact:
         return TimmNetwork(config, image_shape, num_classes, weights)
-    assert weights is None, "compact networks begin with noise"
+    assert weights is None, "compact networks begin with random weights"
     match config:
         case AnnConfig():
             return Ann(config, image_shape, num_classes)

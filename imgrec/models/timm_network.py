@@ -1,7 +1,7 @@
 """Any network of timm, by name, with a last layer of its own for K classes.
 
 The network is timm's own. Differences: grey pictures are repeated to three channels; the batch normalizations
-of one that begins with weights of others keep their statistics, for those of a few small batches are worse;
+of one that begins with pretrained weights keep their statistics, for those of a few small batches are worse;
 and on a CPU its depthwise convolutions are trained in fp32, because oneDNN's gradients of them in bf16 take
 four times as long (docs/log.md).
 
@@ -40,7 +40,7 @@ class TimmNetwork(nn.Module):
                 weights are those of another.
         """
         super().__init__()
-        self._keeps_statistics = config.begins_with_weights
+        self._keeps_statistics = config.is_pretrained
         self.network = _network(config, image_shape, num_classes, weights)
         name = self.network.pretrained_cfg["classifier"]
         head = self.network.get_submodule(name) if isinstance(name, str) else None

@@ -19,7 +19,7 @@ class Weights:
         sha256: Of the file.
         file: In safetensors, with timm's names.
         input_size: Height and width of the pictures that they were trained on.
-        centre: Share of a picture's sides that is looked at in evaluation.
+        crop_ratio: Share of a picture's sides that the centre crop of evaluation has.
         interpolation: How pictures were resized.
         mean: Of each channel, taken off pictures in [0, 1].
         std: Of each channel, which they are then divided by.
@@ -31,7 +31,7 @@ class Weights:
     sha256: str
     file: Path
     input_size: tuple[int, int]
-    centre: float
+    crop_ratio: float
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, ...]
     std: tuple[float, ...]

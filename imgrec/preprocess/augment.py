@@ -57,27 +57,27 @@ PRESETS = {
 }
 
 
-OF_LEARNED = Augmentation(flip=True, crop_area=0.5)
-"""What `photos` stands for where a network begins with weights of others: they have learned from random parts."""
+PRETRAINED_PHOTOS = Augmentation(flip=True, crop_area=0.5)
+"""What `photos` stands for where a network begins with pretrained weights: they have learned from random parts."""
 FEW_EPOCHS = 20
 
 
 def choose_augmentation(
-    config: PreprocessConfig, channels: int, epochs: int, *, begins_with_weights: bool = False
+    config: PreprocessConfig, channels: int, epochs: int, *, is_pretrained: bool = False
 ) -> Augmentation:
     """The preset, with what the config sets by itself in place of the preset's own.
 
     `auto` is `photos` for colour pictures and `digits` for grey ones: grey sets are mostly
     characters and measurements, where left and right are not the same. In few epochs a network does
-    not overfit, so nothing is erased: that would only slow it down. Networks that begin with weights of others
+    not overfit, so nothing is erased: that would only slow it down. Networks that begin with pretrained weights
     see random parts of photos.
     """
     name = config.augment
     if name == "auto":
         name = "photos" if channels == 3 else "digits"
     preset = PRESETS[name]
-    if name == "photos" and begins_with_weights:
-        preset = OF_LEARNED
+    if name == "photos" and is_pretrained:
+        preset = PRETRAINED_PHOTOS
     if epochs < FEW_EPOCHS:
         preset = replace(preset, erase=0.0)
     own = {part.name: getattr(config, part.name) for part in fields(Augmentation)}

@@ -20,7 +20,7 @@ from imgrec.preprocess.augment import (
 )
 from imgrec.preprocess.filters import filtered
 from imgrec.preprocess.policy import changed
-from imgrec.preprocess.view import View, middle, random_part
+from imgrec.preprocess.view import View, center_crop, random_resized_crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ class Recipe(nn.Module):
         how = self.augmentation
         if self.training and how.crop_area < 1:
             size = self.view.size if self.view else (images.shape[2], images.shape[3])
-            images = random_part(images, size, how.crop_area)
+            images = random_resized_crop(images, size, how.crop_area)
         elif self.view:
-            images = middle(images, self.view)
+            images = center_crop(images, self.view)
         if self.filters:
             images = 255 * filtered(images.float() / 255, self.filters)
         if not self.training:

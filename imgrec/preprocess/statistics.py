@@ -13,7 +13,7 @@ from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.preprocess.filters import filtered
 from imgrec.preprocess.recipe import ChannelStatistics
-from imgrec.preprocess.view import View, middle
+from imgrec.preprocess.view import View, center_crop
 
 MOST_IMAGES = 50_000
 MOST_FILTERED = 2048
@@ -43,7 +43,7 @@ def _every_nth(rows: Indices, wanted: int) -> Indices:
 
 def _seen(store: Store, rows: Indices, view: View) -> Tensor:
     """(B, C, H, W) uint8."""
-    return middle(torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2), view)
+    return center_crop(torch.from_numpy(store.images[rows]).permute(0, 3, 1, 2), view)
 
 
 def _moments(store: Store, rows: Indices, view: View) -> tuple[Floats, Floats]:

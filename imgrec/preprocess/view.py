@@ -1,10 +1,10 @@
 """Which part of a stored picture a model sees, and at what size: batched, on the device.
 
 A store keeps pictures a little larger than the largest input of the models that share it. Evaluation sees
-the middle; training sees random parts of any size and proportion, each picture its own draw.
+a centre crop; training sees random resized crops, each picture its own draw.
 
-Source: Szegedy et al. 2015, "Going deeper with convolutions" (arXiv:1409.4842), for the random parts;
-Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", for the middle.
+Source: Szegedy et al. 2015, "Going deeper with convolutions" (arXiv:1409.4842), for random resized crops;
+Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", for the centre crop.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
 MOST_STRETCHED = 4 / 3
-# Random parts are read at single points, so what would be reduced further is averaged before.
+# Random crops are read at single points, so what would be reduced further is averaged before.
 MOST_REDUCED = 1.5
 MARGIN = 8 / 7
 """How much larger a store keeps pictures than the largest input: 256 pixels for 224."""
@@ -29,17 +29,17 @@ class View:
 
     Attributes:
         size: Height and width of the model's input, in pixels.
-        centre: Share of the stored sides that evaluation sees.
+        crop_ratio: Share of the stored sides that the centre crop of evaluation has.
         interpolation: How that is brought to the size.
     """
 
     size: tuple[int, int]
-    centre: float = 1.0
+    crop_ratio: float = 1.0
     interpolation: Interpolation = "bilinear"
 
 
-def middle(images: Tensor, view: View) -> Tensor:
-    """The middle of each picture at the size of the view, antialiased.
+def center_crop(images: Tensor, view: View) -> Tensor:
+    """The centre crop of each picture at the size of the view, antialiased.
 
     Args:
         images: As stored, (B, C, H, W) uint8.
@@ -48,13 +48,13 @@ def middle(images: Tensor, view: View) -> Tensor:
     Returns:
         (B, C, *view.size) uint8; the images themselves where they are all that.
     """
-    height, width = (max(1, round(view.centre * side)) for side in images.shape[2:])
+    height, width = (max(1, round(view.crop_ratio * side)) for side in images.shape[2:])
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     images = images[:, :, top : top + height, left : left + width]
     return _resized(images, view.size, view.interpolation)
 
 
-def random_part(images: Tensor, size: tuple[int, int], least_area: float) -> Tensor:
+def random_resized_crop(images: Tensor, size: tuple[int, int], least_area: float) -> Tensor:
     """A random part of each picture, brought to one size.
 
     Its area is drawn evenly from least_area to the whole, its proportions evenly on a logarithmic scale from

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import refuse_changed
-from imgrec.tracking.tags import ARCH, BEGINS_WITH, NOISE
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, RANDOM
 
 CHAMPION = "champion"
 MODELS = "models:/"
@@ -49,8 +49,8 @@ class RegisteredVersion:
 
     @property
     def begins_with(self) -> str:
-        """The name of the weights that it began with, or `noise`, as all did before there was a choice."""
-        return self.tags.get(BEGINS_WITH, NOISE)
+        """The name of the weights that it began with, or `random weights`, as all did before there was a choice."""
+        return self.tags.get(BEGINS_WITH, RANDOM)
 
 
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:

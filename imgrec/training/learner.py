@@ -183,8 +183,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     store = open_store(spec.store)
     splits = make_splits(store, spec.data)
     recipe = spec.make_recipe().to(device)
-    weights = spec.weights.checked() if spec.weights else None
-    model = build_model(spec.model, spec.image_shape, spec.num_classes, weights)
+    model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
     model = lay_out(model).to(device)
     if isinstance(model, TimmNetwork):
         _freeze(model, spec.train.freeze)

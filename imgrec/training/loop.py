@@ -203,12 +203,12 @@ def train_last_layer(
         if imbalance == "sampler":
             # There is no order of pictures to balance: margins come to the same.
             imbalance = "logit_adjustment"
-        loss_fn = Loss(imbalance, spec.class_counts, 0.0)
-        rows = splits.train
-        probe = fit_probe(torch.from_numpy(features[rows]), labels[rows], loss_fn, spec.seed)
-        probe.put_into(network.last_layer)
+        if learner.shard.rank == 0:
+            loss_fn = Loss(imbalance, spec.class_counts, 0.0)
+            rows = splits.train
+            probe = fit_probe(torch.from_numpy(features[rows]), labels[rows], loss_fn, spec.seed)
+            probe.put_into(network.last_layer)
         if dist.is_initialized():
-            # What one kind of machine computes, another may compute a little differently.
             for parameter in network.last_layer.parameters():
                 dist.broadcast(parameter.data, src=0)
         learner.begin_anew()

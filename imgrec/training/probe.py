@@ -1,4 +1,4 @@
-"""The first epoch of a network that begins with weights of others: a linear layer on its frozen features.
+"""The first epoch of a network that begins with pretrained weights: a linear layer on its frozen features.
 
 The features of all pictures are computed once, as evaluation sees them, and kept beside the store, where other
 seeds, trials and the final scores find them. On them the last layer is a logistic regression, solved to its
@@ -194,8 +194,8 @@ def _turn(file: Path, shard: Shard) -> Iterator[bool]:
     Rank 0 takes the lock for all, and tells them every few seconds how it stands: whoever waited for it in a
     reduction would be given up after half an hour.
     """
-    with ExitStack() as stack:
-        while True:
+    while True:
+        with ExitStack() as stack:
             state = [WAIT]
             if shard.rank == 0:
                 held = stack.enter_context(locked(file.with_suffix(".lock"), wait=False))
@@ -203,9 +203,9 @@ def _turn(file: Path, shard: Shard) -> Iterator[bool]:
             if shard.world_size > 1:
                 dist.broadcast_object_list(state, src=0)
             if state[0] != WAIT:
-                break
-            time.sleep(WAIT_SECONDS)
-        yield state[0] == COMPUTED
+                yield state[0] == COMPUTED
+                return
+        time.sleep(WAIT_SECONDS)
 
 
 def _wait(shard: Shard) -> None:

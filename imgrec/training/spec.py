@@ -32,7 +32,7 @@ class FitSpec:
         seed: Of weights, order and augmentation.
         image_shape: Height, width, channels of what the model sees.
         view: Which part of a stored picture that is.
-        weights: What the network begins with; None where it begins with noise.
+        weights: What the network begins with; None where it begins with random weights.
         class_counts: Training pictures of each class.
         model: The architecture.
         train: With epochs, batch_size and imbalance chosen.
@@ -88,6 +88,16 @@ class FitSpec:
     def total_steps(self) -> int:
         """Of all epochs."""
         return self.steps_before(self.train.epochs)
+
+    def weights_file(self) -> Path | None:
+        """What the network is built from; None where its weights are random, or somebody only plans.
+
+        Raises:
+            ConfigError: the file is not what it was.
+        """
+        if self.weights is None or self.weights.to_be_fetched:
+            return None
+        return self.weights.checked()
 
     def make_recipe(self) -> Recipe:
         """What happens to pictures before the model."""

@@ -17,7 +17,7 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, NOISE
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
@@ -106,8 +106,8 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
 
 
 def begins_with(weights: Mapping[str, str] | None) -> str:
-    """The name of the weights that a network begins with, of what is told of them; or `noise`."""
-    return weights["name"] if weights else NOISE
+    """The name of the weights that a network begins with, of what is told of them; or `random weights`."""
+    return weights["name"] if weights else RANDOM
 
 
 def model_metrics(

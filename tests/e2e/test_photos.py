@@ -1,31 +1,22 @@
 """Somebody with a folder of photos, and no network."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_photos
-from tests.e2e.user import IMGREC
+from tests.e2e.user import imgrec
 
+RANDOM = "random weights"
 LITE0 = "tf_efficientnet_lite0.in1k"
 NOBODY = "http://127.0.0.1:9"
 
 
-def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """An empty cache, and a hub that does not answer."""
-    environment = os.environ | {"HF_ENDPOINT": NOBODY, "HF_HOME": str(cwd / "hf")}
-    return subprocess.run(
-        [*IMGREC, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env=environment,
-    )
+def offline(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command with an empty cache, and a hub that does not answer."""
+    return imgrec(*words, cwd=cwd, HF_ENDPOINT=NOBODY, HF_HOME=str(cwd / "hf"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +33,7 @@ def words_of(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> subprocess.CompletedProcess[str]:
-    return imgrec(*words_of(folder), "--json", cwd=folder)
+    return offline(*words_of(folder), "--json", cwd=folder)
 
 
 def test_the_cnn_begins_from_packaged_weights_and_the_others_from_noise(
@@ -52,9 +43,9 @@ def test_the_cnn_begins_from_packaged_weights_and_the_others_from_noise(
     assert ran.returncode == 0, ran.stderr
     models = {model["arch"]: model for model in json.loads(ran.stdout)["models"]}
     began = {arch: model["begins_with"] for arch, model in models.items()}
-    (line,) = (line for line in ran.stderr.splitlines() if "compact, from noise" in line)
+    (line,) = (line for line in ran.stderr.splitlines() if "compact, from random weights" in line)
 
-    assert began == {"ann": "noise", "cnn": LITE0, "rnn": "noise", "transformer": "noise"}
+    assert began == {"ann": RANDOM, "cnn": LITE0, "rnn": RANDOM, "transformer": RANDOM}
     assert models["cnn"]["test"]["accuracy"] > 0.5
     assert f"the hub ({NOBODY}) does not answer" in line
     assert "imgrec fetch resmlp_12_224.fb_in1k" in line
@@ -65,10 +56,10 @@ def test_what_it_began_with_is_told_wherever_models_are(
 ) -> None:
     """A pretrained network beside three from noise compares beginnings, not architectures."""
     assert ran.returncode == 0, ran.stderr
-    listed = json.loads(imgrec("models", "--json", cwd=folder).stdout)["models"]
-    again = imgrec(*words_of(folder), cwd=folder)
-    checked = imgrec("check", str(folder / "photos"), "--json", cwd=folder)
-    planned = imgrec(*words_of(folder), "--plan", "--json", cwd=folder)
+    listed = json.loads(offline("models", "--json", cwd=folder).stdout)["models"]
+    again = offline(*words_of(folder), cwd=folder)
+    checked = offline("check", str(folder / "photos"), "--json", cwd=folder)
+    planned = offline(*words_of(folder), "--plan", "--json", cwd=folder)
 
     assert {model["arch"]: model["begins_with"] for model in listed}["cnn"] == LITE0
     assert "begins with" in again.stdout + again.stderr
@@ -86,7 +77,7 @@ def test_a_photo_of_any_size_is_recognized(
     from skimage.data import chelsea
 
     Image.fromarray(chelsea()).resize((900, 600)).save(folder / "new.jpg")
-    said = imgrec("predict", "photos-cnn", "new.jpg", "--json", cwd=folder)
+    said = offline("predict", "photos-cnn", "new.jpg", "--json", cwd=folder)
 
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["predictions"][0]["label"] == "cat"

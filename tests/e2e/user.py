@@ -1,6 +1,7 @@
 """A person with a folder of pictures, who types commands."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -43,9 +44,16 @@ cpus_per_worker = 1  # two threads on so little would mostly wait for each other
 CLASSES = ("left", "middle", "right")
 
 
-def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def imgrec(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One command, with environment variables of its own."""
     return subprocess.run(
-        [*IMGREC, *words], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+        [*IMGREC, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=os.environ | variables,
     )
 
 

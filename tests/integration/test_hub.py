@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-IMGREC = [sys.executable, "-m", "pipelines"]
+from tests.e2e.user import imgrec
+
 NAME = "test_efficientnet.r160_in1k"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -105,17 +104,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {"model.safetensors": file.read_bytes(), "config.json": json.dumps(config).encode()}
 
 
-def imgrec(*words: str, cwd: Path, hub: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cwd / "hf"), **more}
-    return subprocess.run(
-        [*IMGREC, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env=environment,
-    )
+def asking(hub: str, *words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command with an empty cache, and this hub."""
+    return imgrec(*words, cwd=cwd, HF_ENDPOINT=hub, HF_HOME=str(cwd / "hf"), **more)
 
 
 def test_fetch_brings_weights_that_a_run_without_a_network_begins_with(
@@ -124,11 +115,11 @@ def test_fetch_brings_weights_that_a_run_without_a_network_begins_with(
     """Once from a mirror into the cache; then nobody is asked, and the registered model says what it began with."""
     source = make_folder(16)
     with serving(files) as hub:
-        fetched = imgrec("fetch", "test_efficientnet", "--json", cwd=tmp_path, hub=hub.url)
+        fetched = asking(hub.url, "fetch", "test_efficientnet", "--json", cwd=tmp_path)
         asked = list(hub.asked)
     words = ["run", "--data", str(source), "--arch", "cnn", "--json"]
     words += ["--set", "cnn.model.backbone=test_efficientnet", "--set", "cnn.train.epochs=2"]
-    ran = imgrec(*words, cwd=tmp_path, hub="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    ran = asking("http://127.0.0.1:9", *words, cwd=tmp_path, HF_HUB_OFFLINE="1")
 
     assert fetched.returncode == 0, fetched.stderr
     assert asked.count(("GET", f"/timm/{NAME}/resolve/main/model.safetensors")) == 1
@@ -144,7 +135,7 @@ def test_weights_go_into_a_folder_for_machines_without_a_network(
 ) -> None:
     """As `pretrained.folder` wants them."""
     with serving(files) as hub:
-        done = imgrec("fetch", NAME, "--to", "models", cwd=tmp_path, hub=hub.url)
+        done = asking(hub.url, "fetch", NAME, "--to", "models", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "models" / NAME
@@ -160,7 +151,7 @@ def test_a_hub_that_does_not_give_them_is_one_line(
         url = "http://127.0.0.1:9" if case == "down" else hub.url
         hub.breaks_off = case == "breaks off"
         name = "test_vit" if case == "not there" else NAME
-        done = imgrec("fetch", name, cwd=tmp_path, hub=url)
+        done = asking(url, "fetch", name, cwd=tmp_path)
 
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("imgrec: ")]

@@ -19,7 +19,7 @@ class AnnConfig(Architecture):
     @property
     def fixed_size(self) -> str:
         """Why the size of pictures cannot change during training."""
-        return "each pixel has weights of its own"  # of mixers each patch has
+        return "each pixel, or in a mixer each patch, has weights of its own"
 
     def compact_train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say."""

@@ -26,13 +26,13 @@ BY_CONVOLUTION: dict[str, Any] = {
 }
 
 
-# A network of timm that begins with weights of others; and one that begins from noise.
-FROM_WEIGHTS: dict[str, Any] = {
+# A network of timm that begins with pretrained weights; and one that begins with random weights.
+FROM_PRETRAINED: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 5e-4,
     "layer_decay": 0.1,
 }
-FROM_NOISE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
+FROM_SCRATCH: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
 
 # Files that people keep weights in; of them only the first is read.
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
@@ -67,8 +67,8 @@ class Architecture(Section):
     of this family. `auto`: for photos one that has learned from others, where its weights can be had; else
     compact."""
     pretrained: bool | str = True
-    """What a network of timm's begins with. `true`: its published weights; `false`: noise, as a compact one
-    does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`); or a folder or file of yours,
+    """What a network of timm's begins with. `true`: its published weights; `false`: random weights, as a
+    compact one does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`); or a folder or file of yours,
     which begins with `.`, `/` or `~`, or ends in `.safetensors`."""
 
     @field_validator("pretrained")
@@ -122,7 +122,7 @@ class Architecture(Section):
         return self.backbone == AUTO and self.pretrained is True and not self._compact_settings()
 
     @property
-    def begins_with_weights(self) -> bool:
+    def is_pretrained(self) -> bool:
         """Whether it has learned from others before."""
         return not self.is_compact and self.pretrained is not False
 
@@ -146,22 +146,22 @@ class Architecture(Section):
         if self.is_compact:
             return self.compact_train_defaults()
         return (
-            self.weights_train_defaults()
-            if self.begins_with_weights
-            else self.noisy_train_defaults()
+            self.pretrained_train_defaults()
+            if self.is_pretrained
+            else self.scratch_train_defaults()
         )
 
     def compact_train_defaults(self) -> dict[str, Any]:
         """The same of the compact network."""
         return BY_CONVOLUTION
 
-    def weights_train_defaults(self) -> dict[str, Any]:
-        """The same of a network of timm's that begins with weights of others."""
-        return FROM_WEIGHTS
+    def pretrained_train_defaults(self) -> dict[str, Any]:
+        """The same of a network of timm's that begins with pretrained weights."""
+        return FROM_PRETRAINED
 
-    def noisy_train_defaults(self) -> dict[str, Any]:
-        """The same of a network of timm's that begins from noise."""
-        return FROM_NOISE
+    def scratch_train_defaults(self) -> dict[str, Any]:
+        """The same of a network of timm's that begins with random weights."""
+        return FROM_SCRATCH
 
     @classmethod
     def space(cls) -> dict[str, dict[str, Any]]:

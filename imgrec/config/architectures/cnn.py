@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from imgrec.config.architectures.architecture import BY_CONVOLUTION, FROM_WEIGHTS, Architecture
+from imgrec.config.architectures.architecture import BY_CONVOLUTION, FROM_PRETRAINED, Architecture
 from imgrec.config.section import Fraction, Widths
 
 
@@ -17,16 +17,16 @@ class CnnConfig(Architecture):
     dropout: Fraction = 0.0
     """Share of features dropped before the last layer of the compact network."""
 
-    def weights_train_defaults(self) -> dict[str, Any]:
-        """What a network of timm's is trained with that begins with weights of others.
+    def pretrained_train_defaults(self) -> dict[str, Any]:
+        """What a network of timm's is trained with that begins with pretrained weights.
 
         Its first layers know edges and colours, of every kind of photo; at their resolution they cost more than
         half of a step. Measured in docs/results.md.
         """
-        return FROM_WEIGHTS | {"freeze": 0.35, "start_size": 0.7}
+        return FROM_PRETRAINED | {"freeze": 0.35, "start_size": 0.7}
 
-    def noisy_train_defaults(self) -> dict[str, Any]:
-        """What a network of timm's is trained with that begins from noise."""
+    def scratch_train_defaults(self) -> dict[str, Any]:
+        """What a network of timm's is trained with that begins with random weights."""
         return BY_CONVOLUTION
 
     @classmethod

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pipelines
 from imgrec.config import ARCHS, Config, load_config
-from imgrec.config.sections import OF_WEIGHTS
+from imgrec.config.sections import PRETRAINED_ONLY
 from imgrec.errors import ConfigError
 
 DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
@@ -42,7 +42,10 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("cnn.model={widths=[8], pretrained=true}", "pretrained has no effect with widths"),
         ("ann.model={backbone='resmlp_12_224', hidden=[8]}", "hidden has no effect with backbone"),
         ("cnn={model={backbone='compact'}, train={freeze=0.5}}", "train.freeze has no effect"),
-        ("cnn={model={pretrained=false}, train={layer_decay=0.5}}", "it begins with noise"),
+        (
+            "cnn={model={pretrained=false}, train={layer_decay=0.5}}",
+            "it begins with random weights",
+        ),
         (
             "cnn.train={optimizer='muon', layer_decay=0.5}",
             "layer_decay has no effect with optimizer",
@@ -132,7 +135,11 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
     for name, section in whole.items():
         shown_keys = set(document[name])
         if name == "train":  # these have no effect on all of them
-            shown_keys |= set(document["cnn"]["train"]) & {"momentum", "start_size", *OF_WEIGHTS}
+            shown_keys |= set(document["cnn"]["train"]) & {
+                "momentum",
+                "start_size",
+                *PRETRAINED_ONLY,
+            }
         assert shown_keys == set(type(section).model_fields), name
     for branch in config.branches:
         wanted = set(type(branch.model).model_fields) - {"arch"}

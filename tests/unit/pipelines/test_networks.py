@@ -37,7 +37,7 @@ def test_of_photos_the_cnn_begins_with_packaged_weights_and_the_others_say_why_n
 
     assert cnn.weights is not None
     assert cnn.model.backbone == "tf_efficientnet_lite0.in1k"
-    assert (cnn.image_shape, cnn.view.centre) == ((224, 224, 3), 0.875)
+    assert (cnn.image_shape, cnn.view.crop_ratio) == ((224, 224, 3), 0.875)
     assert cnn.statistics.mean == (0.5, 0.5, 0.5)
     assert cnn.augmentation.crop_area == 0.5
     assert data.config.branch("cnn").train.layer_decay < 1
@@ -46,7 +46,9 @@ def test_of_photos_the_cnn_begins_with_packaged_weights_and_the_others_say_why_n
     assert ann.augmentation.crop_area == 1
     first, second = data.notes
     assert first.startswith("cnn: begins with the weights tf_efficientnet_lite0.in1k (the package")
-    assert second.startswith("ann, rnn, transformer: compact, from noise: no weights are on this")
+    assert second.startswith(
+        "ann, rnn, transformer: compact, from random weights: no weights are on this"
+    )
     assert "imgrec fetch resmlp_12_224.fb_in1k sequencer2d_s.in1k vit_tiny" in second
 
 
@@ -55,7 +57,9 @@ def test_of_digits_everything_is_compact_and_one_line_says_so(tmp_path: Path) ->
     data = prepared("digits", tmp_path)
 
     assert {spec.model.backbone for spec in data.specs.values()} == {"compact"}
-    assert data.notes == (f"{', '.join(ARCHS)}: compact, from noise: the pictures are grey",)
+    assert data.notes == (
+        f"{', '.join(ARCHS)}: compact, from random weights: the pictures are grey",
+    )
 
 
 def test_small_colour_pictures_are_no_photos(make_photos: MakePhotos, tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_a_setting_that_a_compact_network_has_no_use_for_is_told(
     )
 
     assert data.notes[0] == (
-        "transformer: train.finetune has no effect: its network begins with noise"
+        "transformer: train.finetune has no effect: its network begins with random weights"
     )
     assert data.specs["transformer"].train.epochs > 1
 
@@ -173,7 +177,9 @@ def test_a_hub_that_goes_away_in_the_middle_costs_only_its_weights(
 
     assert data.specs["cnn"].weights is not None
     assert data.specs["transformer"].weights is None
-    assert any("transformer: compact, from noise: the weights timm/vit" in n for n in data.notes)
+    assert any(
+        "transformer: compact, from random weights: the weights timm/vit" in n for n in data.notes
+    )
 
 
 def with_weights(folder: Path, name: str) -> Path:
@@ -265,9 +271,31 @@ def test_of_a_probe_alone_nothing_is_searched(
     make_large_photos: Callable[[], Path], tmp_path: Path
 ) -> None:
     """All trials would be the same model."""
-    data = prepared(make_large_photos(), tmp_path, "archs=['cnn']", "cnn.train.finetune='probe'")
+    data = prepared(
+        make_large_photos(),
+        tmp_path,
+        "archs=['cnn']",
+        "cnn.train.finetune='probe'",
+        "cnn.space.train.learning_rate=[0.001, 0.002]",
+    )
 
     assert data.config.branch("cnn").space == ()
+    assert data.notes[-1] == "cnn: its space has no effect: the last layer alone is trained"
+
+
+def test_who_pads_pictures_loses_nothing_to_a_crop(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """`fit` and `stretch` ask for the whole picture."""
+    photos = make_large_photos()
+    ratios = [
+        prepared(photos, tmp_path, "archs=['cnn']", f"data.resize='{how}'")
+        .specs["cnn"]
+        .view.crop_ratio
+        for how in ("fill", "fit", "stretch")
+    ]
+
+    assert ratios == [0.875, 1.0, 1.0]
 
 
 def test_what_a_run_was_begun_with_holds(
