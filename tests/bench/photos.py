@@ -6,10 +6,11 @@ CLOTHES is ../shared/data's clothes.tar, unpacked. A size is a number of trainin
 by a seed; val and test are whole. Every method is a process of its own, one after the other, with the same weights
 (EfficientNet-Lite0), on this machine in one run. Written are `photos.json`, a table (`photos.md`) and a picture of
 accuracy by time (`photos.png`). Where val chose nothing (the probe, the regression) accuracy is on val and test
-together.
+together. With `--steps` only the time of a training step is measured, ours and the script's in turns.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -23,20 +24,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
 
-from imgrec.config import DataConfig
+from imgrec.config import DataConfig, load_config
+from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.evaluation.pictures import INK, MUTED
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import train_epoch
+from pipelines.prepare import prepare
+from tests.bench.photo_scripts import TRAIN, loader, train
+from tests.conftest import no_progress
 
 ROOT = Path(__file__).parents[2]
 SPLITS = ("val", "test")
 COLOURS = ("#4a6fa5", "#c8553d", "#588157", "#8f5db7", "#c9a227", "#3d3d3d")
 Found = dict[str, Any]
+STEPS, ROUNDS = 20, 3
 
 
 def draw(clothes: Path, count: int | None, seed: int, folder: Path) -> Path:
@@ -141,6 +151,43 @@ def measured(
                     shutil.rmtree(work)
 
 
+def step_milliseconds(clothes: Path, work: Path) -> Iterator[Found]:
+    """What a training step takes a picture, at 224 pixels and batches of 32, in turns: the script's, and ours."""
+    config = load_config(
+        None,
+        [
+            f"data.source='{clothes}'",
+            f"storage='{work / 'mlruns'}'",
+            "archs=['cnn']",
+            "cnn.train={start_size=1.0, batch_size=32}",
+        ],
+    )
+    prepared = prepare(config, no_progress)
+    learner = build_learner(prepared.specs["cnn"], torch.device("cpu"), Shard())
+    learner.epochs_done = 1  # the first has no steps
+    pictures = Pictures(prepared.store, learner.device)
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=10, drop_rate=0.2)
+    theirs = iter(loader(clothes, "train", TRAIN, shuffle=True))
+    groups: list[dict[str, object]] = [{"params": list(model.parameters()), "lr": 1e-3}]
+
+    def script() -> None:
+        train(model, groups, list(itertools.islice(theirs, STEPS)), 1)
+
+    def ours() -> None:
+        batches = training_batches(
+            pictures, learner.splits.train, batch_size=32, seed=0, epoch=1, shard=Shard()
+        )
+        train_epoch(learner, itertools.islice(batches, STEPS), lambda _: None)
+
+    for turn in range(ROUNDS + 1):
+        for name, work_through in (("timm script", script), ("imgrec", ours)):
+            started = time.perf_counter()
+            work_through()
+            took = (time.perf_counter() - started) / STEPS / 32 * 1000
+            if turn:  # the first warms up
+                yield {"method": name, "round": turn, "milliseconds_a_picture": took}
+
+
 def both(found: Found, counts: dict[str, int]) -> float:
     """Accuracy on val and test together."""
     return sum(found[split] * counts[split] for split in SPLITS) / sum(counts.values())
@@ -205,11 +252,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", default=["50", "500", "all"])
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", action="store_true", help="Time steps alone.")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     asked = parser.parse_args()
     clothes = asked.data.resolve()
     counts = {split: len(list((clothes / split).glob("*/*"))) for split in SPLITS}
     asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.steps:
+        with tempfile.TemporaryDirectory(prefix="photos-") as made:
+            for row in step_milliseconds(clothes, Path(made)):
+                print(json.dumps(row), flush=True)
+        return
     rows: list[Found] = []
     for row in measured(clothes, asked.sizes, asked.draws, set(asked.methods)):
         rows.append(row)
