@@ -219,4 +219,4 @@ def _speed(ledger: Ledger | None, spec: FitSpec) -> tuple[float, str]:
         for record in find_runs(ledger.tracking, tags, experiment=ledger.experiment):
             if speed := record.metrics.get("median_images_per_second"):
                 return speed, "as measured before"
-    return images_per_second(spec), "guessed from a forward pass"
+    return images_per_second(spec), "guessed from a few batches"

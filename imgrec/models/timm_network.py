@@ -109,6 +109,14 @@ class TimmNetwork(nn.Module):
             for name, _ in self.last_layer.named_parameters()
         }
 
+    def freeze(self, share: float) -> None:
+        """Let the first layers, this share of the depth, keep their weights."""
+        if not share:
+            return
+        depths = self.depths()
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(depths[name] >= share)
+
     @torch.no_grad()
     def _refuse_wrong_size(self, config: ModelConfig, image_shape: ImageShape) -> None:
         height, width, channels = image_shape

@@ -41,7 +41,7 @@ class Augmentation:
                 case str() if value != "none":
                     parts.append(value)
                 case float() if part == "crop_area":
-                    parts += [f"parts from {value:.0%} of the area"] if value < 1 else []
+                    parts += [f"random crops from {value:.0%} of the area"] if value < 1 else []
                 case float() if value:
                     percent = part in {"shift", "color", "erase"}
                     unit = "°" if part == "rotate" else ""

@@ -186,7 +186,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
     model = lay_out(model).to(device)
     if isinstance(model, TimmNetwork):
-        _freeze(model, spec.train.freeze)
+        model.freeze(spec.train.freeze)
     for layer in model.modules():
         if isinstance(layer, Whiten):
             some = _some_pictures(store, splits.train, spec.seed)
@@ -225,15 +225,6 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
     )
-
-
-def _freeze(model: TimmNetwork, share: float) -> None:
-    """Let the first layers keep their weights."""
-    if not share:
-        return
-    depths = model.depths()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(depths[name] >= share)
 
 
 def _some_pictures(store: Store, rows: Indices, seed: int) -> Tensor:
