@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgrec.tracking.place import SQLITE
+from imgrec.tracking.tags import RANDOM
 from pipelines.cli.pages.output import make_console
 from pipelines.costs.memory import memory_in_words
 from pipelines.costs.timing import in_words
@@ -52,21 +53,17 @@ def _leaderboard(summary: Summary) -> Table:
         header_style="dim",
         pad_edge=False,
     )
-    for column in (
-        "model",
-        "begins with",
-        "test accuracy",
-        "macro-F1",
-        "log loss",
-        "parameters",
-        "fit",
-        "images/s",
-    ):
+    columns = ["model", "test accuracy", "macro-F1", "log loss", "parameters", "fit", "images/s"]
+    # Where all began with random weights there is nothing to tell apart.
+    mixed = any(model.begins_with != RANDOM for model in summary.models)
+    if mixed:
+        columns.insert(1, "begins with")
+    for column in columns:
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
     for model in summary.models:
         table.add_row(
             f"{model.registered_model} v{model.version}{' @champion' if model.champion else ''}",
-            model.begins_with,
+            *([model.begins_with] if mixed else []),
             f"{model.test.accuracy:.4f}",
             f"{model.test.macro_f1:.4f}",
             f"{model.test.loss:.4f}",
