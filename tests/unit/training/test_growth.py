@@ -47,7 +47,7 @@ def test_a_size_to_start_with_is_refused_where_it_has_no_effect() -> None:
     """For all, or for one whose weights belong to pixels or columns."""
     with pytest.raises(
         ConfigError,
-        match=r"no effect on the ann: each pixel .*; set it for others, such as cnn\.train",
+        match=r"no effect on the ann: each pixel, .*; set it for others, such as cnn\.train",
     ):
         load_config(None, ['data.source="digits"', "train.start_size=0.5"])
     rows = ["rnn.model.tokens='rows'", "rnn.train.start_size=0.5"]

@@ -74,7 +74,7 @@ def test_a_class_map_leaves_the_others_out(tmp_path: Path) -> None:
     assert store.class_names == ("left", "right")
     assert store.quarantined == 16
     assert "class middle is not in data.classes" in store.rejected()[0].reason
-    with pytest.raises(DataError, match=r"no picture of crop_ratio, which data\.classes names"):
+    with pytest.raises(DataError, match=r"no picture of centre, which data\.classes names"):
         samples_of(source, tmp_path, classes=("left", "centre"))
 
 
