@@ -7,6 +7,7 @@ loaded.
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,25 +191,8 @@ class Classifier:
         Raises:
             ClassifierError: a file is missing or broken, or from another format.
         """
-        try:
-            raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            written = raw.get("format") if isinstance(raw, dict) else None
-            if written not in {OF_TORCHVISION, FORMAT}:
-                known = f"{OF_TORCHVISION} and {FORMAT}"
-                msg = f"{folder}: format {written}, and this imgrec reads {known}"
-                raise ClassifierError(msg)
-            card = _completed(raw) if written == OF_TORCHVISION else raw
-            return cls(Card.model_validate(card), load_file(folder / WEIGHTS))
-        except FileNotFoundError as error:
-            msg = f"{folder}: no classifier there ({Path(error.filename or '').name} is missing)"
-        except (
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            ValidationError,
-            SafetensorError,
-        ) as error:
-            msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
-        raise ClassifierError(msg)
+        with _read_from(folder):
+            return cls(read_card(folder), load_file(folder / WEIGHTS))
 
     def _predictions(self, logits: Tensor) -> Iterator[Prediction]:
         names = self.card.class_names
@@ -217,6 +201,41 @@ class Classifier:
             best, torch.softmax(self.calibrated(logits), dim=1).tolist(), strict=True
         ):
             yield Prediction(names[label], row[label], dict(zip(names, row, strict=True)))
+
+
+def read_card(folder: Path) -> Card:
+    """All that `Classifier.save` wrote but the weights.
+
+    Raises:
+        ClassifierError: it is missing or broken, or from another format.
+    """
+    with _read_from(folder):
+        raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        written = raw.get("format") if isinstance(raw, dict) else None
+        if written not in {OF_TORCHVISION, FORMAT}:
+            known = f"{OF_TORCHVISION} and {FORMAT}"
+            msg = f"{folder}: format {written}, and this imgrec reads {known}"
+            raise ClassifierError(msg)
+        return Card.model_validate(_completed(raw) if written == OF_TORCHVISION else raw)
+
+
+@contextmanager
+def _read_from(folder: Path) -> Iterator[None]:
+    """What cannot be read inside is a ClassifierError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        name = Path(error.filename or "").name
+        msg = f"{folder}: no classifier there ({name} is missing)"
+        raise ClassifierError(msg) from error
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        ValidationError,
+        SafetensorError,
+    ) as error:
+        msg = f"{folder}: a broken classifier: {str(error).splitlines()[0]}"
+        raise ClassifierError(msg) from error
 
 
 def _network_of(card: Card) -> nn.Module:

@@ -15,6 +15,7 @@ from imgrec.tracking.tags import KIND
 from pipelines.networks import KnownWeights, decide_networks, photo_side, sources_of
 from pipelines.observer import Observer
 from pipelines.record.entries import record_data
+from pipelines.registered import begin_with_registered
 
 
 def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path]:
@@ -28,9 +29,9 @@ def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path
     """
     observer.stage("data")
     storage = Path(config.storage)
-    store = prepare_store(
-        config.data, storage, progress=observer.progress, photo_side=photo_side(config)
-    )
+    config, registered = begin_with_registered(config)
+    side = photo_side(config, registered)
+    store = prepare_store(config.data, storage, progress=observer.progress, photo_side=side)
     findings = Findings(store, config.data.allow_leakage)
     page = storage / "checks" / f"{config.name}-{store.folder.name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path
     experiment = config.tracking.experiment or config.name
     with start_run(tracking, experiment, f"{config.name} data", {KIND: "check"}) as run:
         record_data(run, findings, page)
-    weights = KnownWeights(sources_of(config, planning=True))
+    weights = KnownWeights(sources_of(config, planning=True), registered)
     _, networks = decide_networks(config, store, weights)
     decided = [store.about_depth(config.data.depth), *networks]
     with contextlib.suppress(DataError):  # which `Findings` say better

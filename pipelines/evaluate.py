@@ -7,7 +7,7 @@ from imgrec.classifier import Card, Classifier
 from imgrec.data.splits import Indices
 from imgrec.evaluation.calibration import fit_temperature
 from imgrec.evaluation.scores import Evaluation, evaluate_logits, split_logits
-from imgrec.models.timm_network import TimmNetwork
+from imgrec.models.network import Network
 from imgrec.training.learner import Best
 from imgrec.training.loss import set_aside
 from imgrec.training.probe import known_logits
@@ -69,8 +69,8 @@ def _logits(
     """Logits (N, K) and labels (N,): as served, or of a probe from the features that it was trained on."""
     store = prepared.store
     if best.epoch <= spec.probe_epochs:
-        assert isinstance(classifier.model, TimmNetwork)
-        known = known_logits(spec, arithmetic, classifier.model.last_layer, rows)
+        assert isinstance(classifier.model, Network)
+        known = known_logits(spec, arithmetic, classifier.model, rows)
         if known is not None:
             return known, torch.from_numpy(store.labels[rows])
     return split_logits(classifier, store, rows)

@@ -16,6 +16,7 @@ from imgrec.models.families import refuse_foreign
 from imgrec.models.sources import NOT_HERE, Sources, input_side
 from imgrec.models.weights import Weights
 from imgrec.preprocess.view import MARGIN
+from pipelines.registered import RegisteredStart
 
 ON_GPU = "on_gpu"
 """Beside the architectures in what a run was begun with: `yes` or `no`."""
@@ -26,13 +27,19 @@ class KnownWeights:
     """Weights that networks begin with, each found once.
 
     Attributes:
-        sources: Where they are looked for.
+        sources: Where published ones are looked for.
+        registered: Starts from registered models, by version (`models:/photos-cnn/3`).
         takes_one_size: Networks that were found to take pictures of one size only.
     """
 
     sources: Sources
+    registered: Mapping[str, RegisteredStart] = field(default_factory=dict)
     takes_one_size: set[str] = field(default_factory=set)
     _found: dict[tuple[str, bool | str], Weights] = field(default_factory=dict)
+
+    def start_of(self, model: ModelConfig) -> RegisteredStart | None:
+        """The registered model that a network begins with; None where it is none."""
+        return self.registered[str(model.pretrained)] if model.begins_with_registered else None
 
     def of(self, model: ModelConfig) -> Weights | None:
         """What a network begins with; None where its weights are random.
@@ -42,6 +49,8 @@ class KnownWeights:
         """
         if not model.is_pretrained:
             return None
+        if start := self.start_of(model):
+            return start.weights
         key = (model.backbone, model.pretrained)
         if key not in self._found:
             self._found[key] = self.sources.find(model)
@@ -66,18 +75,29 @@ def asked(config: Config) -> str:
     return hashlib.sha256(json.dumps([how, written], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def photo_side(config: Config) -> int:
+def photo_side(
+    config: Config, registered: Mapping[str, RegisteredStart] = MappingProxyType({})
+) -> int:
     """The side in pixels that a store of photos is to have for these networks; 0 where it matters to none.
 
-    By the settings alone: whether weights are found must not decide what a store holds.
+    By the settings alone: whether published weights are found must not decide what a store holds.
+
+    Args:
+        config: The settings, with the networks of registered models.
+        registered: Those models.
     """
-    sides = [_input_side(branch.model, config) for branch in config.branches]
+    sides = [_input_side(branch.model, config, registered) for branch in config.branches]
     return round(MARGIN * max(sides)) if any(sides) else 0
 
 
-def _input_side(model: ModelConfig, config: Config) -> int:
+def _input_side(
+    model: ModelConfig, config: Config, registered: Mapping[str, RegisteredStart]
+) -> int:
     if not (model.is_open or model.is_pretrained):
         return 0
+    if model.begins_with_registered:
+        side = max(registered[str(model.pretrained)].weights.input_size)
+        return 0 if model.is_compact else side
     if model.backbone != AUTO:
         refuse_foreign(model.arch, model.backbone)
     if config.data.image_size:
@@ -112,6 +132,8 @@ def decide_networks(
         model = branch.model
         if not model.is_open:
             settled = model.backbone != AUTO
+            if model.begins_with_registered:
+                notes.append(f"{branch.arch}: begins with the weights {weights.of(model)}")
             branches.append(branch if settled else branch.with_network(COMPACT, pretrained=False))
             continue
         name = decided.get(branch.arch, model.default_backbone)

@@ -6,6 +6,7 @@ Starts neither Ray nor training, and leaves nothing behind.
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imgrec.config import Arch, Config
@@ -32,7 +33,8 @@ from pipelines.networks import photo_side
 from pipelines.observer import Observer
 from pipelines.prepare import prepare
 from pipelines.record.entries import begins_with
-from pipelines.record.ledger import Ledger, networks_begun_with
+from pipelines.record.ledger import Begun, Ledger, last_begun
+from pipelines.registered import begin_with_registered
 from pipelines.search import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.
@@ -68,13 +70,17 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
         ImgrecError: the settings or the data are wrong.
     """
     storage = Path(config.storage)
-    if find_store(config.data, storage, photo_side=photo_side(config)) is None:
-        return _before_data(config)
-    ledger, decided, tracking = None, dict[str, str](), None
+    ledger, begun, tracking = None, Begun(), None
     if has_record(config.tracking, storage):
         tracking = connect(config.tracking, storage, create=False)
-        decided = {} if fresh else networks_begun_with(tracking, config)
-    prepared = prepare(config, observer.progress, decided=decided, planning=True)
+        begun = Begun() if fresh else last_begun(tracking, config)
+    side = photo_side(*begin_with_registered(config, tracking, begun.networks))
+    if find_store(config.data, storage, photo_side=side) is None:
+        return _before_data(config, side)
+    decode = partial(prepare, config, observer.progress, tracking=tracking, planning=True)
+    prepared = decode(decided=begun.networks)
+    if not begun.holds_for(prepared):
+        prepared = decode()
     config = prepared.config
     for note in prepared.notes:
         observer.note(note)
@@ -185,12 +191,12 @@ def _with_starts(config: Config, stages: list[Stage], overheads: Overheads) -> l
     return [stages[0], Stage("start", seconds=seconds, note=note), *stages[1:]]
 
 
-def _before_data(config: Config) -> list[Stage]:
+def _before_data(config: Config, side: int) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
     downloads = Path(config.storage) / "downloads"
     source = open_source(config.data.source, downloads, config.data.allow_hosts)
     samples = list_samples(source, config.data)
-    shape, decided = guess(samples, config.data, photo_side(config))
+    shape, decided = guess(samples, config.data, side)
     height, width, channels = shape
     count = len(samples)
     stages = [

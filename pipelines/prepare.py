@@ -1,6 +1,6 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from imgrec.preprocess.filters import refuse_too_small
 from imgrec.preprocess.recipe import ChannelStatistics
 from imgrec.preprocess.statistics import channel_statistics
 from imgrec.preprocess.view import View
+from imgrec.tracking.connection import Tracking
 from imgrec.training.growth import resized
 from imgrec.training.optim import build_optimizers
 from imgrec.training.spec import FitSpec
@@ -36,6 +37,7 @@ from pipelines.networks import (
     photo_side,
     sources_of,
 )
+from pipelines.registered import begin_with_registered
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def prepare(
     progress: ProgressCallback,
     backend: DecodeBackend | None = None,
     *,
+    tracking: Tracking | None = None,
     decided: Mapping[str, str] = MappingProxyType({}),
     on_gpu: bool | None = None,
     planning: bool = False,
@@ -108,6 +111,7 @@ def prepare(
         config: Everything.
         progress: Told how far reading and decoding are.
         backend: Where to decode; this machine, if nothing is said.
+        tracking: Where registered models are; connected to where nothing is said and the settings name one.
         decided: The networks of a run that was begun with these settings, by architecture.
         on_gpu: Whether the cluster has GPUs; this machine is asked where nothing is said.
         planning: Fetch nothing.
@@ -117,19 +121,20 @@ def prepare(
         ConfigError: a model cannot be built as asked: said now, not by a worker after others have
             been trained.
     """
+    written = asked(config)
+    config, registered = begin_with_registered(config, tracking, decided)
     store = prepare_store(
         config.data,
         Path(config.storage),
         progress=progress,
-        photo_side=photo_side(config),
+        photo_side=photo_side(config, registered),
         backend=backend,
     )
     end_decoders()  # what they hold is wanted for training
     findings = Findings(store, config.data.allow_leakage)
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
-    weights = KnownWeights(sources_of(config, planning=planning))
-    written = asked(config)
+    weights = KnownWeights(sources_of(config, planning=planning), registered)
     config, notes = decide_networks(config, store, weights, decided)
     on_gpu = _on_gpu(config.cluster, decided, on_gpu)
     statistics = Statistics(store, splits)
@@ -148,7 +153,7 @@ def prepare(
                     config, config.branch(arch), store, splits, statistics, weights, on_gpu
                 )
     config, idle = _without_idle_spaces(config, specs)
-    notes += idle
+    notes += (*idle, *_about_seen(config, store, splits, weights))
     return Prepared(
         store, findings, splits, config, written, notes, weights, on_gpu, statistics, specs
     )
@@ -189,6 +194,8 @@ def _spec(
     on_gpu: bool,
 ) -> FitSpec:
     weights = known.of(branch.model)
+    if weights:
+        _refuse_other_channels(branch, weights, store.image_shape[2])
     view = _view(config.data, store, weights)
     channels = store.image_shape[2]
     counts = np.bincount(store.labels[splits.train], minlength=len(store.class_names))
@@ -218,9 +225,35 @@ def _spec(
             branch.preprocess,
             channels,
             train.epochs,
-            is_pretrained=weights is not None,
+            is_pretrained=weights is not None and not branch.model.is_compact,
         ),
     )
+
+
+def _refuse_other_channels(branch: Branch, weights: Weights, channels: int) -> None:
+    """Networks of timm's see grey pictures in three channels; ours were built for one or the other."""
+    learned = len(weights.mean)
+    if branch.model.is_compact and learned != channels:
+        msg = (
+            f"{branch.arch}.model.pretrained: {weights.name} was trained on pictures of {learned} channels, and "
+            f"these have {channels}; set data.channels = {learned}"
+        )
+        raise ConfigError(msg)
+
+
+def _about_seen(
+    config: Config, store: Store, splits: Splits, weights: KnownWeights
+) -> Iterator[str]:
+    """Where a registered model has learned from pictures that are to judge what begins with it."""
+    for branch in config.branches:
+        start = weights.start_of(branch.model)
+        counts = start.seen(store, splits).items() if start else ()
+        seen = " and ".join(f"{count:,} {name} pictures" for name, count in counts if count)
+        if start and seen:
+            yield (
+                f"{branch.arch}: {start.weights.name}, which it begins with, has learned from {seen} of this "
+                f"run: its scores are too good to compare with those of others"
+            )
 
 
 def _on_gpu(cluster: ClusterConfig, decided: Mapping[str, str], found: bool | None) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import record_inputs
-from pipelines.record.ledger import Ledger, networks_begun_with
+from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
 from pipelines.train import train
@@ -189,9 +190,19 @@ class _Start(ExitStack):
             self._observer.note(tracking.note)
         close_dead_runs(tracking)
         self._begin("data")
-        decided = {} if fresh else networks_begun_with(tracking, config)
+        begun = Begun() if fresh else last_begun(tracking, config)
         on_gpu = any(node.gpus for node in self._session.nodes) if self._session else None
-        prepared = prepare(config, self._observer.progress, backend, decided=decided, on_gpu=on_gpu)
+        decode = partial(
+            prepare,
+            config,
+            self._observer.progress,
+            backend,
+            tracking=tracking,
+            on_gpu=on_gpu,
+        )
+        prepared = decode(decided=begun.networks)
+        if not begun.holds_for(prepared):
+            prepared = decode()
         self._observer.prepared(prepared)
         specs = prepared.specs.values()
         refuse_batches_below(config.cluster.most_workers, specs)

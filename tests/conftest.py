@@ -103,6 +103,12 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def make_large_photos(tmp_path: Path) -> Callable[[], Path]:
+    """A function that writes photos that are large enough to be taken for some."""
+    return lambda: write_photos(tmp_path / "large")
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of the bundled digits."""

@@ -12,7 +12,13 @@ from imgrec.config.architectures import (
     Arch,
     ModelConfig,
 )
-from imgrec.config.architectures.architecture import AUTO, COMPACT, is_path, network_of
+from imgrec.config.architectures.architecture import (
+    AUTO,
+    COMPACT,
+    REGISTERED,
+    is_path,
+    network_of,
+)
 from imgrec.config.check import PARTS, checked, unknown
 from imgrec.config.section import Section
 from imgrec.config.sections import PRETRAINED_ONLY, PreprocessConfig, TrainConfig
@@ -82,6 +88,38 @@ class Branch(Section):
                 space.get("train", {}).pop(name, None)
         return make_branch(self.arch, written, space)
 
+    def with_registered(
+        self, model: ModelConfig, name: str, filters: Sequence[Mapping[str, Any]]
+    ) -> "Branch":
+        """The same with the network of a registered model, which it begins with.
+
+        Args:
+            model: What the registered model says of its network.
+            name: `models:/photos-cnn/3`.
+            filters: What its pictures went through: so do these, unless the settings say otherwise.
+
+        Raises:
+            ConfigError: it is of another architecture, or the settings ask for another network.
+        """
+        where = f"{self.arch}.model"
+        if model.arch != self.arch:
+            msg = f"{where}.pretrained: {name} is of the architecture {model.arch}; name it as {model.arch}.model.pretrained"
+            raise ConfigError(msg)
+        if self.written_space.get("model"):
+            msg = f"{self.arch}.space.model has no effect: {name} says what network it is"
+            raise ConfigError(msg)
+        written = {part: dict(values) for part, values in self.written.items()}
+        for key in written["model"]:
+            asked, has = getattr(self.model, key), getattr(model, key)
+            if key != "pretrained" and asked not in {has, AUTO}:
+                msg = f"{where}.{key} = {asked!r}: {name} has {has!r}, and its weights are of no other; leave it out"
+                raise ConfigError(msg)
+        told = model.model_dump(exclude={"arch"})
+        written["model"] = told | {"pretrained": name}
+        if filters:
+            written["preprocess"].setdefault("filters", list(filters))
+        return make_branch(self.arch, written, self.written_space)
+
     @property
     def without_effect(self) -> list[str]:
         """Training settings that were written, and would have none on a compact network."""
@@ -138,8 +176,9 @@ def _defaulted(arch: Arch, written: Mapping[str, dict[str, Any]]) -> Branch:
     train = written.get("train", {})
     model = {"arch": arch} | written.get("model", {})
     named = model.get("pretrained")
-    if isinstance(named, str) and not is_path(named) and model.get("backbone", AUTO) == AUTO:
-        model["backbone"] = network_of(named)  # weights of the hub say whose they are
+    of_hub = isinstance(named, str) and not named.startswith(REGISTERED) and not is_path(named)
+    if of_hub and model.get("backbone", AUTO) == AUTO:
+        model["backbone"] = network_of(str(named))  # weights of the hub say whose they are
     chosen = cast("ModelConfig", checked(MODEL_CONFIGS[arch], f"{arch}.model", model))
     defaults = chosen.train_defaults()
     optimizer = train.get("optimizer", defaults["optimizer"])

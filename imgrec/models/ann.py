@@ -10,9 +10,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from imgrec.config import AnnConfig, ImageShape
+from imgrec.models.network import Network
 
 
-class Ann(nn.Module):
+class Ann(Network):
     """Every pixel is an input of its own; which pixels are neighbours is not used."""
 
     def __init__(self, config: AnnConfig, image_shape: ImageShape, num_classes: int) -> None:
@@ -31,4 +32,4 @@ class Ann(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, K)."""
-        return self.head(self.hidden(images.flatten(1)))
+        return self.classify(self.hidden(images.flatten(1)))

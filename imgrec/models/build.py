@@ -1,7 +1,7 @@
 """A model configuration to a model."""
 
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import torch
 from torch import nn
@@ -14,34 +14,57 @@ from imgrec.config import (
     RnnConfig,
     TransformerConfig,
 )
+from imgrec.errors import ConfigError
 from imgrec.models.ann import Ann
 from imgrec.models.cnn import Cnn
+from imgrec.models.network import Network
 from imgrec.models.rnn import ReNet, RowRnn
 from imgrec.models.timm_network import TimmNetwork
 from imgrec.models.transformer import VisionTransformer
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def build_model(
     config: ModelConfig, image_shape: ImageShape, num_classes: int, weights: Path | None = None
-) -> nn.Module:
+) -> Network:
     """A model with fresh weights, or those of a file: images (B, C, H, W) float to logits (B, K).
 
-    Every compact model takes any image size and channel count, and ends in a linear layer named `head`
-    (a network of timm's keeps its own names). Initial weights come from torch's global
+    Every compact model takes any image size and channel count. Initial weights come from torch's global
     generator: seed it first. The last layer is always new.
 
     Args:
         config: Of any architecture, `auto` decided.
         image_shape: Height, width, channels.
         num_classes: K.
-        weights: A safetensors file with timm's names, for a network of timm's.
+        weights: A safetensors file: with timm's names, for a network of timm's; or with our own, where the
+            settings name a registered model.
 
     Raises:
         ConfigError: timm has no such network, it refuses this image size, or the weights are of another.
     """
+    published = None if config.begins_with_registered else weights
+    network = _network_of(config, image_shape, num_classes, published)
+    network.keeps_statistics = config.is_pretrained
+    if config.begins_with_registered and weights:
+        try:
+            network.begin_with(weights)
+        except ConfigError as error:
+            height, width, channels = image_shape
+            msg = (
+                f"{config.arch}.model.pretrained = {config.pretrained!r}, for pictures of {height} x {width} x "
+                f"{channels}: {error}"
+            )
+            raise ConfigError(msg) from error
+    return network.train()
+
+
+def _network_of(
+    config: ModelConfig, image_shape: ImageShape, num_classes: int, weights: Path | None
+) -> Network:
     if not config.is_compact:
         return TimmNetwork(config, image_shape, num_classes, weights)
-    assert weights is None, "compact networks begin with random weights"
+    assert weights is None, "there are none of compact networks"
     match config:
         case AnnConfig():
             return Ann(config, image_shape, num_classes)
@@ -62,7 +85,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def lay_out(module: nn.Module) -> nn.Module:
+def lay_out(module: M) -> M:
     """The module with its convolutions in channels_last, the layout that the store's pictures have.
 
     In torch 2.13 it made a fp32 step of the cnn on a CPU up to three times faster.

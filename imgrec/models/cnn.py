@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from imgrec.config import CnnConfig, ImageShape
 from imgrec.models.convolution import ConvBlock, Stem
+from imgrec.models.network import Network
 
-LOGIT_SCALE = 1 / 4
 
-
-class Cnn(nn.Module):
+class Cnn(Network):
     """Whitening, blocks that halve the picture, global maximum, head."""
+
+    logit_scale = 1 / 4
 
     def __init__(self, config: CnnConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()
@@ -36,4 +37,4 @@ class Cnn(nn.Module):
         """Images (B, C, H, W) to logits (B, K)."""
         maps = self.blocks(self.stem(images))  # (B, D, h, w)
         features = maps.amax(dim=(2, 3))  # (B, D)
-        return self.head(self.dropout(features)) * LOGIT_SCALE
+        return self.classify(self.dropout(features))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from imgrec.config import ImageShape, RnnConfig
 from imgrec.models.convolution import tokens_by_convolution
+from imgrec.models.network import Network
 
 PATCHES_A_SIDE = 16
 
 
-class RowRnn(nn.Module):
+class RowRnn(Network):
     """H steps of C*W features."""
 
     def __init__(self, config: RnnConfig, image_shape: ImageShape, num_classes: int) -> None:
@@ -34,10 +35,10 @@ class RowRnn(nn.Module):
         """Images (B, C, H, W) to logits (B, K)."""
         rows = images.permute(0, 2, 1, 3).flatten(2)  # (B, H, C*W): H steps of C*W features
         states, _ = self.rnn(rows)  # (B, H, 2*hidden)
-        return self.head(self.dropout(self.norm(states.mean(dim=1))))
+        return self.classify(self.dropout(self.norm(states.mean(dim=1))))
 
 
-class ReNet(nn.Module):
+class ReNet(Network):
     """Layers of sweeps along the columns, then along the rows."""
 
     def __init__(self, config: RnnConfig, image_shape: ImageShape, num_classes: int) -> None:
@@ -62,7 +63,7 @@ class ReNet(nn.Module):
         places = self.tokens(images).permute(0, 2, 3, 1)  # (B, h, w, D)
         for layer in self.layers:
             places = self.dropout(layer(places))  # (B, h, w, 2*hidden)
-        return self.head(self.norm(places.mean(dim=(1, 2))))
+        return self.classify(self.norm(places.mean(dim=(1, 2))))
 
 
 class _Patches(nn.Module):

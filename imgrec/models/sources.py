@@ -5,33 +5,35 @@ run of the same storage. The file is named by its SHA-256, which is checked when
 """
 
 import dataclasses
-import glob
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from imgrec.config import ModelConfig
 from imgrec.config.architectures.architecture import is_path, network_of
-from imgrec.errors import ConfigError, reason_of
-from imgrec.machine import locked, sync, write_durably
+from imgrec.errors import ConfigError
+from imgrec.machine import locked, write_durably
 from imgrec.models import hub
 from imgrec.models.families import family_of, known_networks, refuse_foreign
-from imgrec.models.packages import PACKAGES, Package, tensors_of
-from imgrec.models.weights import Weights, hash_of
+from imgrec.models.found import (
+    ENDING,
+    Found,
+    cfg_of,
+    kept_fields,
+    of_note,
+    of_package,
+    of_path,
+    refuse_broken,
+    told_by,
+)
+from imgrec.models.packages import PACKAGES, tensors_of
+from imgrec.models.weights import Weights, hash_of, keep, refuse_noncommercial
 
-ENDING = ".safetensors"
 NOT_HERE = "no weights are on this machine"
-# How a licence says that money may not be made with it.
-NONCOMMERCIAL = ("-nc", "noncommercial", "non-commercial", "apple-amlr", "seer", "research")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Sources:
         if isinstance(model.pretrained, str) and is_path(model.pretrained):
             path = Path(model.pretrained)
             own = path.name if path.is_dir() else path.stem
-            return self._keep(_of_path(path, own, model.backbone, where), where)
+            return self._keep(of_path(path, own, model.backbone, where), where)
         chosen = model.pretrained
         name = chosen if isinstance(chosen, str) else full_name(model.backbone)
         return self._keep(self._named(name, model.backbone, where), where)
@@ -79,24 +81,25 @@ class Sources:
         silent = hub.why_silent() if hub.may_ask() else "HF_HUB_OFFLINE is set"
         return f"{NOT_HERE}, and {silent}" if silent else ""
 
-    def _named(self, name: str, backbone: str, where: str) -> "_Found":
+    def _named(self, name: str, backbone: str, where: str) -> Found:
         return self._at_hand(name, backbone, where) or self._from_hub(name, backbone, where)
 
-    def _at_hand(self, name: str, backbone: str, where: str) -> "_Found | None":
+    def _at_hand(self, name: str, backbone: str, where: str) -> Found | None:
         """Weights by their name on this machine: of a package, the user's folder, the hub's cache, an earlier run."""
         repository = hub.repository_of(name)
         organization, _, short = repository.rpartition("/")
         if organization == "timm" and (package := PACKAGES.get(short)) and (path := package.path()):
-            return _of_package(short, package, path)
+            return of_package(short, package, path)
         if path := self._in_folder(repository):
-            found = _of_path(path, short, backbone, where, known=_cfg_of(repository, backbone))
+            found = of_path(path, short, backbone, where, known=cfg_of(repository, backbone))
             return dataclasses.replace(found, repository=repository)
         if path := hub.in_cache(repository, hub.HUB_FILE):
             return self._of_hub(repository, backbone, path)
-        return _of_note(self._home, repository)
+        return of_note(self.home, repository)
 
     @property
-    def _home(self) -> Path:
+    def home(self) -> Path:
+        """Where weights are kept, each file by its hash."""
         return self.storage / "weights"
 
     def _in_folder(self, repository: str) -> Path | None:
@@ -110,12 +113,12 @@ class Sources:
                 return path
         return None
 
-    def _from_hub(self, name: str, backbone: str, where: str) -> "_Found":
+    def _from_hub(self, name: str, backbone: str, where: str) -> Found:
         repository = hub.repository_of(name)
         short = repository.rpartition("/")[2]
         if self.planning:
-            cfg = _cfg_of(repository, backbone)
-            return _Found(short, f"{repository} of the hub", None, cfg, repository)
+            cfg = cfg_of(repository, backbone)
+            return Found(short, f"{repository} of the hub", None, cfg, repository)
         package = PACKAGES.get(short)
         cure = f"install imgrec[{package.extra}], or " if package and package.extra else ""
         lay = (
@@ -127,25 +130,21 @@ class Sources:
             hub.download(repository, hub.HUB_CONFIG, where, "")
         return self._of_hub(repository, backbone, file)
 
-    def _of_hub(self, repository: str, backbone: str, file: Path) -> "_Found":
+    def _of_hub(self, repository: str, backbone: str, file: Path) -> Found:
         short = repository.rpartition("/")[2]
         config = hub.in_cache(repository, hub.HUB_CONFIG)
-        cfg = _cfg_of(repository, backbone) | _told_by(config)
-        return _Found(short, f"{repository} of the hub", file, cfg, repository)
+        cfg = cfg_of(repository, backbone) | told_by(config)
+        return Found(short, f"{repository} of the hub", file, cfg, repository)
 
-    def _keep(self, found: "_Found", where: str) -> Weights:
+    def _keep(self, found: Found, where: str) -> Weights:
         """The same as one safe file under the storage, its name and licence checked."""
         licence = str(found.cfg.get("license") or "").lower()
-        if not self.allow_noncommercial and any(word in licence for word in NONCOMMERCIAL):
-            msg = (
-                f"{where}: the licence of {found.name}, {licence}, does not allow commercial use; choose others, or "
-                f"set pretrained.allow_noncommercial = true"
-            )
-            raise ConfigError(msg)
+        if not self.allow_noncommercial:
+            refuse_noncommercial(licence, found.name, where)
         sha256 = ""
         if found.file:
-            self._home.mkdir(parents=True, exist_ok=True)
-            with locked(self._home / "lock"):
+            self.home.mkdir(parents=True, exist_ok=True)
+            with locked(self.home / "lock"):
                 sha256 = self._kept(found, found.file)
         cfg = found.cfg
         return Weights(
@@ -153,7 +152,7 @@ class Sources:
             source=found.source,
             licence=licence,
             sha256=sha256,
-            file=self._home / f"{sha256}{ENDING}",
+            file=self.home / f"{sha256}{ENDING}",
             input_size=(cfg["input_size"][1], cfg["input_size"][2]),
             crop_ratio=float(cfg["crop_pct"]),
             interpolation="bilinear" if cfg["interpolation"] == "bilinear" else "bicubic",
@@ -161,26 +160,23 @@ class Sources:
             std=tuple(cfg["std"]),
         )
 
-    def _kept(self, found: "_Found", file: Path) -> str:
+    def _kept(self, found: Found, file: Path) -> str:
         """The hash of the file that is kept; written where it is not there as it was."""
         original = hash_of(file)
-        if file.parent == self._home and file.stem == original:
+        if file.parent == self.home and file.stem == original:
             return original  # an earlier run kept it
-        note = self._home / f"{found.name}.{original[:16]}.json"
+        note = self.home / f"{found.name}.{original[:16]}.json"
         with suppress(OSError, ValueError, KeyError):
             sha256 = str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
-            if hash_of(self._home / f"{sha256}{ENDING}") == sha256:
+            if hash_of(self.home / f"{sha256}{ENDING}") == sha256:
                 return sha256
-        part = self._home / "weights.part"
         if found.package:
-            save_file(tensors_of(found.name, found.package, file), part)
+            tensors = tensors_of(found.name, found.package, file)
+            sha256 = keep(self.home, lambda part: save_file(tensors, part))
         else:
-            _refuse_broken(file)
-            shutil.copyfile(file, part)
-        sha256 = hash_of(part)
-        sync(part)
-        part.replace(self._home / f"{sha256}{ENDING}")
-        told = {key: found.cfg[key] for key in _Told.model_fields}
+            refuse_broken(file)
+            sha256 = keep(self.home, lambda part: shutil.copyfile(file, part))
+        told = {key: found.cfg[key] for key in kept_fields()}
         about = {"sha256": sha256, "repository": found.repository, "source": found.source}
         write_durably(note, json.dumps(about | {"cfg": told}))
         return sha256
@@ -241,143 +237,5 @@ def full_name(name: str) -> str:
 
 def input_side(name: str) -> int:
     """The longer side of the pictures that a network of timm's was made for."""
-    cfg = _cfg_of("", name)
+    cfg = cfg_of("", name)
     return int(max(cfg["input_size"][1:]))
-
-
-Three = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
-Pixels = Annotated[int, Field(ge=1, le=4096)]
-
-
-class _Told(BaseModel):
-    """What a config.json of the hub may say of weights, in timm's words."""
-
-    input_size: tuple[Literal[3], Pixels, Pixels] = (3, 224, 224)
-    mean: Three = (0.0,) * 3
-    std: Annotated[
-        tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=3, max_length=3)
-    ] = (1.0,) * 3
-    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    interpolation: str = "bicubic"
-    license: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Weights where they were found.
-
-    Attributes:
-        name: Of the network and its weights.
-        source: Where they are from, for people.
-        file: None where they are yet to be fetched.
-        cfg: timm's pretrained_cfg.
-        repository: Of the hub, where they were found by that name; empty for a file of the user's.
-        package: Where a package brought them.
-    """
-
-    name: str
-    source: str
-    file: Path | None
-    cfg: dict[str, Any]
-    repository: str = ""
-    package: Package | None = None
-
-
-def _of_package(name: str, package: Package, path: Path) -> _Found:
-    version = metadata.version(package.distribution)
-    return _Found(
-        name=name,
-        source=f"the package {package.distribution} {version}",
-        file=path,
-        cfg=_cfg_of(f"timm/{name}", name) | {"license": package.licence},
-        repository=f"timm/{name}",
-        package=package,
-    )
-
-
-def _of_path(
-    path: Path, name: str, backbone: str, where: str, known: dict[str, Any] | None = None
-) -> _Found:
-    """A file, or a folder as the hub has it.
-
-    Args:
-        path: Of either.
-        name: What to call the weights.
-        backbone: The network.
-        where: The setting.
-        known: What timm knows of weights of this name; without it the licence is not known.
-    """
-    file = path / hub.HUB_FILE if path.is_dir() else path
-    if not file.is_file():
-        msg = f"{where} = {str(path)!r}: no such file"
-        if path.is_dir():
-            msg = f"{where} = {str(path)!r}: no {hub.HUB_FILE} in it"
-        raise ConfigError(msg)
-    if file.suffix != ENDING:
-        msg = (
-            f"{where} = {str(path)!r}: only {ENDING} files are read, for others can run code; convert it with "
-            f"safetensors.torch.save_file"
-        )
-        raise ConfigError(msg)
-    cfg = known or _cfg_of("", backbone)
-    if file.name == hub.HUB_FILE:
-        cfg |= _told_by(file.with_name(hub.HUB_CONFIG))
-    return _Found(name, f"the file {file}", file, cfg)
-
-
-def _of_note(home: Path, repository: str) -> _Found | None:
-    """What an earlier run of the same storage has kept of a repository, the newest of them."""
-    name = repository.rpartition("/")[2]
-    notes = sorted(home.glob(f"{glob.escape(name)}.*.json"), key=lambda note: note.stat().st_mtime)
-    for note in reversed(notes):
-        with suppress(OSError, ValueError, KeyError):  # half written by a process that was killed
-            told = json.loads(note.read_text(encoding="utf-8"))
-            file = home / f"{told['sha256']}{ENDING}"
-            if told["repository"] == repository and file.is_file():
-                return _Found(name, str(told["source"]), file, dict(told["cfg"]), repository)
-    return None
-
-
-def _cfg_of(repository: str, backbone: str) -> dict[str, Any]:
-    """What timm knows of its own weights by their name, or else of their network; a licence of the first only."""
-    import timm  # noqa: PLC0415 - two seconds
-
-    organization, _, name = repository.rpartition("/")
-    if organization == "timm":
-        with suppress(RuntimeError):  # an unknown tag
-            if cfg := timm.get_pretrained_cfg(name):
-                return dataclasses.asdict(cfg)
-    cfg = timm.get_pretrained_cfg(network_of(backbone))
-    assert cfg is not None, "refuse_foreign knows the network"
-    return dataclasses.asdict(cfg) | {"license": None}
-
-
-def _told_by(config: Path | None) -> dict[str, Any]:
-    """What a config.json of the hub says of the weights beside it."""
-    if config is None or not config.is_file():
-        return {}
-    try:
-        told = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{config}: cannot be read ({reason_of(error)})"
-        raise ConfigError(msg) from error
-    cfg = told.get("pretrained_cfg") if isinstance(told, Mapping) else None
-    if not isinstance(cfg, Mapping):
-        return {}
-    known = {key: cfg[key] for key in _Told.model_fields if cfg.get(key) is not None}
-    try:
-        return _Told.model_validate(known).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        msg = f"{config}: pretrained_cfg.{first['loc'][0]}: {first['msg']}"
-        raise ConfigError(msg) from error
-
-
-def _refuse_broken(file: Path) -> None:
-    """Raise ConfigError where it is no safetensors file, or a part of one."""
-    try:
-        with safe_open(file, framework="pt"):
-            return
-    except (SafetensorError, OSError, ValueError) as error:
-        msg = f"{file}: not a whole {ENDING} file ({reason_of(error)}); fetch it again"
-        raise ConfigError(msg) from error

@@ -9,7 +9,7 @@ Source: Wightman 2019, "PyTorch Image Models" (https://github.com/huggingface/py
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,11 +19,10 @@ from imgrec.config import ImageShape, ModelConfig
 from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
+from imgrec.models.network import Network
 
-BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the class of all of them
 
-
-class TimmNetwork(nn.Module):
+class TimmNetwork(Network):
     """A network of timm's."""
 
     def __init__(
@@ -40,7 +39,6 @@ class TimmNetwork(nn.Module):
                 weights are those of another.
         """
         super().__init__()
-        self._keeps_statistics = config.is_pretrained
         self.network = _network(config, image_shape, num_classes, weights)
         name = self.network.pretrained_cfg["classifier"]
         head = self.network.get_submodule(name) if isinstance(name, str) else None
@@ -50,7 +48,7 @@ class TimmNetwork(nn.Module):
                 f"linear layer; choose another"
             )
             raise ConfigError(msg)
-        self.head_name = name
+        self.last_layer_name = f"network.{name}"
         for module in list(self.network.modules()):
             if (
                 isinstance(module, nn.Conv2d)
@@ -60,62 +58,24 @@ class TimmNetwork(nn.Module):
                 module.__class__ = _DepthwiseConv
         self._refuse_wrong_size(config, image_shape)
 
-    @property
-    def last_layer(self) -> nn.Linear:
-        """What makes logits of features."""
-        layer = self.network.get_submodule(self.head_name)
-        assert isinstance(layer, nn.Linear)
-        return layer
-
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, K)."""
         return self.network(_in_three_channels(images))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to what the last layer sees of them, (B, F)."""
-        # What timm calls features may still be normalized before the last layer.
-        seen: list[Tensor] = []
-        hook = self.last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self(images)
-        finally:
-            hook.remove()
-        return seen[0]
-
-    def train(self, mode: bool = True) -> Self:
-        """As torch has it, but for batch normalizations that keep the statistics they came with."""
-        super().train(mode)
-        if self._keeps_statistics:
-            for module in self.network.modules():
-                if isinstance(module, BatchNorm):
-                    module.eval()
-        return self
 
     def depths(self) -> dict[str, float]:
         """How deep each parameter lies, by name: 0 in the first layer, 1 in the last."""
         from timm.models import group_parameters  # noqa: PLC0415 - as in _network
 
-        if hasattr(self.network, "group_matcher"):
-            matcher = self.network.group_matcher(coarse=False)
-            layers = group_parameters(self.network, matcher, reverse=True)
-        else:  # some have not said; parameters come in the order of the layers
-            names = [name for name, _ in self.network.named_parameters()]
-            layers = {name: number for number, name in enumerate(names)}
+        if not hasattr(self.network, "group_matcher"):  # some have not said
+            return super().depths()
+        matcher = self.network.group_matcher(coarse=False)
+        layers = group_parameters(self.network, matcher, reverse=True)
         # timm counts the last layer into the last group of some networks.
         deepest = max(layers.values())
         depths = {f"network.{name}": layer / (deepest + 1) for name, layer in layers.items()}
         return depths | {
-            f"network.{self.head_name}.{name}": 1.0
-            for name, _ in self.last_layer.named_parameters()
+            f"{self.last_layer_name}.{name}": 1.0 for name, _ in self.last_layer.named_parameters()
         }
-
-    def freeze(self, share: float) -> None:
-        """Let the first layers, this share of the depth, keep their weights."""
-        if not share:
-            return
-        depths = self.depths()
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(depths[name] >= share)
 
     @torch.no_grad()
     def _refuse_wrong_size(self, config: ModelConfig, image_shape: ImageShape) -> None:

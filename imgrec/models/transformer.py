@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from imgrec.config import ImageShape, TransformerConfig
 from imgrec.models.convolution import tokens_by_convolution
+from imgrec.models.network import Network
 
 TOKENS_A_SIDE = 8
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Network):
     """Tokens, blocks of attention, average, head."""
 
     def __init__(
@@ -40,7 +41,7 @@ class VisionTransformer(nn.Module):
         """Images (B, C, H, W) to logits (B, K)."""
         maps = self.tokens(images)  # (B, D, h, w)
         tokens = maps.flatten(2).transpose(1, 2) + _positions(maps)  # (B, T, D)
-        return self.head(self.norm(self.blocks(tokens)).mean(dim=1))
+        return self.classify(self.norm(self.blocks(tokens)).mean(dim=1))
 
 
 class _Patches(nn.Module):

@@ -1,5 +1,6 @@
 """How a classifier becomes a version of a registered model, and when it becomes champion."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -20,7 +22,16 @@ from imgrec.preprocess.filters import PACKAGES
 from imgrec.tracking import served_model
 from imgrec.tracking.hashes import hash_tags
 from imgrec.tracking.runs import Run
-from imgrec.tracking.versions import CHAMPION, FOLDER, RegisteredVersion, champion_of, download
+from imgrec.tracking.tags import SEEN
+from imgrec.tracking.versions import (
+    CHAMPION,
+    FOLDER,
+    TRAINED_ON,
+    Digests,
+    RegisteredVersion,
+    champion_of,
+    download,
+)
 from imgrec.training.metrics import MONITOR
 from imgrec.version import PACKAGE, files_behind
 
@@ -37,6 +48,7 @@ SERVING_NEEDS = (
 )
 SERVED = ("classifier", "tracking.served_model")
 """What a served model runs: these, and all that they import. The rest would be 60 more files to upload, one by one."""
+WAY = "MLflow's UI or set_registered_model_alias makes it champion"
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -55,6 +67,7 @@ def register(
     classifier: Classifier,
     example: bytes,
     tags: Mapping[str, Any],
+    trained_on: Digests,
 ) -> RegisteredVersion:
     """Log a classifier to its run, register it, and make it champion if nothing speaks against it.
 
@@ -67,7 +80,9 @@ def register(
         name: Of the registered model.
         classifier: What is registered.
         example: An encoded picture, kept as the input example.
-        tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`.
+        tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`; and SEEN, where it began with a
+            registered model.
+        trained_on: Digests of the pictures that it has learned from.
     """
     tracking, client = run.tracking, run.tracking.client
     text = {key: str(value) for key, value in tags.items()}
@@ -75,7 +90,7 @@ def register(
         # A process that was killed on the way may have left it behind.
         made = next(iter(client.search_model_versions(f"run_id = '{run.id}'")), None)
     if made is None:
-        uri, model_id = _log(run, classifier, example)
+        uri, model_id = _log(run, classifier, example, trained_on)
         text |= hash_tags(download(run.tracking, uri))
         with tracking.answering():
             try:
@@ -93,7 +108,7 @@ def register(
     return RegisteredVersion(name, int(made.version), not why_not, run.id, kept, why_not)
 
 
-def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
+def _log(run: Run, classifier: Classifier, example: bytes, trained_on: Digests) -> tuple[str, str]:
     """The classifier as a logged model of the run: its URI and id."""
     run.tracking.use()
     with (
@@ -103,6 +118,7 @@ def _log(run: Run, classifier: Classifier, example: bytes) -> tuple[str, str]:
     ):
         folder = Path(temporary) / FOLDER  # MLflow keeps the name
         classifier.save(folder)
+        np.save(folder / TRAINED_ON, trained_on, allow_pickle=False)
         logged = mlflow.pyfunc.log_model(
             name="classifier",
             python_model=served_model.__file__,
@@ -139,15 +155,20 @@ def _requirements(classifier: Classifier) -> list[str]:
 
 def _why_not(new: Mapping[str, str], champion: ModelVersion) -> str:
     """Why a version does not become champion over this one; empty if it does."""
-    old, way = champion.tags, "MLflow's UI or set_registered_model_alias makes it champion"
+    if any(json.loads(new.get(SEEN, "{}")).values()):
+        return (
+            f"version {champion.version} stays champion, for what this one began with has learned from pictures "
+            f"that judge it; {WAY}"
+        )
+    old = champion.tags
     if any(new[key] != old.get(key) for key in ("data.fingerprint", "data.splits")):
         return (
-            f"version {champion.version} stays champion, for it was scored on other pictures; {way}"
+            f"version {champion.version} stays champion, for it was scored on other pictures; {WAY}"
         )
     try:
         score = float(old[MONITOR])
     except (KeyError, ValueError):
-        return f"version {champion.version} stays champion, for it has no score; {way}"
+        return f"version {champion.version} stays champion, for it has no score; {WAY}"
     if float(new[MONITOR]) >= score:
         return ""
     return f"version {champion.version} stays champion: it was better on the same data"

@@ -11,20 +11,25 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
+import numpy as np
+import numpy.typing as npt
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from imgrec.config.architectures.architecture import REGISTERED
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import refuse_changed
 from imgrec.tracking.tags import ARCH, BEGINS_WITH, RANDOM
 
 CHAMPION = "champion"
-MODELS = "models:/"
 # What MLflow answers where there is no such model, version or alias, or no such name can be.
 ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 SHOWN_SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
 FOLDER = "classifier"
+TRAINED_ON = "trained_on.npy"
+"""Beside the classifier: digests of the pictures that it has learned from, (N,) V16, ascending."""
+Digests = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +124,21 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         TrackingError: there is no such model, version or alias.
         ClassifierError: a file is not as it was when the model was registered.
     """
-    name, at, alias = model.removeprefix(MODELS).partition("@")
+    return fetch_version(tracking, find_version(tracking, model))
+
+
+def find_version(tracking: Tracking, model: str) -> ModelVersion:
+    """The version that such a name stands for now.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+    """
+    name, at, alias = model.removeprefix(REGISTERED).partition("@")
     name, slash, number = name.partition("/")
     try:
         if slash and not at:
-            version: ModelVersion = tracking.client.get_model_version(name, number)
-        else:
-            version = tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
+            return tracking.client.get_model_version(name, number)
+        return tracking.client.get_model_version_by_alias(name, alias or CHAMPION)
     except MlflowException as error:
         if error.error_code not in ABSENT:
             with tracking.answering():
@@ -134,9 +147,26 @@ def fetch_classifier(tracking: Tracking, model: str) -> Path:
         hint = f"there are {', '.join(known)}" if known else "none is registered yet"
         msg = f"{model}: no such model ({hint}); imgrec models lists them"
         raise TrackingError(msg) from error
-    folder = download(tracking, f"{MODELS}{name}/{version.version}")
-    refuse_changed(folder, version.tags, f"{name}/{version.version}")
+
+
+def fetch_version(tracking: Tracking, version: ModelVersion) -> Path:
+    """The classifier of a version as a folder of this machine, its files as they were registered.
+
+    Raises:
+        ClassifierError: a file is not as it was when the model was registered.
+    """
+    folder = download(tracking, f"{REGISTERED}{version.name}/{version.version}")
+    refuse_changed(folder, version.tags, f"{version.name}/{version.version}")
     return folder / "artifacts" / FOLDER
+
+
+def read_trained_on(folder: Path) -> Digests:
+    """Digests of the pictures that a fetched classifier has learned from; none of one of an earlier imgrec."""
+    file = folder / TRAINED_ON
+    digests: Digests = (
+        np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, dtype="V16")
+    )
+    return digests
 
 
 def download(tracking: Tracking, uri: str) -> Path:

@@ -19,7 +19,7 @@ from imgrec.data.store import Store, open_store
 from imgrec.models import build_model
 from imgrec.models.build import lay_out
 from imgrec.models.convolution import Whiten
-from imgrec.models.timm_network import TimmNetwork
+from imgrec.models.network import Network
 from imgrec.preprocess.recipe import Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.clock import Clock
@@ -54,7 +54,7 @@ class Learner:
     shard: Shard
     device: torch.device
     precision: Precision
-    model: nn.Module
+    model: Network
     parallel: nn.Module  # the model itself, or DDP around it when there are several workers
     recipe: Recipe
     loss_fn: nn.Module
@@ -185,10 +185,9 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     recipe = spec.make_recipe().to(device)
     model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
     model = lay_out(model).to(device)
-    if isinstance(model, TimmNetwork):
-        model.freeze(spec.train.freeze)
+    model.freeze(spec.train.freeze)
     for layer in model.modules():
-        if isinstance(layer, Whiten):
+        if isinstance(layer, Whiten) and not spec.weights:
             some = _some_pictures(store, splits.train, spec.seed)
             layer.fit_to(recipe.eval()(some.to(device)))
             if dist.is_initialized():

@@ -25,7 +25,6 @@ from imgrec.data.loader import (
 )
 from imgrec.data.splits import Indices
 from imgrec.errors import DivergedError, TrainingError
-from imgrec.models.timm_network import TimmNetwork
 from imgrec.preprocess.augment import mixed
 from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, REPORT
 from imgrec.training.growth import resized
@@ -179,7 +178,6 @@ def train_last_layer(
     Every worker takes part in the features, and rank 0's solution is everybody's.
     """
     spec, network, splits = learner.spec, learner.model, learner.splits
-    assert isinstance(network, TimmNetwork)
     own = max(1, len(learner.store.labels) // learner.shard.world_size)
 
     def advance(done: int) -> None:
@@ -206,18 +204,18 @@ def train_last_layer(
         if learner.shard.rank == 0:
             loss_fn = Loss(imbalance, spec.class_counts, 0.0)
             rows = splits.train
-            probe = fit_probe(torch.from_numpy(features[rows]), labels[rows], loss_fn, spec.seed)
-            probe.put_into(network.last_layer)
+            inputs = torch.from_numpy(features[rows])
+            biased = network.last_layer.bias is not None
+            fit_probe(inputs, labels[rows], loss_fn, spec.seed, biased=biased).put_into(network)
         if dist.is_initialized():
             for parameter in network.last_layer.parameters():
                 dist.broadcast(parameter.data, src=0)
         learner.begin_anew()
     with learner.clock.on(EVALUATION), torch.inference_mode():
-        layer = network.last_layer
         scores = []
         for rows in (splits.train, splits.val):
             meter = Meter(spec.num_classes, learner.device)
-            logits = layer(torch.from_numpy(features[rows]).to(learner.device))
+            logits = network.classify(torch.from_numpy(features[rows]).to(learner.device))
             meter.update(logits, labels[rows].to(learner.device))
             scores.append(meter.scores())
     return scores[0], scores[1], len(labels)

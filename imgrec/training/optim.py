@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from imgrec.config import TrainConfig
 from imgrec.errors import ConfigError
 from imgrec.models.convolution import NormedConv, Whiten
-from imgrec.models.timm_network import TimmNetwork
+from imgrec.models.network import Network
 from imgrec.training.muon import Muon
 
 Parameters = list[nn.Parameter]
@@ -20,7 +20,7 @@ MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default of each optimizer that has one."""
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+def build_optimizers(model: Network, config: TrainConfig) -> list[Optimizer]:
     """One optimizer, or for `muon` two: Muon for the matrices inside, AdamW for the rest.
 
     Weight decay acts on the matrices that inputs are multiplied by: not on biases, norms, positions, layer
@@ -34,7 +34,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     matrices = [p for p in trained if id(p) in multiplied]
     vectors = [p for p in trained if id(p) not in multiplied]
     rate, decay = config.learning_rate, config.weight_decay
-    if config.layer_decay < 1 and isinstance(model, TimmNetwork):
+    if config.layer_decay < 1:
         groups = _by_depth(model, multiplied, config)
     else:
         groups = [
@@ -71,9 +71,7 @@ def _adamw(groups: list[dict[str, Any]], rate: float) -> AdamW:
     return AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
 
 
-def _by_depth(
-    model: TimmNetwork, multiplied: set[int], config: TrainConfig
-) -> list[dict[str, Any]]:
+def _by_depth(model: Network, multiplied: set[int], config: TrainConfig) -> list[dict[str, Any]]:
     """A group for each depth, and in it one of what decays; the deeper, the higher their learning rate."""
     depths = model.depths()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

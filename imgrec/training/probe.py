@@ -23,16 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F  # noqa: N812
 from numpy.lib.format import open_memmap
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.store import Store
 from imgrec.errors import disk_failure
 from imgrec.machine import locked, take_room
-from imgrec.models.timm_network import TimmNetwork
+from imgrec.models.network import Network
 from imgrec.preprocess.recipe import Recipe
 from imgrec.training.loss import Loss
 from imgrec.training.precision import Precision
@@ -72,7 +71,7 @@ def features_file(spec: FitSpec, arithmetic: str) -> Path:
 
 def all_features(
     spec: FitSpec,
-    network: TimmNetwork,
+    network: Network,
     recipe: Recipe,
     pictures: Pictures,
     store: Store,
@@ -117,20 +116,21 @@ def all_features(
 
 @torch.inference_mode()
 def known_logits(
-    spec: FitSpec, arithmetic: str, layer: nn.Linear, rows: npt.NDArray[np.int64]
+    spec: FitSpec, arithmetic: str, network: Network, rows: npt.NDArray[np.int64]
 ) -> Tensor | None:
-    """Logits (n, K) of a last layer on features that are kept; None where they are not."""
+    """Logits (n, K) of a network's last layer on features that are kept; None where they are not."""
     file = features_file(spec, arithmetic)
     if not file.exists():
         return None
     features = np.load(file, mmap_mode="r")
-    return F.linear(torch.from_numpy(features[rows]), layer.weight.cpu(), layer.bias.cpu())
+    some = torch.from_numpy(features[rows]).to(network.last_layer.weight.device)
+    return network.classify(some).cpu()
 
 
 @torch.inference_mode()
 def _write(
     part: Path,
-    network: TimmNetwork,
+    network: Network,
     recipe: Recipe,
     pictures: Pictures,
     rows: npt.NDArray[np.int64],
@@ -219,7 +219,7 @@ class Probe:
 
     Attributes:
         weight: (K, F) float32.
-        bias: (K,) float32.
+        bias: (K,) float32; zeros of a layer that has none.
         strength: Of the penalty that was chosen.
     """
 
@@ -227,14 +227,18 @@ class Probe:
     bias: Tensor
     strength: float
 
-    def put_into(self, layer: nn.Linear) -> None:
-        """Let a last layer be this one."""
+    def put_into(self, network: Network) -> None:
+        """Let a network's last layer be this one."""
+        layer = network.last_layer
         with torch.no_grad():
-            layer.weight.copy_(self.weight)
-            layer.bias.copy_(self.bias)
+            layer.weight.copy_(self.weight / network.logit_scale)
+            if layer.bias is not None:
+                layer.bias.copy_(self.bias / network.logit_scale)
 
 
-def fit_probe(features: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> Probe:
+def fit_probe(
+    features: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool = True
+) -> Probe:
     """The last layer that is best on frozen features.
 
     Features are standardized; the mean loss plus strength / 2 times the squared weights is minimized by L-BFGS
@@ -245,26 +249,32 @@ def fit_probe(features: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> Pro
         labels: (N,) int64.
         loss_fn: Without label smoothing.
         seed: Of the folds.
+        biased: Whether the layer adds a number of its own for each class. Without, features are only scaled, for
+            to centre them is to add one.
     """
     mean, std = features.mean(dim=0), features.std(dim=0)
+    if not biased:
+        mean = torch.zeros_like(mean)
     # A feature that these pictures do not have would be nothing but its rounding, enlarged.
     std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
-    strength = _choose_strength(inputs, labels, loss_fn, seed)
-    layer = _Regression(inputs, labels, loss_fn)
+    strength = _choose_strength(inputs, labels, loss_fn, seed, biased=biased)
+    layer = _Regression(inputs, labels, loss_fn, biased=biased)
     for stronger in STRENGTHS[: STRENGTHS.index(strength) + 1]:
         layer.solve(stronger)
     weight = layer.weight.detach() / std
     return Probe(weight, layer.bias.detach() - weight @ mean, strength)
 
 
-def _choose_strength(inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int) -> float:
+def _choose_strength(
+    inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool
+) -> float:
     """From the strongest on, until held out pictures are recognized worse again."""
     folds = _folds(labels, seed)
     # Of fewer than five pictures some folds are empty.
     held_out = range(min(FOLDS, len(labels)) if len(labels) <= MOST_CROSS_VALIDATED else 1)
     inside = {
-        fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn)
+        fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn, biased=biased)
         for fold in held_out
     }
     best, least = STRENGTHS[0], math.inf
@@ -293,16 +303,16 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
 class _Regression:
     """A logistic regression; every solution begins at the one before it."""
 
-    def __init__(self, inputs: Tensor, labels: Tensor, loss_fn: Loss) -> None:
+    def __init__(self, inputs: Tensor, labels: Tensor, loss_fn: Loss, *, biased: bool) -> None:
         self.weight = torch.zeros(loss_fn.num_classes, inputs.shape[1], requires_grad=True)
-        self.bias = torch.zeros(loss_fn.num_classes, requires_grad=True)
+        self.bias = torch.zeros(loss_fn.num_classes, requires_grad=biased)
         self._inputs, self._labels, self._loss_fn = inputs, labels, loss_fn
 
     def solve(self, strength: float, *, roughly: bool = False) -> None:
         """Go to the minimum, or near enough to it to tell strengths apart."""
         gradient, change = (1e-4, 1e-6) if roughly else (1e-5, 1e-7)
         solver = torch.optim.LBFGS(
-            [self.weight, self.bias],
+            [one for one in (self.weight, self.bias) if one.requires_grad],
             max_iter=MOST_STEPS,
             history_size=10,
             tolerance_grad=gradient,

@@ -20,7 +20,6 @@ from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
 from imgrec.machine import available_cores
 from imgrec.models import build_model, count_parameters
-from imgrec.models.timm_network import TimmNetwork
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FORWARD_SHARE, FitSpec
 from imgrec.training.throughput import PASSES
@@ -138,7 +137,6 @@ def _steps_per_second(spec: FitSpec) -> float:
     arithmetic = choose_arithmetic(spec.train.precision, spec.model, kinds)
     with torch.random.fork_rng(devices=[]):
         model = build_model(spec.model, spec.image_shape, spec.num_classes).train()
-        assert isinstance(model, TimmNetwork)
         model.freeze(spec.train.freeze)
         height, width, channels = spec.image_shape
         images = torch.zeros(TIMED_STEP, channels, height, width)

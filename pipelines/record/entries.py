@@ -1,6 +1,7 @@
 """What a run leaves in MLflow."""
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +18,14 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM, SEEN
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
+from pipelines.registered import learned_from
 
 
 def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
@@ -191,5 +193,9 @@ def register_classifier(
         **fitted.best.val.as_metrics("val"),
         **evaluation.scores.as_metrics("test"),
     }
+    start = prepared.weights.start_of(classifier.card.model)
+    if start:
+        tags[SEEN] = json.dumps(start.seen(store, prepared.splits))
     example = encode_png(store.images[prepared.splits.test[0]])
-    return register(run, f"{config.name}-{arch}", classifier, example, tags)
+    trained_on = learned_from(store, prepared.splits, start)
+    return register(run, f"{config.name}-{arch}", classifier, example, tags, trained_on)

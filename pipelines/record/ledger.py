@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from imgrec.config import Arch, Config
+from imgrec.config.architectures.architecture import REGISTERED
 from imgrec.search.study import Trial, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
@@ -39,13 +40,38 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def networks_begun_with(tracking: Tracking, config: Config) -> dict[str, str]:
-    """What the last run with these settings was begun with, if it has not finished: networks, and ON_GPU."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the last run with these settings was begun with.
+
+    Attributes:
+        networks: By architecture: a backbone, or the version of a registered model; and ON_GPU.
+        fingerprint: Of the pictures for which alone that holds; empty where it holds for any.
+    """
+
+    networks: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def holds_for(self, prepared: Prepared) -> bool:
+        """Whether what was prepared with these networks is to be run so."""
+        return self.fingerprint in {"", prepared.store.fingerprint}
+
+
+def last_begun(tracking: Tracking, config: Config) -> Begun:
+    """What the last run with these settings was begun with: all of it, if it has not finished.
+
+    Of a finished one the registered models, as long as the pictures are the same: its own model may be champion
+    now, and the same command again is not to train on from there. With new pictures it is.
+    """
     experiment = config.tracking.experiment or config.name
     for record in find_runs(tracking, {ASKED: asked(config)}, experiment=experiment)[:1]:
+        networks = dict(json.loads(record.tags[NETWORKS]))
         if record.status != "FINISHED":
-            return dict(json.loads(record.tags[NETWORKS]))
-    return {}
+            return Begun(networks)
+        registered = {arch: one for arch, one in networks.items() if one.startswith(REGISTERED)}
+        if registered:
+            return Begun(registered, record.tags["data.fingerprint"])
+    return Begun()
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,9 @@ class Ledger:
             TrackingError: the same run is going on in another process.
         """
         networks: dict[str, str] = {
-            branch.arch: branch.model.backbone for branch in self.config.branches
+            branch.arch: str(model.pretrained) if model.begins_with_registered else model.backbone
+            for branch in self.config.branches
+            for model in (branch.model,)
         }
         networks[ON_GPU] = "yes" if self.prepared.on_gpu else "no"
         tags = {

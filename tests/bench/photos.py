@@ -31,11 +31,14 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
 
-from imgrec.config import DataConfig, load_config
+from imgrec.config import DataConfig, TrackingConfig, load_config
 from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.evaluation.pictures import INK, MUTED
+from imgrec.tracking.connection import connect
+from imgrec.tracking.query import find_runs, metric_history
+from imgrec.tracking.tags import KIND
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
 from pipelines.prepare import prepare
@@ -76,9 +79,13 @@ def imgrec(*settings: str) -> Callable[[Path, Path, int], Found]:
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - started
         (model,) = json.loads(done.stdout)["models"]
+        tracking = connect(TrackingConfig(), work / "mlruns", create=False)
+        (record,) = find_runs(tracking, {KIND: "model"})
         return {split: model[split]["accuracy"] for split in SPLITS} | {
             "seconds": seconds,
             "fit_seconds": model["fit_seconds"],
+            "best_epoch": record.metrics["best_epoch"],
+            "val_by_epoch": list(metric_history(tracking, record.id, "val/accuracy").values()),
         }
 
     return run

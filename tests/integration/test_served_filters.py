@@ -21,6 +21,7 @@ from imgrec.tracking.connection import connect
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from tests.conftest import picture
+from tests.integration.tracking.made import NOTHING
 from tests.unit.preprocess.made import EVERY
 
 SHAPE = (24, 24, 3)
@@ -61,7 +62,14 @@ def test_training_classifier_and_registered_model_agree_to_1e_5(tmp_path: Path) 
         tags = {"imgrec.arch": "cnn", "data.fingerprint": "f", "data.splits": "s"}
         with start_run(tracking, "filters", one.filter, {}) as run:
             example = encode_png(pixels[0])
-            register(run, f"{one.filter}-cnn", classifier, example, tags | {"val/macro_f1": "0.5"})
+            register(
+                run,
+                f"{one.filter}-cnn",
+                classifier,
+                example,
+                tags | {"val/macro_f1": "0.5"},
+                NOTHING,
+            )
     code = f"""
 import json
 import mlflow, pandas as pd

@@ -1,13 +1,11 @@
 """Photographs for the unit tests."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from skimage.data import astronaut, chelsea
 
-from tests.conftest import write_photos
 from tests.unit.data.made import MakePhotos
 
 
@@ -28,9 +26,3 @@ def make_photos(tmp_path: Path) -> MakePhotos:
         return folder
 
     return make
-
-
-@pytest.fixture
-def make_large_photos(tmp_path: Path) -> Callable[[], Path]:
-    """A function that writes photos that are large enough to be taken for some."""
-    return lambda: write_photos(tmp_path / "large")

@@ -36,7 +36,10 @@ FROM_SCRATCH: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 5e-4}
 
 # Files that people keep weights in; of them only the first is read.
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar"})
+OWN_NAME = re.compile(r"models:/[^/@]+(/[1-9]\d*|@[\w.-]+)?")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+REGISTERED = "models:/"
+"""Before the name of a registered model of ours, as MLflow writes it."""
 COMPACT, AUTO = "compact", "auto"
 INPUT_SIDE = 224
 """Of the pictures that the weights of every `default_backbone` were trained on, in pixels."""
@@ -68,22 +71,33 @@ class Architecture(Section):
     compact."""
     pretrained: bool | str = True
     """What a network of timm's begins with. `true`: its published weights; `false`: random weights, as a
-    compact one does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`); or a folder or file of yours,
-    which begins with `.`, `/` or `~`, or ends in `.safetensors`."""
+    compact one does. Or which weights: a name of the Hugging Face hub (`timm/resnet18.a1_in1k`); a folder or file of yours,
+    which begins with `.`, `/` or `~`, or ends in `.safetensors`; or a registered model of this architecture, which says
+    what network it is: `models:/NAME` (its champion), `models:/NAME/3` or `models:/NAME@ALIAS`."""
 
     @field_validator("pretrained")
     @classmethod
     def _absolute(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and value.startswith(REGISTERED):
+            if not OWN_NAME.fullmatch(value):
+                msg = "write models:/NAME, models:/NAME/3 or models:/NAME@ALIAS"
+                raise ValueError(msg)
+            return value
         if isinstance(value, str) and is_path(value):
             return str(Path(value).expanduser().absolute())
         if isinstance(value, str) and not HUB_NAME.fullmatch(value):
-            msg = "write a name of the hub (timm/resnet18.a1_in1k), or a path, such as ./resnet18.safetensors"
+            msg = (
+                "write a name of the hub (timm/resnet18.a1_in1k), a path, such as ./resnet18.safetensors, or a "
+                "registered model (models:/photos-cnn)"
+            )
             raise ValueError(msg)
         return value
 
     @model_validator(mode="after")
     def _no_compact_setting_without_effect(self) -> Self:
         own = self._compact_settings()
+        if self.begins_with_registered:
+            return self
         if self.backbone not in {COMPACT, AUTO} and own:
             msg = f"{min(own)} has no effect with backbone = {self.backbone!r}"
             raise ValueError(msg)
@@ -102,9 +116,12 @@ class Architecture(Section):
         """What is recorded is what had a part in the model; read again, it is the same."""
         values: dict[str, Any] = handler(self)
         if not self.is_compact:
-            return {key: values[key] for key in ("arch", "backbone", "pretrained")}
-        if self.backbone == COMPACT or self.pretrained is True:
-            del values["pretrained"]
+            kept = {"arch", "backbone", "pretrained"}
+            return {key: value for key, value in values.items() if key in kept}
+        if not self.begins_with_registered and (
+            self.backbone == COMPACT or self.pretrained is True
+        ):
+            values.pop("pretrained", None)
         return values
 
     def _compact_settings(self) -> set[str]:
@@ -122,9 +139,15 @@ class Architecture(Section):
         return self.backbone == AUTO and self.pretrained is True and not self._compact_settings()
 
     @property
+    def begins_with_registered(self) -> bool:
+        """Whether it begins with the weights of a registered model of ours."""
+        return isinstance(self.pretrained, str) and self.pretrained.startswith(REGISTERED)
+
+    @property
     def is_pretrained(self) -> bool:
-        """Whether it has learned from others before."""
-        return not self.is_compact and self.pretrained is not False
+        """Whether it has learned something before."""
+        published = not self.is_compact and self.pretrained is not False
+        return published or self.begins_with_registered
 
     @property
     def gains_by_bf16(self) -> bool:
@@ -139,24 +162,20 @@ class Architecture(Section):
     @property
     def grows(self) -> bool:
         """Whether pictures grow during training where the user does not say."""
-        return self.is_compact and not self.fixed_size
+        return self.is_compact and not self.is_pretrained and not self.fixed_size
 
     def train_defaults(self) -> dict[str, Any]:
         """What it is trained with where the user does not say: values of `TrainConfig`."""
-        if self.is_compact:
-            return self.compact_train_defaults()
-        return (
-            self.pretrained_train_defaults()
-            if self.is_pretrained
-            else self.scratch_train_defaults()
-        )
+        if self.is_pretrained:
+            return self.pretrained_train_defaults()
+        return self.compact_train_defaults() if self.is_compact else self.scratch_train_defaults()
 
     def compact_train_defaults(self) -> dict[str, Any]:
-        """The same of the compact network."""
+        """The same of the compact network that begins with random weights."""
         return BY_CONVOLUTION
 
     def pretrained_train_defaults(self) -> dict[str, Any]:
-        """The same of a network of timm's that begins with pretrained weights."""
+        """The same of a network that begins with pretrained weights."""
         return FROM_PRETRAINED
 
     def scratch_train_defaults(self) -> dict[str, Any]:

@@ -1,6 +1,11 @@
-"""Tags as a version has them."""
+"""What a version has beside its classifier."""
+
+import numpy as np
 
 from imgrec.tracking.versions import SHOWN_SCORES
+
+NOTHING = np.empty(0, dtype="V16")
+"""Learned from."""
 
 
 def tags(macro_f1: float, fingerprint: str = "a", splits: str = "s") -> dict[str, str]:

@@ -25,7 +25,7 @@ from imgrec.tracking.query import find_runs
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.versions import list_versions
-from tests.integration.tracking.made import tags
+from tests.integration.tracking.made import NOTHING, tags
 
 
 def test_two_places_do_not_mix(
@@ -33,7 +33,7 @@ def test_two_places_do_not_mix(
 ) -> None:
     """MLflow remembers where it registered last, in globals and in the environment; we do not."""
     with start_run(tracking, "places", "run", {}) as run:
-        register(run, "placed-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, "placed-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     other = connect(TrackingConfig(), tmp_path, create=True)
 
     assert "placed-ann" in {v.name for v in list_versions(tracking)[0]}

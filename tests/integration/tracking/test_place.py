@@ -21,7 +21,7 @@ from imgrec.tracking.query import find_runs
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.versions import fetch_classifier
-from tests.integration.tracking.made import tags
+from tests.integration.tracking.made import NOTHING, tags
 
 
 def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_an_empty_record_of_another_mlflow_is_not_set_aside(tmp_path: Path) -> N
 def registered_in(folder: Path, classifier: Classifier, digits: Store) -> None:
     here = connect(TrackingConfig(), folder, create=True)
     with start_run(here, "moves", "run", {}) as run:
-        register(run, "moved-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, "moved-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
 
 
 def test_a_record_that_was_moved_finds_its_models_again(

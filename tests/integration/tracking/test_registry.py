@@ -17,7 +17,7 @@ from imgrec.tracking.connection import Tracking
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.versions import fetch_classifier, list_versions, version_of
-from tests.integration.tracking.made import tags
+from tests.integration.tracking.made import NOTHING, tags
 
 
 def test_a_version_becomes_champion_only_over_one_that_was_scored_on_the_same_pictures(
@@ -28,7 +28,7 @@ def test_a_version_becomes_champion_only_over_one_that_was_scored_on_the_same_pi
 
     def registered(*how: Any) -> tuple[int, str]:
         with start_run(tracking, "champions", "run", {}) as run:
-            made = register(run, "some-ann", classifier, example, tags(*how))
+            made = register(run, "some-ann", classifier, example, tags(*how), NOTHING)
         versions, _ = list_versions(tracking)
         (found,) = [v for v in versions if v.name == "some-ann" and v.champion]
         assert made.champion is (found.version == made.version)
@@ -50,7 +50,7 @@ def test_an_error_of_the_server_makes_no_champion(
     """That MLflow does not say who is champion does not mean that nobody is."""
     example = encode_png(digits.images[0])
     with start_run(tracking, "errors", "run", {}) as run:
-        register(run, "error-ann", classifier, example, tags(0.9))
+        register(run, "error-ann", classifier, example, tags(0.9), NOTHING)
 
     def fail(*_: object) -> None:
         msg = "the database is away"
@@ -59,7 +59,7 @@ def test_an_error_of_the_server_makes_no_champion(
     with start_run(tracking, "errors", "run", {}) as run, monkeypatch.context() as patched:
         patched.setattr(tracking.client, "get_registered_model", fail)
         with pytest.raises(TrackingError, match="the database is away"):
-            register(run, "error-ann", classifier, example, tags(0.1))
+            register(run, "error-ann", classifier, example, tags(0.1), NOTHING)
         patched.setattr(tracking.client, "get_model_version_by_alias", fail)
         with pytest.raises(TrackingError, match="the database is away"):
             fetch_classifier(tracking, "error-ann")
@@ -70,7 +70,7 @@ def test_a_registered_model_works_where_ray_is_never_imported(
 ) -> None:
     """It is served elsewhere: bytes in, label and probabilities out, and no pickle inside."""
     with start_run(tracking, "served", "run", {}) as run:
-        register(run, "served-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, "served-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     image = tmp_path / "digit.png"
     image.write_bytes(encode_png(digits.images[7]))
     code = f"""
@@ -110,9 +110,9 @@ def test_registering_again_after_a_crash_makes_no_second_version(
     """The process may have died between the version and the alias."""
     example = encode_png(digits.images[0])
     with start_run(tracking, "again", "run", {}) as run:
-        first = register(run, "again-ann", classifier, example, tags(0.9))
+        first = register(run, "again-ann", classifier, example, tags(0.9), NOTHING)
         tracking.client.delete_registered_model_alias("again-ann", "champion")
-        second = register(run, "again-ann", classifier, example, tags(0.9))
+        second = register(run, "again-ann", classifier, example, tags(0.9), NOTHING)
 
     assert (first.version, second.version) == (1, 1)
     assert version_of(tracking, run.id) == second

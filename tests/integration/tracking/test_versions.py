@@ -13,7 +13,7 @@ from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import ARCH
 from imgrec.tracking.versions import fetch_classifier, list_versions, version_of
-from tests.integration.tracking.made import tags
+from tests.integration.tracking.made import NOTHING, tags
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_registered_model_whose_files_were_changed_is_refused_by_name(
     """Whoever can write to the artifacts must not choose what is answered, or run."""
     name = f"changed-{file.count('/')}{len(file)}"
     with start_run(tracking, "changed", "run", {}) as run:
-        register(run, name, classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, name, classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     folder = fetch_classifier(tracking, name)
     root = folder.parent.parent
     path = root / file
@@ -55,7 +55,7 @@ def test_what_others_wrote_into_the_same_mlflow_is_passed_over(
     for some in ({ARCH: "cnn"}, {**tags(0.9), "test/accuracy": "high"}, {"else": "x"}):
         client.create_model_version("foreign", "file:///tmp", tags=some)
     with start_run(tracking, "others", "run", {}) as run:
-        register(run, "beside-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, "beside-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     versions, others = list_versions(tracking)
 
     assert others == 2
@@ -69,7 +69,7 @@ def test_a_model_whose_files_are_gone_is_not_on_record(
 ) -> None:
     """A run that takes it for done would leave the user without a model."""
     with start_run(tracking, "lost", "run", {}) as run:
-        register(run, "lost-ann", classifier, encode_png(digits.images[0]), tags(0.9))
+        register(run, "lost-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     assert version_of(tracking, run.id)
     shutil.rmtree(fetch_classifier(tracking, "lost-ann").parent.parent)
 

@@ -56,7 +56,7 @@ def test_every_parameter_has_a_depth_and_the_last_layer_the_greatest(config: Mod
 
     assert set(depths) == {name for name, _ in model.named_parameters()}
     assert min(depths.values()) == 0.0
-    assert last == {f"network.{model.head_name}.{name}" for name in ("weight", "bias")}
+    assert last == {f"{model.last_layer_name}.{name}" for name in ("weight", "bias")}
     assert len(set(depths.values())) > 3
 
 

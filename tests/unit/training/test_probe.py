@@ -145,7 +145,7 @@ def test_the_first_epoch_recognizes_photos_and_says_what_evaluation_says(spec: F
         fit(learner, on_epoch=on_epoch)
     pictures = Pictures(learner.store, CPU)
     whole = evaluate(learner, pictures, learner.splits.val)
-    known = known_logits(spec, "fp32", learner.model.last_layer, learner.splits.val)  # type: ignore[arg-type,union-attr]
+    known = known_logits(spec, "fp32", learner.model, learner.splits.val)
 
     assert spec.weights is not None
     assert reports[0].metrics["val/accuracy"] == whole.accuracy
