@@ -12,7 +12,13 @@ from imgrec.evaluation.data_page import data_page
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.tags import KIND
-from pipelines.networks import KnownWeights, decide_networks, photo_side, sources_of
+from pipelines.networks import (
+    KnownWeights,
+    decide_networks,
+    photo_side,
+    sources_of,
+    training_on_gpu,
+)
 from pipelines.observer import Observer
 from pipelines.record.entries import record_data
 from pipelines.registered import begin_with_registered
@@ -42,7 +48,8 @@ def check(config: Config, observer: Observer) -> tuple[Findings, list[str], Path
     with start_run(tracking, experiment, f"{config.name} data", {KIND: "check"}) as run:
         record_data(run, findings, page)
     weights = KnownWeights(sources_of(config, planning=True), registered)
-    _, networks = decide_networks(config, store, weights)
+    on_gpu = training_on_gpu(config.cluster, {})
+    _, networks = decide_networks(config, store, weights, on_gpu=on_gpu)
     decided = [store.about_depth(config.data.depth), *networks]
     with contextlib.suppress(DataError):  # which `Findings` say better
         decided += make_splits(store, config.data).notes

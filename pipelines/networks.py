@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from imgrec.config import Arch, Branch, Config, ModelConfig
+import torch
+
+from imgrec.config import Arch, Branch, ClusterConfig, Config, ModelConfig
 from imgrec.config.architectures.architecture import AUTO, COMPACT, INPUT_SIDE
 from imgrec.data.shape import LEAST_PHOTO_SIDE, are_photos
 from imgrec.data.store import Store
@@ -110,24 +112,27 @@ def decide_networks(
     store: Store,
     weights: KnownWeights,
     decided: Mapping[str, str] = MappingProxyType({}),
+    *,
+    on_gpu: bool,
 ) -> tuple[Config, tuple[str, ...]]:
     """The settings with `backbone = "auto"` decided for every architecture.
 
-    The rule: of photos (`are_photos`) a small network that has learned from others, the same for everybody
-    (`default_backbone`), where its weights can be had; of other pictures, or without weights, a compact network
-    that begins with random weights. What a run was begun with holds for whoever goes on with it.
+    The rule: of photos (`are_photos`) a network that has learned from others, the same for everybody, where its
+    weights can be had: where there is a GPU `gpu_backbone`, and without that or without its weights
+    `default_backbone`; of other pictures, or without any weights, a compact network that begins with random
+    weights. What a run was begun with holds for whoever goes on with it.
 
     Args:
-        config: The settings as they were written.
+        config: The settings, with the networks of registered models.
         store: The pictures.
         weights: Where weights are.
         decided: What a run was begun with: the backbone of each architecture, and ON_GPU.
+        on_gpu: Whether training has GPUs.
 
     Returns:
         The settings, and for people what was decided and why.
     """
     branches, notes, compact = list[Branch](), list[str](), dict[str, list[Arch]]()
-    photos = are_photos(store.looks(), store.image_shape[2])
     for branch in config.branches:
         model = branch.model
         if not model.is_open:
@@ -136,35 +141,50 @@ def decide_networks(
                 notes.append(f"{branch.arch}: begins with the weights {weights.of(model)}")
             branches.append(branch if settled else branch.with_network(COMPACT, pretrained=False))
             continue
-        name = decided.get(branch.arch, model.default_backbone)
-        reason = "" if photos else _why_no_photos(store)
         if branch.arch in decided:
-            reason = "the run was begun so; --fresh decides anew" if name == COMPACT else ""
-        elif photos:
-            reason = _why_without(name, branch, config, weights)
-        if not reason:
-            branches.append(branch.with_network(name, pretrained=True))
-            found = weights.of(branches[-1].model)
-            notes.append(f"{branch.arch}: begins with the weights {found}: the pictures are photos")
+            name = decided[branch.arch]
+            why_compact = "the run was begun so; --fresh decides anew" if name == COMPACT else ""
+        else:
+            name, why_compact = _choose(branch, config, store, weights, on_gpu=on_gpu)
+        branches.append(branch.with_network(name, pretrained=name != COMPACT))
+        if name == COMPACT:
+            compact.setdefault(why_compact, []).append(branch.arch)
+            notes += [
+                f"{branch.arch}: train.{setting} has no effect: its network begins with random weights"
+                for setting in branch.without_effect
+            ]
             continue
-        compact.setdefault(reason, []).append(branch.arch)
-        notes += [
-            f"{branch.arch}: train.{setting} has no effect: its network begins with random weights"
-            for setting in branch.without_effect
-        ]
-        branches.append(branch.with_network(COMPACT, pretrained=False))
+        found = weights.of(branches[-1].model)
+        notes.append(f"{branch.arch}: begins with the weights {found}: the pictures are photos")
+        if config.search.wanted:
+            others = [other for other in model.other_backbones if weights.sources.has(other)]
+            branches[-1] = branches[-1].with_backbones(others)
     for reason, archs in compact.items():
         text = f"{', '.join(archs)}: compact, from random weights: {reason}"
         if reason.startswith(NOT_HERE):
-            names = " ".join(config.branch(arch).model.default_backbone for arch in archs)
-            text += f"; imgrec fetch {names} brings them where there is a network"
+            names = [config.branch(arch).model.default_backbone for arch in archs]
+            text += f"; imgrec fetch {' '.join(names)} brings them where there is a network"
         notes.append(text)
     return config.model_copy(update={"branches": tuple(branches)}), tuple(notes)
 
 
+def _choose(
+    branch: Branch, config: Config, store: Store, weights: KnownWeights, *, on_gpu: bool
+) -> tuple[str, str]:
+    """The network of an architecture that leaves it to the data, and where it is compact, why."""
+    if not are_photos(store.looks(), store.image_shape[2]):
+        return COMPACT, _why_no_photos(store)
+    model, reason = branch.model, ""
+    for name in [model.gpu_backbone] * on_gpu + [model.default_backbone]:
+        reason = _why_without(name, branch, config, weights)
+        if not reason:
+            return name, ""
+    return COMPACT, reason
+
+
 def _why_without(name: str, branch: Branch, config: Config, weights: KnownWeights) -> str:
     """Why an architecture is compact though the pictures are photos; empty where it is not."""
-    if branch.written_space.get("model"):
+    if set(branch.written_space.get("model", ())) - {"backbone"}:
         return "its search space is that of the compact network"
     size = config.data.image_size
     if branch.model.fixed_size and size and size != (INPUT_SIDE, INPUT_SIDE):
@@ -176,6 +196,23 @@ def _why_without(name: str, branch: Branch, config: Config, weights: KnownWeight
     except ConfigError as error:  # a hub that has no such file, or goes away in the middle
         return str(error).partition(": ")[2]
     return ""
+
+
+def training_on_gpu(
+    cluster: ClusterConfig, decided: Mapping[str, str], found: bool | None = None
+) -> bool:
+    """Whether training will have GPUs; what a run was begun with holds.
+
+    Args:
+        cluster: The settings.
+        decided: What a run was begun with.
+        found: Whether the cluster has some; this machine is asked where nothing is said.
+    """
+    if ON_GPU in decided:
+        return decided[ON_GPU] == "yes"
+    if found is None:
+        found = torch.cuda.is_available()
+    return found if cluster.use_gpu == "auto" else cluster.use_gpu
 
 
 def _why_no_photos(store: Store) -> str:

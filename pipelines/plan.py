@@ -5,14 +5,16 @@ Starts neither Ray nor training, and leaves nothing behind.
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from imgrec.config import Arch, Config
-from imgrec.data.shape import guess
+from imgrec.config import Arch, Branch, Config
+from imgrec.config.architectures.architecture import COMPACT
+from imgrec.data.shape import are_photos, guess
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.store import find_store
+from imgrec.errors import ConfigError
 from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
 from imgrec.tracking.liveness import owner_host
@@ -29,9 +31,10 @@ from pipelines.costs.estimate import (
     largest_checkpoint,
     parameters,
 )
+from pipelines.formats import duration
 from pipelines.networks import photo_side
 from pipelines.observer import Observer
-from pipelines.prepare import prepare
+from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import begins_with
 from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.registered import begin_with_registered
@@ -81,7 +84,7 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     prepared = decode(decided=begun.networks)
     if not begun.holds_for(prepared):
         prepared = decode()
-    config = prepared.config
+    written, config = config, prepared.config
     for note in prepared.notes:
         observer.note(note)
     if tracking:
@@ -92,7 +95,10 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
     overheads = _overheads(ledger)
     for arch in config.archs:
-        stages += _branch(config, ledger, prepared.specs[arch], arch, overheads)
+        for stage in _branch(config, ledger, prepared.specs[arch], arch, overheads):
+            to_fit = stage.name == "fit" and stage.state != "done"
+            other = _other_start(written.branch(arch), prepared) if to_fit else ""
+            stages.append(replace(stage, note="; ".join(filter(None, (stage.note, other)))))
     return _with_starts(config, stages, overheads)
 
 
@@ -136,6 +142,22 @@ def _branch(
         return
     yield _fit(spec, speed, note, begun)
     yield _register(spec, overheads)
+
+
+def _other_start(branch: Branch, prepared: Prepared) -> str:
+    """Of an architecture whose network the photos decided: how long a fit would take with the other kind."""
+    store = prepared.store
+    if not branch.model.is_open or not are_photos(store.looks(), store.image_shape[2]):
+        return ""
+    pretrained = prepared.config.branch(branch.arch).model.is_pretrained
+    name = branch.model.default_backbone
+    other = branch.with_network(COMPACT if pretrained else name, pretrained=not pretrained)
+    try:
+        spec = prepared.spec_of(other)
+    except ConfigError:  # it takes no pictures of this size
+        return ""
+    how = "compact, from random weights" if pretrained else f"with the weights {name}"
+    return f"{how}: {duration(fit_seconds(spec, images_per_second(spec)))}"
 
 
 def _search(

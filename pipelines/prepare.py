@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from imgrec.config import Arch, Branch, ClusterConfig, Config, DataConfig, Filter
+from imgrec.config import Arch, Branch, Config, DataConfig, Filter
+from imgrec.config.branch import BACKBONE
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import DecodeBackend, ProgressCallback
@@ -30,12 +31,12 @@ from imgrec.training.optim import build_optimizers
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import operations_of
 from pipelines.networks import (
-    ON_GPU,
     KnownWeights,
     asked,
     decide_networks,
     photo_side,
     sources_of,
+    training_on_gpu,
 )
 from pipelines.registered import begin_with_registered
 
@@ -135,23 +136,25 @@ def prepare(
     findings.refuse_unusable(config.data.source)
     splits = make_splits(store, config.data)
     weights = KnownWeights(sources_of(config, planning=planning), registered)
-    config, notes = decide_networks(config, store, weights, decided)
-    on_gpu = _on_gpu(config.cluster, decided, on_gpu)
+    on_gpu = training_on_gpu(config.cluster, decided, on_gpu)
+    config, notes = decide_networks(config, store, weights, decided, on_gpu=on_gpu)
     statistics = Statistics(store, splits)
-    specs = {
-        branch.arch: _spec(config, branch, store, splits, statistics, weights, on_gpu)
-        for branch in config.branches
-    }
-    with torch.random.fork_rng(devices=[]):
-        for arch, spec in specs.items():
+
+    def built(branch: Branch) -> FitSpec:
+        spec = _spec(config, branch, store, splits, statistics, weights, on_gpu)
+        with torch.random.fork_rng(devices=[]):
             model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
             build_optimizers(model, spec.train)
-            if _refuses_growth(model, spec):
-                weights.takes_one_size.add(spec.model.backbone)
-                _refuse_written_growth(config.branch(arch), spec)
-                specs[arch] = _spec(
-                    config, config.branch(arch), store, splits, statistics, weights, on_gpu
-                )
+            if not _refuses_growth(model, spec):
+                return spec
+        weights.takes_one_size.add(spec.model.backbone)
+        _refuse_written_growth(branch, spec)
+        return _spec(config, branch, store, splits, statistics, weights, on_gpu)
+
+    specs = {branch.arch: built(branch) for branch in config.branches}
+    for branch in config.branches:
+        for settings in branch.other_backbones:  # of which trials will begin
+            built(branch.with_settings(settings))
     config, idle = _without_idle_spaces(config, specs)
     notes += (*idle, *_about_seen(config, store, splits, weights))
     return Prepared(
@@ -256,19 +259,10 @@ def _about_seen(
             )
 
 
-def _on_gpu(cluster: ClusterConfig, decided: Mapping[str, str], found: bool | None) -> bool:
-    """Whether training will have GPUs; what a run was begun with holds."""
-    if ON_GPU in decided:
-        return decided[ON_GPU] == "yes"
-    if found is None:
-        found = torch.cuda.is_available()
-    return found if cluster.use_gpu == "auto" else cluster.use_gpu
-
-
 def _without_idle_spaces(
     config: Config, specs: Mapping[Arch, FitSpec]
 ) -> tuple[Config, tuple[str, ...]]:
-    """Of a linear probe alone there is nothing to search: its one strength is chosen by itself.
+    """Of a linear probe alone a search can only try other networks: its one strength is chosen by itself.
 
     Returns:
         The settings, and for people which spaces that were written have no effect.
@@ -277,8 +271,13 @@ def _without_idle_spaces(
     for branch in config.branches:
         spec = specs[branch.arch]
         idle = spec.weights is not None and spec.train.finetune == "probe"
-        branches.append(branch.model_copy(update={"space": ()}) if idle else branch)
-        if idle and branch.written_space:
+        kept = tuple(one for one in branch.space if one.key == BACKBONE) if idle else branch.space
+        branches.append(branch.model_copy(update={"space": kept}))
+        if idle and any(
+            f"{part}.{key}" != BACKBONE
+            for part in branch.written_space
+            for key in branch.written_space[part]
+        ):
             notes.append(f"{branch.arch}: its space has no effect: the last layer alone is trained")
     return config.model_copy(update={"branches": tuple(branches)}), tuple(notes)
 

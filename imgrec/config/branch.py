@@ -34,6 +34,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 GROWING = {"start_size": 0.5}
 
+BACKBONE = "model.backbone"
+
 # Of a space, combinations that are tried out for settings without effect.
 MOST_COMBINATIONS = 256
 
@@ -119,6 +121,26 @@ class Branch(Section):
         if filters:
             written["preprocess"].setdefault("filters", list(filters))
         return make_branch(self.arch, written, self.written_space)
+
+    def with_backbones(self, others: Sequence[str]) -> "Branch":
+        """The same, where a search also tries other networks of timm's, unless the user says what it tries."""
+        if not others or self.written_space.get("model"):
+            return self
+        choices = (self.model.backbone, *others)
+        return self.model_copy(
+            update={"space": (*self.space, Dimension(key=BACKBONE, choices=choices))}
+        )
+
+    @property
+    def other_backbones(self) -> list[dict[str, Any]]:
+        """Settings with each other network that a search tries."""
+        return [
+            {BACKBONE: name}
+            for dimension in self.space
+            if dimension.key == BACKBONE
+            for name in dimension.choices
+            if name != self.model.backbone
+        ]
 
     @property
     def without_effect(self) -> list[str]:

@@ -153,7 +153,7 @@ class Share:
             trial.failure = result[FAILURE]
         elif (epoch := result.get(EPOCH)) and epoch not in trial.scores:
             trial.scores[epoch] = result[SCORE]
-            trial.sides[epoch] = result[METRICS][JUDGED_BY]
+            trial.shares[epoch] = result[METRICS][JUDGED_BY]
             self._tell((self.name, TrialEpoch(trial.number, epoch, result[METRICS])))
 
     def died(self, trial_id: str) -> None:
@@ -183,7 +183,7 @@ class Share:
             state="failed" if failure else "finished" if finished else "stopped",
             seconds=time.monotonic() - running.started,
             reason=failure,
-            sides=running.sides,
+            shares=running.shares,
             used=running.used,
         )
         self.study.tell(trial)
@@ -209,7 +209,7 @@ class RunningTrial:
     settings: dict[str, Any]
     spec: FitSpec
     scores: dict[int, float] = field(default_factory=dict)
-    sides: dict[int, float] = field(default_factory=dict)
+    shares: dict[int, float] = field(default_factory=dict)
     used: float = 0.0
     began: bool = False
     failure: str = ""

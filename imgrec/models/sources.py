@@ -72,9 +72,13 @@ class Sources:
         name = chosen if isinstance(chosen, str) else full_name(model.backbone)
         return self._keep(self._named(name, model.backbone, where), where)
 
+    def has(self, name: str) -> bool:
+        """Whether weights of this name are on this machine."""
+        return self._at_hand(name, network_of(name), "") is not None
+
     def why_without(self, name: str) -> str:
         """Why weights of this name cannot be had, in a few words; empty where they can, or the hub has to say."""
-        if self._at_hand(name, network_of(name), ""):
+        if self.has(name):
             return ""
         if self.planning:
             return f"{NOT_HERE} (a run would ask the hub)"

@@ -51,7 +51,7 @@ class Trial:
         state: `finished` (all epochs), `stopped` (others were better) or `failed`.
         seconds: From its start to its end.
         reason: Why it failed.
-        sides: Of the pictures that judged each epoch, in pixels; left out where all are alike.
+        shares: Of their side that the pictures had that judged each epoch; left out where all were whole.
         used: Seconds of the search's time that were this trial's; its own where it ran alone.
     """
 
@@ -61,13 +61,13 @@ class Trial:
     state: State
     seconds: float = 0.0
     reason: str = ""
-    sides: dict[int, float] = field(default_factory=dict)
+    shares: dict[int, float] = field(default_factory=dict)
     used: float = 0.0
 
     @property
     def rank(self) -> Rank:
         """Of its best epoch, the one whose weights are kept (`Learner.keep_if_best`)."""
-        epochs = (Rank(self.sides.get(epoch, 0.0), score) for epoch, score in self.scores.items())
+        epochs = (Rank(self.shares.get(epoch, 1.0), score) for epoch, score in self.scores.items())
         return max(epochs, default=Rank(-1.0, -1.0))
 
     @property

@@ -96,7 +96,7 @@ class Learner:
         """
 
         def rank(epoch: int, scores: Scores) -> Rank:
-            return Rank(self.spec.side_after(epoch), scores.macro_f1, -scores.loss)
+            return Rank(self.spec.share_after(epoch), scores.macro_f1, -scores.loss)
 
         better = self.best is None or (
             rank(self.epochs_done, val) > rank(self.best.epoch, self.best.val)

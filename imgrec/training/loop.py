@@ -37,8 +37,8 @@ from imgrec.training.spec import FitSpec
 
 SPENT = "seconds/"
 """Before the kind of work, in the metrics of an epoch."""
-JUDGED_BY = "val/image_side"
-"""The metric that says how large the pictures were that an epoch was judged by."""
+JUDGED_BY = "val/image_share"
+"""The metric that says what share of their side the pictures had that an epoch was judged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class EpochReport:
         epoch: From 1.
         epochs: How many there will be.
         metrics: `train/loss`, `val/macro_f1`, ..., `learning_rate`, `image_side` (the shorter one, in
-            pixels, of training pictures), `val/image_side` (of those that judge: as the last of them),
+            pixels, of training pictures), `val/image_share` (of their side, of those that judge: as the last of them),
             `images_per_second` (of training alone) and `epoch_seconds` (of training and evaluation).
         best: Whether no epoch before was better.
     """
@@ -115,7 +115,7 @@ def fit(
         rates = learner.schedules[0].get_last_lr() if epoch >= spec.probe_epochs else [0.0]
         metrics["learning_rate"] = float(max(rates))
         metrics["image_side"] = spec.mean_side(epoch)
-        metrics[JUDGED_BY] = spec.side_after(epoch + 1)
+        metrics[JUDGED_BY] = spec.share_after(epoch + 1)
         metrics["images_per_second"] = images / (trained - started)
         metrics["epoch_seconds"] = time.perf_counter() - started
         metrics |= {f"{SPENT}{kind}": spent for kind, spent in learner.clock.take().items()}

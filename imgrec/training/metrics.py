@@ -49,12 +49,12 @@ class Rank(NamedTuple):
     score the one with the lower loss is better: small splits tie often.
 
     Attributes:
-        side: Shorter side of the pictures that judged it, in pixels.
+        share: Of their side that the pictures had that judged it.
         macro_f1: On the validation split.
         negative_loss: On the validation split.
     """
 
-    side: float
+    share: float
     macro_f1: float
     negative_loss: float = 0.0
 

@@ -122,10 +122,6 @@ class FitSpec:
             return 1.0
         return self.share_of_side(self.steps_before(epoch) - 1)
 
-    def side_after(self, epoch: int) -> float:
-        """The shorter side of the pictures that judge an epoch, counted from 1, in pixels."""
-        return min(self.image_shape[:2]) * self.share_after(epoch)
-
     def mean_side(self, epoch: int) -> float:
         """The mean of it over the steps of an epoch, counted from 0, in pixels."""
         return min(self.image_shape[:2]) * statistics.fmean(self._shares_of_side(epoch))

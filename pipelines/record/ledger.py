@@ -206,7 +206,7 @@ class Ledger:
                     number=int(record.tags[NUMBER]),
                     settings=_settings(record.tags[SETTINGS]),
                     scores=metric_history(self.tracking, record.id, MONITOR),
-                    sides=metric_history(self.tracking, record.id, JUDGED_BY),
+                    shares=metric_history(self.tracking, record.id, JUDGED_BY),
                     used=record.metrics.get("search_seconds", 0.0),
                     state=record.tags.get(STATE, "stopped"),  # type: ignore[arg-type]
                     seconds=record.metrics.get("seconds", 0.0),

@@ -81,3 +81,60 @@ def test_a_photo_of_any_size_is_recognized(
 
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["predictions"][0]["label"] == "cat"
+
+
+def test_a_model_of_ones_own_is_a_start_for_new_pictures(
+    ran: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    """By name, without a network; what it has seen is told, and the same command again takes it from the record."""
+    assert ran.returncode == 0, ran.stderr
+    write_photos(folder / "more")
+    (folder / "more" / "woman").rename(folder / "more" / "person")
+    words = ["run", "--data", str(folder / "more"), "--name", "photos", "--arch", "cnn"]
+    words += ["--set", "cnn.model.pretrained=models:/photos-cnn", "--set", "train.epochs=2"]
+    planned = offline(*words, "--plan", cwd=folder)
+    begun = offline(*words, "--json", cwd=folder)
+    again = offline(*words, cwd=folder)
+    (model,) = json.loads(begun.stdout)["models"]
+    versions = json.loads(offline("models", "--json", cwd=folder).stdout)["models"]
+
+    assert planned.returncode == 0, planned.stderr
+    assert "begins with the weights photos-cnn/1" in planned.stderr
+    assert model["begins_with"] == "photos-cnn/1"
+    assert model["test"]["accuracy"] > 0.5
+    assert "has learned from" in begun.stderr
+    assert "model taken from the record: photos-cnn version 2" in again.stderr
+    champions = [one["version"] for one in versions if one["arch"] == "cnn" and one["champion"]]
+    assert champions == [1]
+
+
+def test_all_four_families_go_through_the_whole_workflow_from_random_weights(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Small networks of timm's: a mixer, a convolutional network, a Sequencer and a vision transformer."""
+    backbones = {
+        "ann": "gmlp_ti16_224",
+        "cnn": "test_efficientnet",
+        "rnn": "sequencer2d_s",
+        "transformer": "test_vit",
+    }
+    settings = [
+        f"{arch}.model={{backbone='{name}', pretrained=false}}" for arch, name in backbones.items()
+    ]
+    settings += [
+        "data.image_size=224",
+        "train.epochs=2",
+        "train.batch_size=8",
+        "train.start_size=1.0",
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = offline("run", "--data", str(folder / "photos"), *words, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    models = {model["arch"]: model for model in json.loads(done.stdout)["models"]}
+    said = offline("predict", "photos-rnn", str(folder / "photos" / "cat" / "00.png"), cwd=tmp_path)
+
+    assert {arch: model["begins_with"] for arch, model in models.items()} == dict.fromkeys(
+        backbones, RANDOM
+    )
+    assert all(0 <= model["test"]["accuracy"] <= 1 for model in models.values())
+    assert said.returncode == 0, said.stderr

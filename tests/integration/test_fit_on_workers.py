@@ -205,28 +205,31 @@ def test_two_workers_probe_and_fine_tune_what_one_does(session: Session, tmp_pat
         assert second["val/loss"] == pytest.approx(first["val/loss"], rel=2e-2, abs=1e-3)
 
 
-def test_workers_that_die_in_fine_tuning_end_with_the_same_weights(
+def test_workers_that_die_in_the_probe_and_in_fine_tuning_end_with_the_same_weights(
     session: Session, tmp_path: Path
 ) -> None:
     """The probe is a checkpoint like any other; what is killed before it is computed again."""
     specs = photo_specs(tmp_path, "train.epochs=4")
-    killed: list[int] = []
+    killed: dict[str, bool] = {}
 
-    def kill_once(event: ProgressEvent) -> None:
-        if isinstance(event, EpochReport) and event.epoch == 2 and not killed:
+    def kill_twice(event: ProgressEvent) -> None:
+        in_probe = isinstance(event, Started) and event.epochs_done == 0
+        in_fine_tuning = isinstance(event, EpochReport) and event.epoch == 2
+        moment = "probe" if in_probe else "fine-tuning"
+        if (in_probe or in_fine_tuning) and moment not in killed:
+            killed[moment] = any(watched.epochs.values())
             for process in workers_of_ray():
-                killed.append(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
 
-    watched = Watched(kill_once)
+    watched = Watched(kill_twice)
     once = run(session, specs, tmp_path, watched, checkpoint_seconds=0, cpus_per_worker=2)
     again = run(session, specs, tmp_path / "again", Watched(), cpus_per_worker=2)
     (disturbed,), (undisturbed,) = once.values(), again.values()
 
-    assert killed
+    assert killed == {"probe": False, "fine-tuning": True}
     assert isinstance(disturbed, Fitted)
     assert isinstance(undisturbed, Fitted)
-    assert disturbed.restarts == 1
+    assert disturbed.restarts == 2
     assert list(watched.epochs.values()) == [[1, 2, 3, 4]]
     for key, value in disturbed.best.weights.items():
         assert torch.equal(value, undisturbed.best.weights[key]), key

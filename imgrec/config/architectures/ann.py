@@ -10,6 +10,8 @@ class AnnConfig(Architecture):
     """A multi-layer perceptron on the flattened picture."""
 
     default_backbone: ClassVar[str] = "resmlp_12_224.fb_in1k"
+    gpu_backbone: ClassVar[str] = "resmlp_24_224.fb_in1k"
+    other_backbones: ClassVar[tuple[str, ...]] = ("gmixer_24_224.ra3_in1k",)
     arch: Literal["ann"] = "ann"
     hidden: Widths = (512, 256)
     """Units of each hidden layer, first to last."""

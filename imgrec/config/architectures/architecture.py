@@ -42,7 +42,7 @@ REGISTERED = "models:/"
 """Before the name of a registered model of ours, as MLflow writes it."""
 COMPACT, AUTO = "compact", "auto"
 INPUT_SIDE = 224
-"""Of the pictures that the weights of every `default_backbone` were trained on, in pixels."""
+"""Of the pictures that the weights of every `default_backbone` and `gpu_backbone` were trained on, in pixels."""
 
 
 def network_of(name: str) -> str:
@@ -64,7 +64,11 @@ class Architecture(Section):
     compact_gains_by_bf16: ClassVar[bool] = False
     """Whether a CPU with units for bf16 trains the compact network faster with them (docs/log.md)."""
     default_backbone: ClassVar[str]
-    """The network of timm, with its weights, that `auto` takes for photos."""
+    """The network of timm, with its weights, that `auto` takes for photos: small enough for a laptop."""
+    gpu_backbone: ClassVar[str]
+    """The one that it takes where there is a GPU."""
+    other_backbones: ClassVar[tuple[str, ...]] = ()
+    """What a search tries beside the default, of those whose weights are at hand."""
     backbone: str = AUTO
     """The network. `compact`: ours, for small pictures and few of them. A name of timm's, such as `resnet18`,
     of this family. `auto`: for photos one that has learned from others, where its weights can be had; else

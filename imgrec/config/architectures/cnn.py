@@ -11,6 +11,11 @@ class CnnConfig(Architecture):
 
     compact_gains_by_bf16: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "tf_efficientnet_lite0.in1k"
+    gpu_backbone: ClassVar[str] = "convnext_tiny.in12k_ft_in1k"
+    other_backbones: ClassVar[tuple[str, ...]] = (
+        "tf_efficientnet_lite1.in1k",
+        "tf_efficientnet_lite2.in1k",
+    )
     arch: Literal["cnn"] = "cnn"
     widths: Widths = (32, 128, 256)
     """Channels of each block of the compact network; every block halves the picture."""

@@ -12,6 +12,7 @@ class RnnConfig(Architecture):
     """A recurrent network that reads a picture as a sequence."""
 
     default_backbone: ClassVar[str] = "sequencer2d_s.in1k"
+    gpu_backbone: ClassVar[str] = "sequencer2d_m.in1k"
     arch: Literal["rnn"] = "rnn"
     tokens: Literal["convolutions", "patches", "rows"] = "convolutions"
     """What is read: places of the picture as a few convolutions see them, or the pixels of patches, both

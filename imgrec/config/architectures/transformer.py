@@ -13,6 +13,8 @@ class TransformerConfig(Architecture):
 
     compact_gains_by_bf16: ClassVar[bool] = True
     default_backbone: ClassVar[str] = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    gpu_backbone: ClassVar[str] = "vit_small_patch16_224.augreg_in21k_ft_in1k"
+    other_backbones: ClassVar[tuple[str, ...]] = ("deit_tiny_patch16_224.fb_in1k",)
     arch: Literal["transformer"] = "transformer"
     tokens: Literal["convolutions", "patches"] = "convolutions"
     """What becomes a token: a place of the picture as a few convolutions see it, or a patch's pixels."""

@@ -15,6 +15,8 @@ from pipelines.prepare import Prepared, prepare
 from tests.conftest import ROOT, no_progress
 from tests.unit.data.made import MakePhotos
 
+LITE0 = "tf_efficientnet_lite0.in1k"
+
 
 @pytest.fixture(autouse=True)
 def _no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,3 +312,57 @@ def test_what_a_run_was_begun_with_holds(
     assert {spec.weights for spec in data.specs.values()} == {None}
     assert data.on_gpu
     assert data.asked == prepare(config, no_progress).asked
+
+
+def test_where_there_is_a_gpu_a_larger_network_is_begun_with(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Where its weights can be had; else the one that everybody takes."""
+    folder = with_weights(tmp_path / "models", "vit_small_patch16_224.augreg_in21k_ft_in1k")
+    with_weights(tmp_path / "models", "vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    settings = [
+        f"data.source='{make_large_photos()}'",
+        f"storage='{tmp_path / 's'}'",
+        f"pretrained.folder='{folder}'",
+        "archs=['cnn', 'transformer']",
+    ]
+    config = load_config(None, settings)
+
+    def backbones(*, on_gpu: bool) -> list[str]:
+        specs = prepare(config, no_progress, on_gpu=on_gpu).specs
+        return [specs[arch].model.backbone.partition(".")[0] for arch in ("cnn", "transformer")]
+
+    assert backbones(on_gpu=True) == ["tf_efficientnet_lite0", "vit_small_patch16_224"]
+    assert backbones(on_gpu=False) == ["tf_efficientnet_lite0", "vit_tiny_patch16_224"]
+
+
+def test_a_search_tries_the_networks_whose_weights_are_at_hand(
+    make_large_photos: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Each at its own size; of a probe alone it is all that there is to try, and who says what wants no more."""
+    photos, folder = make_large_photos(), tmp_path / "models"
+    for number in (1, 2):
+        with_weights(folder, f"tf_efficientnet_lite{number}.in1k")
+    search = ["archs=['cnn']", "search.trials=4", f"pretrained.folder='{folder}'"]
+    data = prepared(photos, tmp_path, *search)
+    choices = {d.key: d.choices for d in data.config.branch("cnn").space}["model.backbone"]
+    trial = data.config.branch("cnn").with_settings({"model.backbone": choices[1]})
+    spec = data.spec_of(trial)
+
+    assert choices == (LITE0, "tf_efficientnet_lite1.in1k", "tf_efficientnet_lite2.in1k")
+    assert spec.image_shape == (240, 240, 3)
+    assert spec.weights is not None
+    assert spec.weights.name == "tf_efficientnet_lite1.in1k"
+    probe = prepared(photos, tmp_path, *search, "cnn.train.finetune='probe'")
+    assert [d.key for d in probe.config.branch("cnn").space] == ["model.backbone"]
+    written = prepared(
+        photos,
+        tmp_path,
+        *search,
+        "cnn.space.model.backbone=['tf_efficientnet_lite0.in1k', 'tf_efficientnet_lite2.in1k']",
+    )
+    (only,) = (d for d in written.config.branch("cnn").space if d.key == "model.backbone")
+    assert only.choices == (LITE0, "tf_efficientnet_lite2.in1k")
+    assert written.specs["cnn"].model.backbone == LITE0
+    with pytest.raises(ConfigError, match="not on this machine"):
+        prepared(photos, tmp_path, *search, "cnn.space.model.backbone=['resnet18', 'resnet34']")

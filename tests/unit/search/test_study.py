@@ -162,7 +162,7 @@ def test_a_default_outside_of_its_range_is_refused(tmp_path: Path) -> None:
 def test_the_score_of_a_trial_is_that_of_the_weights_that_are_kept() -> None:
     """An epoch that small pictures judged may score higher; its weights are not there any more."""
     scores = {1: 0.75, 2: 0.91, 3: 0.83, 4: 0.86}
-    trial = Trial(0, {}, scores, "finished", sides={1: 32, 2: 48, 3: 64, 4: 64})
+    trial = Trial(0, {}, scores, "finished", shares={1: 0.5, 2: 0.75, 3: 1.0, 4: 1.0})
 
     assert trial.score == 0.86
     assert Trial(0, {}, scores, "finished").score == 0.91  # where all pictures are alike
