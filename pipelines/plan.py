@@ -216,7 +216,7 @@ def _with_starts(config: Config, stages: list[Stage], overheads: Overheads) -> l
 def _before_data(config: Config, side: int) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
     downloads = Path(config.storage) / "downloads"
-    source = open_source(config.data.source, downloads, config.data.allow_hosts)
+    source = open_source(config.data, downloads)
     samples = list_samples(source, config.data)
     shape, decided = guess(samples, config.data, side)
     height, width, channels = shape

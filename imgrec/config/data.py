@@ -19,11 +19,18 @@ class DataConfig(Section):
     source: str = "digits"
     """`digits` (1,797 pictures bundled with scikit-learn); a folder of class folders, with or
     without train/, val/ and test/ above them; a table of path, label and split (.csv, .parquet);
-    .parquet or .tar files with the pictures inside, or a folder of them; any of these behind
+    .parquet, .tar or .zip files with the pictures inside, or a folder of them; any of these behind
     s3://, gs:// or https://; or `torchvision:FashionMNIST`. A relative path counts from the
     current folder."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
+    label_from: Literal["auto", "top", "leaf", "path"] = "auto"
+    """Which folder names the class of a picture: that on `top` (below folders of splits and wrappers), whatever lies
+    deeper; the one that it lies in (`leaf`); or the `path` of folders from the top one (`dogs/terrier`). `auto`
+    takes the top one, and refuses what could be meant otherwise."""
+    image_ending: str = ""
+    """Of WebDataset samples with several pictures, which one counts: what follows the first dot of its name, such as
+    `left.jpg`. Default: each has one."""
     allow_hosts: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Hosts (`images.example.org`, with or without a port) and buckets (`s3://pictures`) that rows of a table
     from a URL may lie in, beside the table's own, and that a web server may redirect to."""

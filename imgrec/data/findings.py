@@ -20,6 +20,8 @@ Kind = Literal["same class", "other class", "other split", "train and test"]
 LEAST_PICTURES = 3
 FEW_GREY = 0.1
 FEW_PICTURES = 20
+MOST_SHOWN = 20
+"""Classes in a line."""
 UNEVEN = 2.0
 LONGEST_SHAPE = 4.0
 BLANK = 1.0
@@ -87,6 +89,24 @@ class Findings:
             return given
         return np.where(given == NO_SPLIT, SPLITS.index("train"), given)
 
+    def understood(self) -> list[str]:
+        """What was taken for what, and the classes with their counts, for a person to verify."""
+        names, counts = self.store.class_names, self.counts
+        order = np.argsort(-counts.sum(axis=1), kind="stable")
+        shown = [*range(len(names))]
+        title = f"{len(names):,} classes"
+        if len(names) > MOST_SHOWN:
+            shown, title = (
+                [*order[: MOST_SHOWN // 2], *order[-MOST_SHOWN // 2 :]],
+                f"{title}, the largest and smallest",
+            )
+        parts = [f"{names[k]} {_by_split(counts[k])}" for k in shown]
+        reading = self.store.reading.lines() if self.store.reading else []
+        given = " + ".join(
+            split for split, some in zip(SPLITS, counts.sum(axis=0), strict=False) if some
+        )
+        return [*reading, f"{title}{f' ({given})' if given else ''}: {', '.join(parts)}"]
+
     @property
     def to_train_on(self) -> npt.NDArray[np.int64]:
         """Pictures of each class from which train is taken, (K,)."""
@@ -150,6 +170,7 @@ class Findings:
             "usable": self.usable,
             "pictures": len(store.labels),
             "fingerprint": store.fingerprint,
+            "reading": store.reading and store.reading.as_json(),
             "image_shape": list(store.image_shape),
             "classes": {
                 name: dict(zip((*SPLITS, "unsplit"), row, strict=True))
@@ -219,6 +240,11 @@ class Findings:
 
     def _class_problems(self) -> Iterator[Problem]:
         names, counts = self.store.class_names, self.to_train_on
+        for number, split in enumerate(SPLITS):
+            absent = self.counts[:, number] == 0
+            if split != "train" and absent.any() and not absent.all():
+                text = f"{split} lacks {_some(names, absent)}: its scores say nothing of that"
+                yield Problem("warning", text)
         splits_given = (self.counts[:, :NO_SPLIT].sum(axis=0) > 0).all()
         # Duplicates stay together, so it takes three different pictures to be in three splits.
         firsts = self.store.groups == np.arange(len(self.store.groups))
@@ -245,15 +271,8 @@ class Findings:
             )
 
     def _suspicious_classes(self) -> Iterator[Problem]:
-        """Classes that may be one class spelt twice, or that a model could tell by their colour alone."""
+        """Classes that a model could tell by their colour alone."""
         names = self.store.class_names
-        spelt: dict[str, list[str]] = {}
-        for name in names:
-            spelt.setdefault(name.casefold(), []).append(name)
-        for alike in spelt.values():
-            if len(alike) > 1:
-                text = f"classes that differ in case only: {', '.join(alike)}; are they one?"
-                yield Problem("warning", text)
         grey = np.bincount(self.store.labels, self.looks["grey"], len(names))
         share = grey / np.bincount(self.store.labels, minlength=len(names))
         if 0 < (share == 1).sum() < len(names) and share[share < 1].mean() < FEW_GREY:
@@ -299,6 +318,16 @@ def _spread(values: npt.NDArray[Any]) -> dict[str, float]:
         "mean": float(values.mean()),
         "std": float(values.std()),
     }
+
+
+def _by_split(counts: npt.NDArray[np.int64]) -> str:
+    """`40 + 8`: of the splits that are given, or all together."""
+    given = [int(count) for count in counts[:NO_SPLIT]]
+    unsplit = int(counts[NO_SPLIT])
+    if not any(given):
+        return f"{unsplit:,}"
+    given[SPLITS.index("train")] += unsplit
+    return " + ".join(f"{count:,}" for count in given if count)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -16,11 +16,12 @@ that has not changed is not read again: its files' names, sizes and times tell.
 import csv
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
 from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLITS, Source
 from imgrec.machine import locked, sync, write_durably
 
@@ -49,7 +51,7 @@ NOT_OF_THE_STORE = (
     "allow_leakage",
     "decode_workers",
 )
-STORE_VERSION = 5
+STORE_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Store:
         labels: (N,) int64 in [0, K).
         given_splits: (N,) int8: index into SPLITS where the source says, else NO_SPLIT.
         groups: (N,) int64: the first picture that each is an exact or near duplicate of.
-        class_names: K names, sorted.
+        class_names: K names, as people sort them: 2 before 10.
         fingerprint: See `Scan`.
         quarantined: How many samples were left out; `quarantine.csv` lists them.
         near_cut_off: Whether the search for near duplicates was given up, because too many are.
+        reading: How the source was understood; None where the store alone was opened.
     """
 
     folder: Path
@@ -79,6 +82,7 @@ class Store:
     fingerprint: str
     quarantined: int
     near_cut_off: bool
+    reading: Reading | None = None
 
     @cached_property
     def images(self) -> AnyImages:
@@ -151,7 +155,7 @@ def prepare_store(
         DataError: the source is not there, has no classes, or a class without a readable picture.
         StorageError: there is no room for what is decoded.
     """
-    source = open_source(config.source, storage / "downloads", config.allow_hosts)
+    source = open_source(config, storage / "downloads")
     note = _note(source, config, photo_side, storage)
     backend = backend or LocalDecoding(config.decode_workers)
     if known := _noted(note):
@@ -170,10 +174,11 @@ def prepare_store(
         if not folder.exists():
             _write(building, folder.name, scanned, config)
             _rename(building, folder)
+    reading = source.reading()
     note.parent.mkdir(exist_ok=True)
-    write_durably(note, folder.name)
+    write_durably(note, json.dumps({"store": folder.name, "reading": reading.as_json()}))
     backend.bring(folder, progress)
-    return open_store(folder)
+    return replace(open_store(folder), reading=reading)
 
 
 def find_store(config: DataConfig, storage: Path, *, photo_side: int = 0) -> Store | None:
@@ -182,7 +187,7 @@ def find_store(config: DataConfig, storage: Path, *, photo_side: int = 0) -> Sto
     Raises:
         DataError: the source is not there.
     """
-    source = open_source(config.source, storage / "downloads", config.allow_hosts)
+    source = open_source(config, storage / "downloads")
     return _noted(_note(source, config, photo_side, storage))
 
 
@@ -212,8 +217,12 @@ def _note(source: Source, config: DataConfig, photo_side: int, storage: Path) ->
 def _noted(note: Path) -> Store | None:
     if not note.exists():
         return None
-    name = note.read_text(encoding="utf-8")
-    return _opened(note.parent.parent / name) if name else None
+    try:
+        noted = json.loads(note.read_text(encoding="utf-8"))
+        store = _opened(note.parent.parent / noted["store"])
+        return store and replace(store, reading=Reading.of(noted["reading"]))
+    except (ValueError, KeyError, TypeError):  # half written, as the power failed
+        return None
 
 
 def _opened(folder: Path) -> Store | None:
@@ -242,6 +251,12 @@ def _key(scanned: Scan, config: DataConfig) -> str:
     )
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """What to sort names by so that 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
+
+
 def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -249,7 +264,7 @@ def _hash(parts: list[Any]) -> str:
 def _write(folder: Path, key: str, scanned: Scan, config: DataConfig) -> None:
     """Everything but the images, which the scan wrote."""
     samples, looks = scanned.samples, scanned.looks
-    class_names = sorted({sample.label for sample in samples})
+    class_names = sorted({sample.label for sample in samples}, key=natural)
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]

@@ -6,37 +6,42 @@
 | a folder of class folders | `folder.py` |
 | `table.csv`, or `table.parquet` with paths | `manifest.py` |
 | `*.parquet` with the pictures inside, or a folder of such files | `parquet.py` |
-| `*.tar`, or a folder of such files | `tar.py` |
+| `*.tar` or `*.zip`, or a folder of such files | `archive.py` |
+| `*.tar.gz`, and other tars that are compressed as a whole | `compressed.py` |
 | `torchvision:NAME` | `torchvision.py` |
 | any but the first and last of these behind `s3://`, `gs://`, `https://`, ... | `remote.py` |
 """
 
 import glob
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgrec.config import DataConfig
 from imgrec.data.content import Missing
+from imgrec.data.sources.archive import Archives
+from imgrec.data.sources.clutter import is_clutter
+from imgrec.data.sources.compressed import COMPRESSED, as_plain_tar
 from imgrec.data.sources.digits import Digits
-from imgrec.data.sources.folder import Folder, subfolders
+from imgrec.data.sources.folder import Folder
 from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
-from imgrec.data.sources.tar import Shards
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
 from imgrec.errors import DataError, reason_of
 
 TABLES = (".csv", ".parquet")
 # Control characters, and halves of characters.
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-FILES = (*TABLES, ".tar")
-SHARDS = (".parquet", ".tar")
+PACKED = (".tar", ".zip")
+FILES = (*TABLES, *PACKED, *COMPRESSED)
+SHARDS = (".parquet", *PACKED)
 # No deeper, for a folder of pictures would be walked through for nothing.
 SHARD_PLACES = ("", "data", *SPLIT_NAMES)
-COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
 NAMED: dict[str, Callable[[str, Path], Source]] = {
     "digits": lambda _rest, _downloads: Digits(),
     PREFIX: lambda rest, downloads: Torchvision(rest, downloads / "torchvision"),
@@ -45,45 +50,77 @@ NAMED: dict[str, Callable[[str, Path], Source]] = {
 of the name and the folder for downloads."""
 
 
-def open_source(name: str, downloads: Path, allow_hosts: Sequence[str] = ()) -> Source:
-    """The source of a name, as `DataConfig.source` describes them.
+def open_source(config: DataConfig, downloads: Path) -> Source:
+    """The source that the settings name, as `DataConfig.source` describes them.
 
     Args:
-        name: What the settings say.
-        downloads: Folder for what is fetched from elsewhere.
-        allow_hosts: `DataConfig.allow_hosts`.
+        config: The settings.
+        downloads: Folder for what is fetched from elsewhere, or unpacked.
 
     Raises:
         DataError: there is no such thing, or it is of no known kind.
     """
+    name = config.source
     if build := _named(name):
         return build(name.partition(":")[2], downloads)
     name = name.removeprefix("file://")
-    _refuse_compressed(name)
+    opener = _Opener(config, downloads)
     if "://" in name:
-        return _remote(name.rstrip("/"), downloads, tuple(allow_hosts))
+        return opener.remote(name.rstrip("/"))
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
         shards = _shards(path)
-        return _of_files(name, shards, str(path), tuple(allow_hosts)) if shards else Folder(path)
-    return _of_files(name, _local_files(path), str(path.parent), tuple(allow_hosts))
+        if shards:
+            return opener.of_files(name, shards, str(path))
+        return Folder(path, config.label_from)
+    return opener.of_files(name, _local_files(path), str(path.parent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """What is known of a source when its kind is being found out."""
+
+    config: DataConfig
+    downloads: Path
+
+    def remote(self, url: str) -> Source:
+        """What is behind a URL: files are copied, a folder is not."""
+        allowed = frozenset(self.config.allow_hosts)
+        if url.endswith(FILES):
+            files = fetch([url], self.downloads, allowed)
+            return self.of_files(url, files, url.rpartition("/")[0])
+        for ending in SHARDS:
+            if urls := shards_in(url, SHARD_PLACES, ending, allowed):
+                return self.of_files(url, fetch(urls, self.downloads, allowed), url)
+        return RemoteFolder(url, allowed, self.config.label_from)
+
+    def of_files(self, name: str, paths: tuple[Path, ...], base: str) -> Source:
+        """Files of this machine.
+
+        Args:
+            name: Of all together, for errors.
+            paths: They.
+            base: What paths in a table count from.
+        """
+        paths = tuple(
+            as_plain_tar(path, self.downloads) if path.name.lower().endswith(COMPRESSED) else path
+            for path in paths
+        )
+        kinds = {path.suffix for path in paths}
+        if kinds <= set(PACKED):
+            return Archives(paths, self.config.label_from, self.config.image_ending)
+        if kinds == {".parquet"} and _holds_pictures(paths[0]):
+            return EmbeddedParquet(paths)
+        if len(paths) > 1:
+            msg = f"{name}: {len(paths)} tables of paths; give one"
+            raise DataError(msg)
+        return Manifest(paths[0], base, self.config.allow_hosts)
 
 
 def _named(name: str) -> Callable[[str, Path], Source] | None:
     head, colon, _ = name.partition(":")
     return NAMED.get(head + colon)
-
-
-def _remote(url: str, downloads: Path, allow_hosts: tuple[str, ...]) -> Source:
-    allowed = frozenset(allow_hosts)
-    if url.endswith(FILES):
-        files = fetch([url], downloads, allowed)
-        return _of_files(url, files, url.rpartition("/")[0], allow_hosts)
-    for ending in SHARDS:
-        if urls := shards_in(url, SHARD_PLACES, ending, allowed):
-            return _of_files(url, fetch(urls, downloads, allowed), url, allow_hosts)
-    return RemoteFolder(url, allowed)
 
 
 def refuse_missing(name: str) -> None:
@@ -99,11 +136,10 @@ def refuse_missing(name: str) -> None:
         if path.is_dir():
             return
         if not _local_files(path):
-            msg = f"{path}: no such {'file' if path.suffix in FILES else 'folder'}"
-        elif path.suffix in FILES:
+            msg = f"{path}: no such {'file' if path.name.endswith(FILES) else 'folder'}"
+        elif path.name.endswith(FILES):
             return
         else:
-            _refuse_compressed(name)
             msg = f"{path}: a file; give the folder that holds the class folders, or a file of kind {', '.join(FILES)}"
     except OSError as error:
         msg = f"{path}: {error.strerror}"
@@ -116,13 +152,34 @@ def list_samples(source: Source, config: DataConfig) -> list[Sample]:
     Raises:
         DataError: it has fewer than two classes, or its splits have other classes than train.
     """
-    samples = [_in_class_map(sample, config.classes) for sample in source]
+    samples = [_in_class_map(_named_once(sample), config.classes) for sample in source]
     usable = [sample for sample in samples if not isinstance(sample.content, Missing)]
     if lost := sorted(set(config.classes) - {sample.label for sample in usable}):
         msg = f"{config.source}: no picture of {', '.join(lost)}, which data.classes names"
         raise DataError(msg)
+    _refuse_misspelt(config, {sample.label for sample in usable})
     _refuse_useless(config.source, usable)
     return samples
+
+
+def _named_once(sample: Sample) -> Sample:
+    """With its class in one form of Unicode: macOS writes another than other systems."""
+    if sample.label.isascii() or unicodedata.is_normalized("NFC", sample.label):
+        return sample
+    return replace(sample, label=unicodedata.normalize("NFC", sample.label))
+
+
+def _refuse_misspelt(config: DataConfig, labels: set[str]) -> None:
+    """Two classes whose names differ in capitals only are one, misspelt, unless the settings name both."""
+    of_folded: dict[str, str] = {}
+    for label in sorted(labels):
+        other = of_folded.setdefault(label.casefold(), label)
+        if other != label and not {other, label} <= set(config.classes):
+            msg = (
+                f"{config.source}: the classes {other} and {label} differ in capitals only; rename one, or name "
+                f"all classes in data.classes, if they are two"
+            )
+            raise DataError(msg)
 
 
 def _in_class_map(sample: Sample, classes: Sequence[str]) -> Sample:
@@ -150,31 +207,9 @@ def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
         brought = {label for other, label in counts if other == split}
-        if not brought:
-            continue
         if strangers := sorted(brought - trained):
             msg = f"{source}: {split} has classes that train has not: {', '.join(strangers[:5])}; rename or remove them"
             raise DataError(msg)
-        if absent := sorted(trained - brought):
-            msg = (
-                f"{source}: {split} lacks classes that train has: {', '.join(absent[:5])}; add "
-                f"pictures of them, or take {split} away to have it cut from train"
-            )
-            raise DataError(msg)
-
-
-def _of_files(
-    name: str, paths: tuple[Path, ...], base: str, allow_hosts: tuple[str, ...]
-) -> Source:
-    kinds = {path.suffix for path in paths}
-    if kinds == {".tar"}:
-        return Shards(paths)
-    if kinds == {".parquet"} and _holds_pictures(paths[0]):
-        return EmbeddedParquet(paths)
-    if len(paths) > 1:
-        msg = f"{name}: {len(paths)} tables of paths; give one"
-        raise DataError(msg)
-    return Manifest(paths[0], base, allow_hosts)
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -193,7 +228,11 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         if not files:
             continue
         known = {"data", *SPLIT_NAMES}
-        classes = [one.name for one in subfolders(folder) if one.name.lower() not in known]
+        classes = sorted(
+            one.name
+            for one in folder.iterdir()
+            if one.is_dir() and not is_clutter(one.name) and one.name.lower() not in known
+        )
         if classes:
             msg = (
                 f"{folder}: has class folders ({classes[0]}) and {files[0].name}; name the file "
@@ -218,15 +257,6 @@ def _local_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     return tuple(Path(file) for file in sorted(glob.glob(str(path))))  # noqa: PTH207 - any depth
-
-
-def _refuse_compressed(name: str) -> None:
-    if name.endswith(COMPRESSED):
-        msg = (
-            f"{name}: parts of a compressed file cannot be read by themselves; unpack it, or pack "
-            f"it again as plain .tar"
-        )
-        raise DataError(msg)
 
 
 def _absolute(name: str) -> Path:

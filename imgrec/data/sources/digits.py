@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgrec.data.content import InMemoryPixels
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import Sample
 
 
@@ -26,3 +27,7 @@ class Digits:
     def state(self) -> str:
         """They never change."""
         return "digits"
+
+    def reading(self) -> Reading:
+        """What they are."""
+        return Reading("the digits that scikit-learn carries", "the digit")

@@ -1,7 +1,7 @@
 """A folder of class folders, with or without train/, val/ and test/ above them."""
 
-import mimetypes
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.data.content import Missing
-from imgrec.data.sources.sample import SPLIT_NAMES, File, Sample, Split
+from imgrec.data.sources.clutter import is_clutter
+from imgrec.data.sources.reading import Reading
+from imgrec.data.sources.sample import File, Sample
+from imgrec.data.sources.tree import CLUTTER, LabelFrom, Layout, Node, read_tree
 from imgrec.errors import DataError
 
-# What desktops leave behind in folders; never a picture.
-CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
 STRAY = Missing("lies in no class folder")
-FoundFile = tuple[str, list[Any]]
-"""A path, and the size, time and kind of what is there."""
 
 
 @dataclass(frozen=True)
@@ -24,49 +23,99 @@ class Folder:
     """A folder on this machine, or on a disk that all machines see."""
 
     path: Path
+    label_from: LabelFrom = "auto"
 
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder, sorted by path; then pictures that lie beside them."""
-        root = len(str(self.path)) + 1
-        for class_folder, split, files in self._classes:
-            for path, _ in files:
-                yield Sample(path[root:], File(path), class_folder.name, split)
-        for path in self._strays:
-            yield Sample(path[root:], STRAY, "")
+        root = f"{self.path}/"
+        for one in self._layout.classes:
+            for name, _ in one.files:
+                path = one.path + name
+                yield Sample(path, File(root + path), one.label, one.split)
+        for path, _ in self._layout.strays:
+            yield Sample(path, STRAY, "")
 
     def state(self) -> Any:
         """Names, sizes and times of all files: a million in seconds, where reading takes hours."""
-        root = len(str(self.path)) + 1
-        files = [[path[root:], *state] for _, _, files in self._classes for path, state in files]
-        return files + [[path[root:]] for path in self._strays]
+        files = [
+            [one.path + name, *state] for one in self._layout.classes for name, state in one.files
+        ]
+        return [*files, *([path] for path, _ in self._layout.strays)]
+
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        return self._layout.reading
 
     @cached_property
-    def _classes(self) -> list[tuple[Path, Split | None, list[FoundFile]]]:
+    def _layout(self) -> Layout:
         try:
-            return [
-                (class_folder, split, _class_files(class_folder))
-                for class_folder, split in _class_folders(self.path)
-            ]
+            tree, ignored = _Walk(str(self.path)).tree()
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}"
             raise DataError(msg) from error
-
-    @cached_property
-    def _strays(self) -> list[str]:
-        """Pictures, by their names, that lie where only class folders should."""
-        above = sorted({class_folder.parent for class_folder, _, _ in self._classes} | {self.path})
-        return [
-            str(file)
-            for folder in above
-            for file in sorted(folder.iterdir())
-            if looks_like_picture(file.name) and file.is_file()
-        ]
+        return read_tree(tree, str(self.path), self.label_from, ignored)
 
 
-def looks_like_picture(name: str) -> bool:
-    """Whether a name ends as those of pictures do; other files beside class folders are left alone."""
-    kind, _ = mimetypes.guess_type(name)
-    return kind is not None and kind.startswith("image/") and not name.startswith(".")
+class _Walk:
+    """A folder and all below it. Links are followed at the end, and not to what is there already.
+
+    So a picture counts once, under the class in whose folder it really lies.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._real = os.path.realpath(root)
+        self._links: list[tuple[Node, str, str]] = []
+        self._entered = [self._real]
+        self._linked_files: set[str] = set()
+        self._ignored: Counter[str] = Counter()
+
+    def tree(self) -> tuple[Node, Counter[str]]:
+        """The tree, and what was left out."""
+        root = Node("")
+        self._fill(root, self._root)
+        while self._links:
+            links, self._links = sorted(self._links, key=lambda link: link[2]), []
+            for node, name, path in links:
+                self._follow(node, name, path)
+        return root, self._ignored
+
+    def _fill(self, node: Node, folder: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_clutter(entry.name):
+                    self._ignored[CLUTTER] += 1
+                elif entry.is_dir(follow_symlinks=False):
+                    self._fill(node.at([entry.name]), entry.path)
+                elif not entry.is_symlink():
+                    node.files.append((entry.name, _state_of(entry)))
+                elif entry.is_dir():
+                    self._links.append((node, entry.name, entry.path))
+                elif self._is_new(entry.path):
+                    node.files.append((entry.name, _state_of(entry)))
+                else:
+                    self._ignored["links to pictures that are there already"] += 1
+
+    def _is_new(self, link: str) -> bool:
+        """Whether a link to a file leads out of the folder, and to what no other has led to."""
+        # Without looking at every folder on the way, as realpath does: there may be a million links.
+        target = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
+        if target in self._linked_files or _is_below(target, self._real, self._root):
+            return False
+        self._linked_files.add(target)
+        return True
+
+    def _follow(self, node: Node, name: str, link: str) -> None:
+        real = os.path.realpath(link)
+        if any(_is_below(real, known) or _is_below(known, real) for known in self._entered):
+            self._ignored["links to folders that are there already"] += 1
+            return
+        self._entered.append(real)
+        self._fill(node.at([name]), link)
+
+
+def _is_below(path: str, *folders: str) -> bool:
+    return any(path == folder or path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
 def file_state(path: Path, name: str) -> list[Any]:
@@ -76,66 +125,6 @@ def file_state(path: Path, name: str) -> list[Any]:
     except OSError as error:
         return [name, str(error.strerror)]
     return [name, status.st_size, status.st_mtime_ns, status.st_mode]
-
-
-def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | None]]:
-    """The class folders in a folder, each with its split, sorted by path."""
-    children = subfolders(folder)
-    if not children:
-        msg = f"{folder}: no class folder in it; put the pictures of each class in one of its own"
-        raise DataError(msg)
-    # A class may be called "train" (the railway): split folders hold nothing but class folders.
-    splits = {child: SPLIT_NAMES.get(child.name.lower()) for child in children}
-    splits = {child: split for child, split in splits.items() if split and subfolders(child)}
-    if "train" in splits.values():
-        if strangers := [child.name for child in children if child not in splits]:
-            msg = (
-                f"{folder}: {strangers[0]} beside train is neither val nor test; rename or move it"
-            )
-            raise DataError(msg)
-        for child, split in splits.items():
-            for class_folder in subfolders(child):
-                yield class_folder, split
-    elif len(splits) == len(children):
-        msg = f"{folder}: has {', '.join(child.name for child in children)} but no train folder"
-        raise DataError(msg)
-    else:
-        for class_folder in children:
-            yield class_folder, None
-
-
-def _class_files(class_folder: Path) -> list[FoundFile]:
-    try:
-        class_folder.name.encode()
-    except UnicodeEncodeError:
-        msg = f"{str(class_folder)!a}: the name of a class must be text in UTF-8; rename it"
-        raise DataError(msg) from None
-    files = sorted(_files_below(str(class_folder), set()))
-    if not files:
-        msg = f"{class_folder}: no file in it; add pictures or remove the folder"
-        raise DataError(msg)
-    return files
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Those that are not hidden, sorted."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _files_below(folder: str, entered: set[str]) -> Iterator[FoundFile]:
-    """Every file at any depth; links are followed, but no folder is entered twice."""
-    real = os.path.realpath(folder)
-    if real in entered:
-        return
-    entered.add(real)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in CLUTTER:
-                continue
-            if entry.is_dir():
-                yield from _files_below(entry.path, entered)
-            else:
-                yield entry.path, _state_of(entry)
 
 
 def _state_of(entry: os.DirEntry[str]) -> list[Any]:

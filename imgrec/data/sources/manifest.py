@@ -8,6 +8,7 @@ from typing import Any
 
 from imgrec.data.content import Content, Missing
 from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.remote import identity_of
 from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
 from imgrec.data.sources.web import checked, own_places
@@ -50,6 +51,13 @@ class Manifest:
         files = [file_state(Path(one.path), one.path) for one in contents if isinstance(one, File)]
         remote = identity_of([one for one in contents if isinstance(one, Remote)])
         return [file_state(self.path, self.path.name), self.base, files, remote]
+
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        names = _columns(self.path)
+        of, label = (column(names, wanted, self.path) for wanted in (PATH_COLUMNS, LABEL_COLUMNS))
+        splits = {"each split": "in column split"} if "split" in names else {}
+        return Reading(f"a table of files, in column {of}", f"column {label}", splits)
 
     def _content(self, path: str) -> Content:
         if not path:
@@ -102,6 +110,16 @@ def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
             return name
     msg = f"{where}: no column {' or '.join(wanted)}; it has {', '.join(map(str, names))}"
     raise DataError(msg)
+
+
+def _columns(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # noqa: PLC0415 - as in _parquet_rows
+
+        return list(parquet.read_schema(path).names)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    return next(csv.reader([header], delimiter=max(DELIMITERS, key=header.count)))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:

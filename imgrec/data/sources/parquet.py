@@ -12,6 +12,7 @@ from typing import Any
 from imgrec.data.content import Missing
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
@@ -92,6 +93,24 @@ class EmbeddedParquet:
     def state(self) -> Any:
         """Of the files."""
         return [file_state(path, str(path)) for path in self.paths]
+
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        from pyarrow import parquet  # noqa: PLC0415 - not for other sources
+
+        schema = parquet.read_schema(self.paths[0])
+        label = _label_column(schema.names, _features(schema), self.paths[0])
+        splits = dict[str, str]()
+        if "split" in schema.names:
+            splits = {"each split": "in column split"}
+        else:
+            for path in self.paths:
+                if split := self._split(path):
+                    splits[split] = (
+                        f"{splits[split]}, {path.name}" if split in splits else path.name
+                    )
+        layout = f"pictures in column {image_column(schema)} of {len(self.paths):,} parquet files"
+        return Reading(layout, f"column {label}", splits)
 
     def _samples(self, path: Path, root: str) -> Iterator[Sample]:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources

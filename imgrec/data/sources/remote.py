@@ -3,16 +3,19 @@
 import hashlib
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from imgrec.data.sources.folder import CLUTTER, STRAY, looks_like_picture
-from imgrec.data.sources.layout import labels_and_splits
+from imgrec.data.sources.folder import STRAY
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
+from imgrec.data.sources.tree import LabelFrom, Layout, read_tree, tree_of
 from imgrec.data.sources.web import reason_for_people
 from imgrec.errors import DataError
 
@@ -23,35 +26,38 @@ class RemoteFolder:
 
     url: str
     allowed: frozenset[str] = frozenset()
+    label_from: LabelFrom = "auto"
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every file below a class folder and pictures that lie beside one, sorted by path."""
-        paths = [path for path, _ in self._files()]
-        classes = labels_and_splits(paths, self.url)
-        for path, (label, split) in zip(paths, classes, strict=True):
-            if label:
-                yield Sample(str(path), Remote(f"{self.url}/{path}", self.allowed), label, split)
-            elif looks_like_picture(path.name):
-                yield Sample(str(path), STRAY, "")
+        """Every file below a class folder, sorted by path; then pictures that lie beside them."""
+        for one in self._layout.classes:
+            for name, _ in one.files:
+                path = one.path + name
+                yield Sample(path, Remote(f"{self.url}/{path}", self.allowed), one.label, one.split)
+        for path, _ in self._layout.strays:
+            yield Sample(path, STRAY, "")
 
     def state(self) -> Any:
         """Names, sizes, and what the storage says of their contents."""
-        return [[str(path), identity] for path, identity in self._files()]
+        layout = self._layout
+        files = [[one.path + name, kept] for one in layout.classes for name, kept in one.files]
+        return [*files, *([path] for path, _ in layout.strays)]
 
-    def _files(self) -> list[tuple[PurePosixPath, list[str]]]:
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        return self._layout.reading
+
+    @cached_property
+    def _layout(self) -> Layout:
         filesystem, root = filesystem_of(self.url, self.allowed)
         with _answering(self.url):
             details_of = filesystem.find(root, detail=True)
-        files = []
-        for path, details in details_of.items():
-            below = PurePosixPath(path).relative_to(PurePosixPath(root))
-            hidden = any(part.startswith(".") for part in below.parts)
-            if not hidden and below.name.lower() not in CLUTTER:
-                files.append((below, _identity(details)))
-        if not any(len(below.parts) > 1 for below, _ in files):
-            msg = f"{self.url}: no class folder with pictures in it"
-            raise DataError(msg)
-        return sorted(files)
+        paths = (
+            (PurePosixPath(path).relative_to(PurePosixPath(root)).as_posix(), _identity(details))
+            for path, details in details_of.items()
+        )
+        ignored = Counter[str]()
+        return read_tree(tree_of(paths, ignored), self.url, self.label_from, ignored)
 
 
 def shards_in(url: str, places: Sequence[str], ending: str, allowed: frozenset[str]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.data.content import Content
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.web import HTTP, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
 
@@ -66,6 +67,9 @@ class Source(Protocol):
     def state(self) -> Any:
         """What tells, without reading the contents, whether they have changed; JSON can hold it."""
 
+    def reading(self) -> Reading:
+        """What was taken for what."""
+
 
 class File(NamedTuple):
     """A file of its own. A tuple of text, for hundreds of thousands travel between processes."""
@@ -82,7 +86,7 @@ class File(NamedTuple):
                 if not stat.S_ISREG(status.st_mode):
                     msg = "not a file but a folder, a pipe or a device"
                     raise DecodeError(msg)
-                _refuse_huge(status.st_size)
+                refuse_huge(status.st_size)
                 return _read_to_end(file, status.st_size)
             finally:
                 os.close(file)
@@ -115,7 +119,7 @@ class Part:
 
     def read(self) -> bytes:
         """The stretch."""
-        _refuse_huge(self.size)
+        refuse_huge(self.size)
         try:
             with self.path.open("rb") as file:
                 file.seek(self.start)
@@ -158,7 +162,7 @@ class Remote:
                     raise DataError(msg) from error
                 time.sleep(tries)
             else:
-                _refuse_huge(len(content))
+                refuse_huge(len(content))
                 return content
         raise AssertionError
 
@@ -245,7 +249,8 @@ def _filesystem(protocol: str, allowed: frozenset[str]) -> Any:
         raise DataError(msg) from error
 
 
-def _refuse_huge(size: int) -> None:
+def refuse_huge(size: int) -> None:
+    """Raise DecodeError for what no picture of a person is as large as."""
     if size > MOST_BYTES:
         msg = f"more than {MOST_BYTES >> 20} MiB"
         raise DecodeError(msg)

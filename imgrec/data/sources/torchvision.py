@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
@@ -60,6 +61,11 @@ class Torchvision:
     def state(self) -> Any:
         """Published data sets do not change under their name."""
         return [PREFIX, self.name]
+
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        splits: dict[str, str] = {split: part for part, split in self._parts() if split}
+        return Reading(f"torchvision's {self.name}", "what it says", splits)
 
     def _parts(self) -> list[tuple[str, Split | None]]:
         """The values of `train` or `split` that its class knows, each with our split."""

@@ -43,6 +43,8 @@ def _print(findings: Findings, decided: list[str], page: Path) -> None:
         f"{len(store.labels):,} pictures, {len(store.class_names)} classes, stored as "
         f"{height} x {width} {kind}; fingerprint {store.fingerprint[:16]}"
     )
+    for line in findings.understood():
+        console.print(Text(f"{'read':8}", style="dim") + Text(line), soft_wrap=True)
     for note in decided:
         console.print(Text(f"{'decided':8}", style="dim") + Text(note), soft_wrap=True)
     for problem in findings.problems:

@@ -104,8 +104,8 @@ class LiveTable(Observer):
             f"({counts}); data.image_size {height} x {width}, {'RGB' if channels == 3 else 'grey'}"
             f"{', kept as JPEG' if isinstance(store.images, EncodedImages) else ''}"
         )
-        for note in splits.notes:
-            self._line(f"data: {note}")
+        for line in (*prepared.findings.understood(), *splits.notes):
+            self._line(f"data: {line}")
         setting = next(iter(prepared.specs.values())).data.depth
         if said := store.about_depth(setting):
             self._line(f"data: {said}")

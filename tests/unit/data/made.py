@@ -25,7 +25,7 @@ def prepared(folder: Path, storage: Path, **settings: object) -> Store:
 
 def samples_of(source: str) -> list[Sample]:
     config = DataConfig(source=source)
-    return list_samples(open_source(source, Path("downloads")), config)
+    return list_samples(open_source(config, Path("downloads")), config)
 
 
 def with_splits(make_folder: MakeFolder, *names: str) -> Path:

@@ -133,7 +133,7 @@ def stored(source: str, folder: Path, **settings: Any) -> Store:
 
 def samples_of(source: str, folder: Path, **settings: Any) -> list[Sample]:
     config = DataConfig(source=source, **settings)
-    return list_samples(open_source(source, folder / "downloads"), config)
+    return list_samples(open_source(config, folder / "downloads"), config)
 
 
 def refuse_other_data(store: Store, reference: Store) -> None:

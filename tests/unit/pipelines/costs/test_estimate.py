@@ -18,7 +18,7 @@ def test_the_time_to_decode_grows_with_the_pictures(
 ) -> None:
     """In proportion, without the start of processes; one that cannot be read is no obstacle."""
     config = DataConfig(source=str(make_folder(count=40)))
-    samples = list_samples(open_source(config.source, Path("downloads")), config)
+    samples = list_samples(open_source(config, Path("downloads")), config)
     Path(samples[0].content.path).write_bytes(b"broken")  # type: ignore[attr-defined]
     shape, decided = guess(samples, config, 0)
     clock = iter([0.0, 3.0, 10.0, 10.5])
@@ -34,7 +34,7 @@ def test_a_first_look_that_is_long_is_not_repeated(
 ) -> None:
     """As over a slow network."""
     config = DataConfig(source=str(make_folder(count=4)))
-    samples = list_samples(open_source(config.source, Path("downloads")), config)
+    samples = list_samples(open_source(config, Path("downloads")), config)
     shape, decided = guess(samples, config, 0)
     clock = iter([0.0, 60.0])
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))

@@ -1,0 +1,315 @@
+"""Archives of pictures: WebDataset shards, or a packed folder of class folders, as tar or zip.
+
+Nothing is unpacked: pictures are read where they lie.
+"""
+
+import json
+import os
+import stat
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from imgrec.data.content import Content, Missing
+from imgrec.data.sources.clutter import clutter_in
+from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.parquet import split_of_file
+from imgrec.data.sources.reading import Reading
+from imgrec.data.sources.sample import MOST_BYTES, Part, Sample, Split, refuse_huge
+from imgrec.data.sources.tree import CLUTTER, LabelFrom, read_tree, tree_of
+from imgrec.errors import DataError, DecodeError
+
+END_BYTES = 1024
+LABEL_BYTES = 1 << 20
+# Beside pictures, not pictures: labels, and captions.
+BESIDE = frozenset({".cls", ".json", ".txt"})
+ENCRYPTED = 1
+"""The flag of a member of a zip that needs a password."""
+NO_FILE = Missing("not a file of its own but a link or a device")
+Read = Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a file beside a picture says of it; `problem` if it cannot be read."""
+
+    text: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive.
+
+    Attributes:
+        name: With slashes.
+        content: Where it lies.
+        size: Bytes.
+        read: Reads it now; None of what is no file of its own.
+    """
+
+    name: PurePosixPath
+    content: Content
+    size: int
+    read: Read | None
+
+
+@dataclass
+class _Contents:
+    """What an archive holds: where its pictures are, and the labels of its keys."""
+
+    pictures: dict[PurePosixPath, Content] = field(default_factory=dict)
+    labels: dict[PurePosixPath, Label] = field(default_factory=dict)
+    label_files: dict[tuple[PurePosixPath, str], PurePosixPath] = field(default_factory=dict)
+    clutter: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Archives:
+    """Archives, each with pictures and their labels.
+
+    The label of `a/7.jpg` is what `a/7.cls` holds, or else `label` (or `class`) in `a/7.json`: what belongs together
+    has the same name up to the first dot, as WebDataset has it. Where there is neither, its folder says class and
+    split.
+
+    Attributes:
+        paths: The files. Of several those called `train-...`, or in a folder `train`, are the split
+            train.
+        label_from: `data.label_from`.
+        image_ending: `data.image_ending`.
+    """
+
+    paths: tuple[Path, ...]
+    label_from: LabelFrom = "auto"
+    image_ending: str = ""
+
+    def __iter__(self) -> Iterator[Sample]:
+        """File by file, in the members' order."""
+        root = os.path.commonpath([path.parent for path in self.paths])
+        for number, path in enumerate(self.paths):
+            name = path.relative_to(root).as_posix()
+            held = self._held[number]
+            for member, content in held.pictures.items():
+                label = held.labels.get(_key(member))
+                if label is None:
+                    text, split = self._of_folders.get((number, member), ("", None))
+                    label = Label(text)
+                else:
+                    split = None
+                if label.problem:
+                    content = Missing(label.problem)  # noqa: PLW2901 - what there is of it
+                yield Sample(f"{name}:{member}", content, label.text, split or self._split(path))
+
+    def state(self) -> Any:
+        """Of the files."""
+        return [file_state(path, str(path)) for path in self.paths]
+
+    def reading(self) -> Reading:
+        """What was taken for what."""
+        folders = self._read_folders[1]
+        labelled = any(held.labels for held in self._held)
+        what = f"{len(self.paths):,} archives" if len(self.paths) > 1 else "an archive"
+        splits = dict[str, str]()
+        for path in self.paths:
+            if split := self._split(path):
+                splits[split] = f"{splits[split]}, {path.name}" if split in splits else path.name
+        if folders is None:
+            ignored = (
+                {CLUTTER: count} if (count := sum(len(held.clutter) for held in self._held)) else {}
+            )
+            return Reading(what, "what lies beside each picture (.cls, .json)", splits, ignored)
+        labels = folders.labels
+        if labelled:
+            labels = f"what lies beside a picture (.cls, .json), or {labels}"
+        layout = f"{what} of {folders.layout}"
+        return Reading(layout, labels, {**splits, **folders.splits}, folders.ignored, folders.notes)
+
+    def _split(self, path: Path) -> Split | None:
+        """One file holds everything, whatever it is called."""
+        return split_of_file(path) if len(self.paths) > 1 else None
+
+    @cached_property
+    def _held(self) -> list[_Contents]:
+        return [_contents(path, self.image_ending) for path in self.paths]
+
+    @property
+    def _of_folders(self) -> Mapping[tuple[int, PurePosixPath], tuple[str, Split | None]]:
+        return self._read_folders[0]
+
+    @cached_property
+    def _read_folders(
+        self,
+    ) -> tuple[dict[tuple[int, PurePosixPath], tuple[str, Split | None]], Reading | None]:
+        """Class and split of the pictures that only a folder labels, and how the folders were read.
+
+        Of all archives together: a shard may hold one class alone.
+        """
+        bare = [
+            (str(member), (number, member))
+            for number, held in enumerate(self._held)
+            for member in held.pictures
+            if _key(member) not in held.labels
+        ]
+        if not any("/" in path.removeprefix("./") for path, _ in bare):
+            return {}, None
+        ignored = Counter(
+            {CLUTTER: count} if (count := sum(len(held.clutter) for held in self._held)) else {}
+        )
+        layout = read_tree(tree_of(bare, ignored), str(self.paths[0]), self.label_from, ignored)
+        known = {kept: (one.label, one.split) for one in layout.classes for _, kept in one.files}
+        return known, layout.reading
+
+
+def _contents(path: Path, ending: str) -> _Contents:
+    """Where the pictures of an archive are, and the labels of its keys.
+
+    Raises:
+        DataError: it is broken, or two of its pictures have one label between them.
+    """
+    held = _Contents()
+    kind = "zip" if path.suffix == ".zip" else "tar"
+    try:
+        for member in _members_of_zip(path) if kind == "zip" else _members_of_tar(path):
+            if clutter := clutter_in(member.name.parts):
+                held.clutter.add(clutter)
+            elif member.name.suffix.lower() in BESIDE:
+                label = _label(member)
+                if label:
+                    _refuse_second_label(path, member, held)
+                # .cls decides, whichever comes first.
+                if label and (member.name.suffix == ".cls" or _key(member.name) not in held.labels):
+                    held.labels[_key(member.name)] = label
+            elif not ending or _ending(member.name) == ending:
+                held.pictures[member.name] = member.content
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{path}: cannot be read as {kind} ({reason}); copy or pack it again"
+        raise DataError(msg) from error
+    _refuse_shared_labels(path, held)
+    return held
+
+
+def _refuse_second_label(path: Path, member: Member, held: _Contents) -> None:
+    """Raise DataError where two files of the same kind say what one sample is."""
+    before = held.label_files.setdefault((_key(member.name), member.name.suffix), member.name)
+    if before != member.name:
+        msg = (
+            f"{path}: {before} and {member.name} belong to one sample, {_key(member.name)}, for in WebDataset a name "
+            f"ends at its first dot; rename them without the other dots"
+        )
+        raise DataError(msg)
+
+
+def _refuse_shared_labels(path: Path, held: _Contents) -> None:
+    """Raise DataError where several pictures have one label between them: which of them is meant, a person says."""
+    first: dict[PurePosixPath, PurePosixPath] = {}
+    for name in held.pictures:
+        if _key(name) not in held.labels:
+            continue
+        before = first.setdefault(_key(name), name)
+        if before != name:
+            endings = f"{_ending(before)} and {_ending(name)}"
+            msg = (
+                f"{path}: sample {_key(name)} has several pictures ({endings}); name those that are meant by their "
+                f"ending: data.image_ending = {_ending(before)!r}"
+            )
+            raise DataError(msg)
+
+
+def _members_of_tar(path: Path) -> Iterator[Member]:
+    _refuse_truncated(path)
+    # r: and not r:*, for parts of a compressed file cannot be read by themselves.
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            name = PurePosixPath(member.name)
+            if member.isdir():
+                continue
+            if not member.isreg():
+                yield Member(name, NO_FILE, 0, None)
+                continue
+            file = tar.extractfile(member)
+            assert file is not None
+            yield Member(name, Part(path, member.offset_data, member.size), member.size, file.read)
+
+
+def _members_of_zip(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = PurePosixPath(member.filename)
+            mode = member.external_attr >> 16
+            if member.is_dir():
+                continue
+            if member.flag_bits & ENCRYPTED:
+                yield Member(name, Missing("needs a password"), 0, None)
+            elif mode and stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
+                yield Member(name, NO_FILE, 0, None)
+            else:
+                there = ZipMember(path, member.filename, member.file_size)
+                yield Member(name, there, member.file_size, there.read)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A file in a zip, which may be compressed."""
+
+    path: Path
+    name: str
+    size: int
+
+    def read(self) -> bytes:
+        """Its bytes; never more than the zip says it has."""
+        refuse_huge(self.size)
+        try:
+            with _opened_zip(self.path, os.getpid()).open(self.name) as file:
+                content = file.read(MOST_BYTES + 1)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as error:
+            msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            raise DecodeError(msg) from error
+        refuse_huge(len(content))
+        return content
+
+
+@lru_cache(maxsize=2)
+def _opened_zip(path: Path, process: int) -> zipfile.ZipFile:  # noqa: ARG001 - each has a place in the file of its own
+    """The zip, its list of members read once in every process."""
+    return zipfile.ZipFile(path)
+
+
+def _refuse_truncated(path: Path) -> None:
+    """A tar ends with two empty blocks; cut off between two members it would look whole."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        if file.read().strip(b"\0") or path.stat().st_size < END_BYTES:
+            msg = f"{path}: ends in the middle; copy or pack it again"
+            raise DataError(msg)
+
+
+def _key(name: PurePosixPath) -> PurePosixPath:
+    """WebDataset: what belongs together has the same name up to the first dot."""
+    return name.parent / name.name.partition(".")[0]
+
+
+def _ending(name: PurePosixPath) -> str:
+    return name.name.partition(".")[2]
+
+
+def _label(member: Member) -> Label | None:
+    ending = member.name.suffix.lower()
+    if ending == ".txt" or member.read is None:
+        return None
+    if member.size > LABEL_BYTES:
+        return Label("", f"its {ending} file has more than {LABEL_BYTES >> 20} MiB")
+    try:
+        text = member.read().decode("utf-8").strip()
+        if ending == ".json":
+            noted = json.loads(text)
+            value = noted.get("label", noted.get("class")) if isinstance(noted, dict) else None
+            text = "" if value is None else str(value)
+    except (ValueError, RecursionError, DecodeError):
+        return Label("", f"its {ending} file cannot be read")
+    return Label(text) if text else None

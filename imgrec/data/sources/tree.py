@@ -1,0 +1,329 @@
+"""What a tree of folders says of classes and splits: one rule for folders, archives and remote places.
+
+Every kind of source makes a tree of `Node`s and has it read here. A reading that could be another one is refused, with
+the setting that answers it.
+"""
+
+import mimetypes
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from imgrec.data.sources.clutter import clutter_in, is_clutter
+from imgrec.data.sources.reading import Reading
+from imgrec.data.sources.sample import SPLIT_NAMES, SPLITS, Split
+from imgrec.errors import DataError
+
+LabelFrom = Literal["auto", "top", "leaf", "path"]
+# Words in the name of a folder whose pictures nobody has labelled.
+UNLABELLED = frozenset({"pred", "predict", "prediction", "submission", "unlabeled", "unlabelled"})
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+LISTED = 5
+
+
+@dataclass
+class Node:
+    """A folder.
+
+    Attributes:
+        name: Its own.
+        folders: Those in it, by name.
+        files: Those in it: the name, and what the source keeps of it.
+    """
+
+    name: str
+    folders: "dict[str, Node]" = field(default_factory=dict)
+    files: list[tuple[str, Any]] = field(default_factory=list)
+
+    def at(self, parts: Iterable[str]) -> "Node":
+        """The folder at a path below, made if need be."""
+        node = self
+        for part in parts:
+            node = node.folders.setdefault(part, Node(part))
+        return node
+
+    def all_files(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Every file at any depth: its path below, and what is kept of it."""
+        for name, kept in self.files:
+            yield prefix + name, kept
+        for folder in self.folders.values():
+            yield from folder.all_files(f"{prefix}{folder.name}/")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no file in it at any depth."""
+        return not self.files and all(folder.is_empty for folder in self.folders.values())
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether a picture lies in it itself, by its name."""
+        return any(looks_like_picture(name) for name, _ in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFolder:
+    """Files of one class.
+
+    Attributes:
+        path: From the root, with a slash at its end.
+        label: The class.
+        split: Where the source wants them, or None.
+        files: Paths below it, and what the source keeps of each; sorted.
+    """
+
+    path: str
+    label: str
+    split: Split | None
+    files: list[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A tree as it was read.
+
+    Attributes:
+        classes: What has a class.
+        strays: Pictures, by their names, that lie in no class folder: path, and what the source keeps.
+        reading: For people.
+    """
+
+    classes: list[ClassFolder]
+    strays: list[tuple[str, Any]]
+    reading: Reading
+
+
+def tree_of(paths: Iterable[tuple[str, Any]], ignored: Counter[str]) -> Node:
+    """A tree of paths with slashes, each with what the source keeps of it; clutter is left out and counted."""
+    root = Node("")
+    nodes: dict[str, Node | None] = {}
+    clutter: set[str] = set()
+    for path, kept in paths:
+        above, _, name = path.rpartition("/")
+        if above not in nodes:
+            parts = [part for part in above.split("/") if part not in {"", "."}]
+            found = clutter_in(parts)
+            clutter |= {found} - {""}
+            nodes[above] = None if found else root.at(parts)
+        node = nodes[above]
+        if node and is_clutter(name):
+            clutter.add(path)
+        elif node:
+            node.files.append((name, kept))
+    if clutter:
+        ignored[CLUTTER] += len(clutter)
+    return root
+
+
+CLUTTER = "files or folders of desktops and storage systems"
+
+
+def read_tree(
+    root: Node, where: str, label_from: LabelFrom, ignored: Counter[str] | None = None
+) -> Layout:
+    """The class and split of every file.
+
+    Args:
+        root: The tree, without clutter.
+        where: The source, for errors.
+        label_from: `data.label_from`.
+        ignored: What was left out until now.
+
+    Raises:
+        DataError: there is no class folder, or what there is could be read in two ways.
+    """
+    reader = _Reader(where, label_from, ignored or Counter())
+    return reader.read(root)
+
+
+@dataclass
+class _Reader:
+    where: str
+    label_from: LabelFrom
+    ignored: Counter[str]
+    notes: list[str] = field(default_factory=list)
+    classes: list[ClassFolder] = field(default_factory=list)
+    strays: list[tuple[str, Any]] = field(default_factory=list)
+    deeper: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    def read(self, root: Node) -> Layout:
+        base, path = self._unwrapped(root, "")
+        splits = self._splits(base, path)
+        self._keep_strays(base, path)
+        layout = "class folders"
+        if splits:
+            layout += " in split folders"
+            for split, (node, place) in splits.items():
+                self._keep_strays(node, place)
+                self._read_classes(node, place, split)
+        else:
+            if not base.folders:
+                msg = f"{self.where}: no class folder in it; put the pictures of each class in one of its own"
+                raise DataError(msg)
+            self._refuse_views(base)
+            self._read_classes(base, path, None)
+            layout += f" in {path.rstrip('/')}" if path else ""
+        if not self.classes:
+            msg = f"{self.where}: no file in {_listed(self.empty)}; add pictures"
+            raise DataError(msg)
+        self._note_what_is_odd()
+        labels = {
+            "auto": "the name of its folder",
+            "top": "the name of the folder on top",
+            "leaf": "the name of the folder that it lies in",
+            "path": "the path of its folder",
+        }[self.label_from]
+        places: dict[str, str] = {split: place.rstrip("/") for split, (_, place) in splits.items()}
+        reading = Reading(layout, labels, places, dict(self.ignored), tuple(self.notes))
+        return Layout(self.classes, self.strays, reading)
+
+    def _unwrapped(self, node: Node, path: str) -> tuple[Node, str]:
+        """Down through folders that hold nothing but one other with class folders in it."""
+        while len(full := [one for one in node.folders.values() if not one.is_empty]) == 1:
+            (only,) = full
+            if not only.folders or node.has_pictures or only.has_pictures:
+                break
+            if _split_of(only.name) and not path.endswith(f"{only.name}/"):
+                break  # a lone train/ is a split, but not the second of train/train/
+            node, path = only, f"{path}{only.name}/"
+        return node, path
+
+    def _splits(self, base: Node, path: str) -> dict[Split, tuple[Node, str]]:
+        """The split folders, without wrappers: they hold class folders. None where classes lie on top."""
+        if self.label_from == "top":
+            return {}
+        found: dict[Split, tuple[Node, str]] = {}
+        names: dict[Split, str] = {}
+        bare: list[Node] = []
+        others: list[Node] = []
+        for child in _sorted(one for one in base.folders.values() if not one.is_empty):
+            split = _split_of(child.name)
+            node, place = self._unwrapped(child, f"{path}{child.name}/")
+            if split and node.folders:
+                if split in found:
+                    self._refuse(
+                        f"{names[split]} and {child.name} are both {split}; rename or move one"
+                    )
+                found[split], names[split] = (node, place), child.name
+            elif split or _words(child.name) & UNLABELLED:
+                bare.append(child)
+            else:
+                others.append(child)
+        if "train" not in found:
+            if found and not others and not bare:
+                self._refuse(f"has {', '.join(names.values())} but no train folder")
+            return {}
+        if others:
+            self._refuse_beside_train(names, others[0].name)
+        for child in bare:
+            self._leave_alone(child, path + child.name)
+        self.empty += [path + one.name for one in _sorted(base.folders.values()) if one.is_empty]
+        return {split: found[split] for split in SPLITS if split in found}
+
+    def _refuse_beside_train(self, names: Mapping[Split, str], other: str) -> None:
+        if all(name.lower() in SPLIT_NAMES for name in names.values()):
+            self._refuse(
+                f"{other} beside {names['train']} is neither val nor test; rename or move it"
+            )
+        self._refuse(
+            f"{names['train']} beside {other} could be a split or a class; rename the folders that are splits to "
+            f"train, val, test, or set data.label_from = top, if they are classes"
+        )
+
+    def _leave_alone(self, folder: Node, path: str) -> None:
+        pictures = sum(looks_like_picture(name) for name, _ in folder.all_files())
+        if pictures:
+            self.ignored[f"pictures in {path}, which has no class folders"] += pictures
+
+    def _refuse_views(self, base: Node) -> None:
+        """Folders that all hold folders of the same names are splits or views of the pictures, and not classes."""
+        if self.label_from != "auto":
+            return
+        children = [one for one in base.folders.values() if not one.is_empty]
+        below = {frozenset(one.folders) for one in children}
+        if len(children) < 2 or len(below) != 1 or len(next(iter(below))) < 2:
+            return
+        names = sorted(one.name for one in children)
+        self._refuse(
+            f"{_listed(names)} all hold the same folders ({_listed(sorted(below.pop()))}): splits or views, but not "
+            f"classes; rename those that are splits to train, val, test, or set data.label_from = leaf (the inner "
+            f"folders are classes) or top"
+        )
+
+    def _read_classes(self, node: Node, path: str, split: Split | None) -> None:
+        for child in _sorted(node.folders.values()):
+            place = f"{path}{child.name}/"
+            if child.is_empty:
+                self.empty.append(place.rstrip("/"))
+                continue
+            try:
+                child.name.encode()
+            except UnicodeEncodeError:
+                self._refuse(f"{place!a}: the name of a class must be text in UTF-8; rename it")
+            if self.label_from in {"leaf", "path"}:
+                self._read_deeply(child, place, split, child.name)
+                continue
+            if child.folders:
+                self.deeper.append(place.rstrip("/"))
+            self.classes.append(ClassFolder(place, child.name, split, sorted(child.all_files())))
+
+    def _read_deeply(self, node: Node, path: str, split: Split | None, label: str) -> None:
+        """A class for every folder that files lie in."""
+        if node.files:
+            self.classes.append(ClassFolder(path, label, split, sorted(node.files)))
+        for child in _sorted(node.folders.values()):
+            own = child.name if self.label_from == "leaf" else f"{label}/{child.name}"
+            self._read_deeply(child, f"{path}{child.name}/", split, own)
+
+    def _keep_strays(self, node: Node, path: str) -> None:
+        self.strays += [
+            (path + name, kept) for name, kept in sorted(node.files) if looks_like_picture(name)
+        ]
+
+    def _note_what_is_odd(self) -> None:
+        if self.empty:
+            self.notes.append(f"no file in {_listed(self.empty)}: left alone")
+        if self.deeper and self.label_from == "auto":
+            self.notes.append(
+                f"folders inside {_listed(self.deeper)} belong to its class; data.label_from = leaf or path makes "
+                f"them classes"
+            )
+
+    def _refuse(self, problem: str) -> None:
+        msg = f"{self.where}: {problem}"
+        raise DataError(msg)
+
+
+def looks_like_picture(name: str) -> bool:
+    """Whether a name ends as those of pictures do; other files beside class folders are left alone."""
+    return _is_picture_ending(name.rpartition(".")[2].lower()) and not name.startswith(".")
+
+
+@cache
+def _is_picture_ending(ending: str) -> bool:
+    kind, _ = mimetypes.guess_type(f"a.{ending}")
+    return kind is not None and kind.startswith("image/")
+
+
+def _split_of(name: str) -> Split | None:
+    """The split of a folder called `train`, `seg_train`, `Training Set` or `testImages`; None where two are named."""
+    if name.lower() in SPLIT_NAMES:
+        return SPLIT_NAMES[name.lower()]
+    found = {SPLIT_NAMES[word] for word in _words(name) if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower().removesuffix("set") for word in WORD.findall(name)}
+
+
+def _sorted(nodes: Iterable[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
