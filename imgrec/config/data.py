@@ -1,6 +1,7 @@
 """The settings of the data."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -18,12 +19,14 @@ class DataConfig(Section):
 
     source: str = "digits"
     """`digits` (1,797 pictures bundled with scikit-learn); a folder of class folders, with or
-    without train/, val/ and test/ above them; a table of path, label and split (.csv, .parquet);
+    without train/, val/ and test/ above them; a table of path, label and split (.csv, .jsonl, .parquet);
     .parquet, .tar or .zip files with the pictures inside, or a folder of them; any of these behind
     s3://, gs:// or https://; or `torchvision:FashionMNIST`. A relative path counts from the
     current folder."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
+    columns: Mapping[Literal["path", "label", "split"], str] = Field(default_factory=dict)
+    """Which columns of a table say what, where they are not called as usual: `{path = "id", label = "breed"}`."""
     label_from: Literal["auto", "top", "leaf", "path"] = "auto"
     """Which folder names the class of a picture: that on `top` (below folders of splits and wrappers), whatever lies
     deeper; the one that it lies in (`leaf`); or the `path` of folders from the top one (`dogs/terrier`). `auto`

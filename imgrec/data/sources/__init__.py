@@ -31,14 +31,15 @@ from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
+from imgrec.data.sources.table import TABLES, Table
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
 from imgrec.errors import DataError, reason_of
 
-TABLES = (".csv", ".parquet")
 # Control characters, and halves of characters.
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 PACKED = (".tar", ".zip")
 FILES = (*TABLES, *PACKED, *COMPRESSED)
+METADATA = ("metadata.csv", "metadata.jsonl")
 SHARDS = (".parquet", *PACKED)
 # No deeper, for a folder of pictures would be walked through for nothing.
 SHARD_PLACES = ("", "data", *SPLIT_NAMES)
@@ -70,9 +71,8 @@ def open_source(config: DataConfig, downloads: Path) -> Source:
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
-        shards = _shards(path)
-        if shards:
-            return opener.of_files(name, shards, str(path))
+        if files := _shards(path) or _tables_in(path):
+            return opener.of_files(name, files, str(path))
         return Folder(path, config.label_from)
     return opener.of_files(name, _local_files(path), str(path.parent))
 
@@ -112,10 +112,13 @@ class _Opener:
             return Archives(paths, self.config.label_from, self.config.image_ending)
         if kinds == {".parquet"} and _holds_pictures(paths[0]):
             return EmbeddedParquet(paths)
-        if len(paths) > 1:
-            msg = f"{name}: {len(paths)} tables of paths; give one"
+        if len(paths) > 1 and not all(_says_split(path) for path in paths):
+            msg = (
+                f"{name}: {len(paths)} tables of paths; give one, or call them train, val and test"
+            )
             raise DataError(msg)
-        return Manifest(paths[0], base, self.config.allow_hosts)
+        tables = tuple(map(Table, paths))
+        return Manifest(tables, base, self.config.allow_hosts, dict(self.config.columns))
 
 
 def _named(name: str) -> Callable[[str, Path], Source] | None:
@@ -240,6 +243,26 @@ def _shards(folder: Path) -> tuple[Path, ...]:
             )
             raise DataError(msg)
         return tuple(files)
+    return ()
+
+
+def _says_split(path: Path) -> bool:
+    """Whether a table is called train, say, or lies in a folder that is."""
+    return bool({path.stem.lower(), path.parent.name.lower()} & set(SPLIT_NAMES))
+
+
+def _tables_in(folder: Path) -> tuple[Path, ...]:
+    """The metadata.csv or metadata.jsonl in a folder, or in its split folders, as Hugging Face lays them."""
+    for name in METADATA:
+        places = (
+            folder,
+            *(one for one in sorted(folder.iterdir()) if one.name.lower() in SPLIT_NAMES),
+        )
+        found = tuple(place / name for place in places if (place / name).is_file())
+        if (
+            found and "file_name" in Table(found[0]).names
+        ):  # others note other things in such a file
+            return found
     return ()
 
 

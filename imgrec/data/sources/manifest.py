@@ -1,74 +1,172 @@
-"""A table of paths and labels, as CSV or parquet."""
+"""A table of paths and labels: CSV, JSON lines, parquet, or a list."""
 
-import csv
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from imgrec.data.content import Content, Missing
+from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.remote import identity_of
 from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
+from imgrec.data.sources.table import UTF_8, Table
+from imgrec.data.sources.tree import looks_like_picture
 from imgrec.data.sources.web import checked, own_places
-from imgrec.errors import DataError, DecodeError, reason_of
+from imgrec.errors import DataError, DecodeError
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
-LABEL_COLUMNS = ("label", "class")
-DELIMITERS = ",;\t|"
+PATH_COLUMNS = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image",
+    "img",
+    "image_path",
+    "img_path",
+    "image_file",
+    "image_name",
+    "image_id",
+    "id",
+)
+LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "labels")
+SPLIT_COLUMN = "split"
+NAMES_OF_NUMBERS = ("labels.txt", "classes.txt", "class_names.txt")
+"""Files beside a table whose lines name the classes that it counts."""
+TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "false", ""})
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Columns path, label and, if the data bring their own, split.
+    """A row for each picture: where it is, its class and, if the data bring their own, its split.
 
-    The columns of a CSV may be parted by commas, semicolons, tabs or bars.
+    Columns have the usual names in any case, or those that the settings say. In place of one column for the class
+    there may be one for each class, with a 1 in that of the picture.
 
     Attributes:
-        path: The table.
-        base: What relative paths count from: the folder or the URL that the table came from.
+        tables: The files; of several each says by its name which split it is.
+        base: What relative paths count from: the folder or the URL that the tables came from.
         allow_hosts: Where rows of a table from a URL may lie, beside the table's own host or bucket.
+        columns: `data.columns`.
     """
 
-    path: Path
+    tables: tuple[Table, ...]
     base: str
     allow_hosts: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __iter__(self) -> Iterator[Sample]:
-        """In the table's order."""
-        rows = _parquet_rows(self.path) if self.path.suffix == ".parquet" else _csv_rows(self.path)
+        """In the tables' order."""
         seen: set[str] = set()
-        for number, (path, label, split) in enumerate(rows, start=1):
-            # One file may stand for two classes; their ids must not be the same.
-            name = path if path not in seen else f"{path} (row {number})"
-            seen.add(path)
-            yield Sample(name, self._content(path), label, split_of(split, self.path, number))
+        for table in self.tables:
+            place = self._place(table)
+            whole = self._split_of_name(table)
+            for number, (path, label, split) in enumerate(self._rows(table), start=1):
+                # One file may stand for two classes; their ids must not be the same.
+                name = path if path not in seen else f"{path} (row {number})"
+                seen.add(path)
+                own = split_of(split, table.path, number) or whole
+                yield Sample(name, self._content(path, place), label, own)
 
     def state(self) -> Any:
-        """Of the table and of every file in it."""
+        """Of the tables and of every file in them."""
         contents = [sample.content for sample in self]
         files = [file_state(Path(one.path), one.path) for one in contents if isinstance(one, File)]
         remote = identity_of([one for one in contents if isinstance(one, Remote)])
-        return [file_state(self.path, self.path.name), self.base, files, remote]
+        tables = [file_state(table.path, table.path.name) for table in self.tables]
+        return [tables, self.base, files, remote]
 
     def reading(self) -> Reading:
         """What was taken for what."""
-        names = _columns(self.path)
-        of, label = (column(names, wanted, self.path) for wanted in (PATH_COLUMNS, LABEL_COLUMNS))
-        splits = {"each split": "in column split"} if "split" in names else {}
-        return Reading(f"a table of files, in column {of}", f"column {label}", splits)
+        table = self.tables[0]
+        used = self._used(table)
+        label = (
+            f"column {used.label}"
+            if used.label
+            else f"the one of {len(used.one_hot)} columns with a 1"
+        )
+        splits: dict[str, str] = {}
+        if used.split:
+            splits = {"each split": f"in column {used.split}"}
+        for one in self.tables:
+            if split := self._split_of_name(one):
+                splits[split] = one.path.name
+        layout = f"a table of files, in column {used.path}"
+        if not table.has_header:
+            layout = "a list of files without a header"
+        notes: tuple[str, ...] = ()
+        if table.encoding not in {"", UTF_8}:
+            notes = (f"{table.path.name} is read as {table.encoding}",)
+        return Reading(layout, label, splits, notes=notes)
 
-    def _content(self, path: str) -> Content:
+    def _split_of_name(self, table: Table) -> Split | None:
+        if len(self.tables) == 1:
+            return None
+        return SPLIT_NAMES.get(table.path.stem.lower()) or SPLIT_NAMES.get(
+            table.path.parent.name.lower()
+        )
+
+    def _place(self, table: Table) -> str:
+        """What paths in a table count from: its own folder, where it lies in one of this machine."""
+        return self.base if "://" in self.base else str(table.path.parent)
+
+    def _used(self, table: Table) -> "_Used":
+        return _Used.of(table, self.columns)
+
+    def _rows(self, table: Table) -> Iterator[tuple[str, str, str]]:
+        used = self._used(table)
+        names = _names_of_numbers(table.path.parent) if used.label else []
+        for number, row in enumerate(table.rows(), start=1):
+            label = row.get(used.label, "") if used.label else _hot(used, row, table.path, number)
+            if names and label.isdecimal() and int(label) < len(names):
+                label = names[int(label)]
+            yield row.get(used.path, "").strip(), label.strip(), row.get(used.split, "").strip()
+
+    def _content(self, path: str, place: str) -> Content:
         if not path:
             return Missing("the manifest gives no path")
         if "\0" in path:
             return Missing("its path is not one")
         if path.startswith("file:") and "://" not in self.base:
             return Missing("write paths of this machine without file:")
+        if "\\" in path and "/" not in path:
+            path = path.replace("\\", "/")  # as Windows writes them
         if "://" in path or "://" in self.base:
             return self._remote(path)
-        return File(str(Path(self.base, path)))
+        if looks_like_picture(path):
+            return File(str(Path(place, path)))
+        return self._named(path, place)
+
+    def _named(self, name: str, place: str) -> Content:
+        """A file that is called by its name without an ending, wherever it lies below the table."""
+        if Path(place, name).is_file():
+            return File(str(Path(place, name)))
+        found = self._by_stem.get(PurePosixPath(name).name, ())
+        if len(found) == 1:
+            return File(found[0])
+        if found:
+            return Missing(
+                f"{len(found)} files are called {name}, such as {found[0]} and {found[1]}"
+            )
+        return File(str(Path(place, name)))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """The pictures below the tables, by their names without endings."""
+        found = defaultdict[str, list[str]](list)
+        for folder, folders, files in os.walk(self.base):
+            folders[:] = sorted(name for name in folders if not is_clutter(name))
+            for file in sorted(files):
+                if looks_like_picture(file):
+                    found[file.rpartition(".")[0]].append(os.path.join(folder, file))  # noqa: PTH118 - there may be a million
+        return found
 
     def _remote(self, path: str) -> Content:
         """A file behind a URL. A table from elsewhere may not name addresses inside this machine's network."""
@@ -99,79 +197,83 @@ def split_of(name: str, where: Path, row: int) -> Split | None:
 
 
 def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
-    """The first of the wanted columns that is there.
+    """The first of the wanted columns that is there, in any case.
 
     Raises:
         DataError: none is.
     """
     names, wanted = list(names), list(wanted)
-    for name in wanted:
-        if name in names:
-            return name
-    msg = f"{where}: no column {' or '.join(wanted)}; it has {', '.join(map(str, names))}"
+    if name := _found(names, wanted):
+        return name
+    shown = wanted[:2] if len(wanted) > 1 else wanted
+    part = "path" if tuple(wanted) == PATH_COLUMNS else "label"
+    msg = (
+        f"{where}: no column {' or '.join(shown)}; it has {', '.join(map(str, names))}: name the right one, as in "
+        f"data.columns = {{{part} = {str(names[-1])!r}}}"
+    )
     raise DataError(msg)
 
 
-def _columns(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        from pyarrow import parquet  # noqa: PLC0415 - as in _parquet_rows
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """Which columns of a table say what; `one_hot` those of the classes, where no column names the class."""
 
-        return list(parquet.read_schema(path).names)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-    return next(csv.reader([header], delimiter=max(DELIMITERS, key=header.count)))
+    path: str
+    label: str
+    split: str
+    one_hot: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, table: Table, columns: Mapping[str, str]) -> "_Used":
+        """As the settings say, or else by the usual names.
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            if not header.strip():
-                msg = f"{path}: its first line is empty; name the columns there: path,label"
-                raise DataError(msg)
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=header.count))
-            names = reader.fieldnames or []
-            of = column(names, PATH_COLUMNS, path)
-            label = column(names, LABEL_COLUMNS, path)
-            for row in reader:
-                if None in row:
-                    msg = (
-                        f"{path}: line {reader.line_num} has more than the {len(names)} fields of "
-                        f'the first one; put what holds a {reader.reader.dialect.delimiter} in ""'
-                    )
-                    raise DataError(msg)
-                yield (
-                    (row[of] or "").strip(),
-                    (row[label] or "").strip(),
-                    (row.get("split") or "").strip(),
-                )
-    except UnicodeDecodeError as error:
-        msg = f"{path}: not a text file in UTF-8"
-        raise DataError(msg) from error
-    except (OSError, csv.Error) as error:
-        msg = f"{path}: {getattr(error, 'strerror', None) or error}"
-        raise DataError(msg) from error
+        Raises:
+            DataError: a column is not there.
+        """
+        wanted = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS, "split": (SPLIT_COLUMN,)}
+        for part, name in columns.items():
+            if part in wanted:
+                wanted[part] = (column(table.names, (name,), table.path),)
+        path = column(table.names, wanted["path"], table.path)
+        split = _found(table.names, wanted["split"])
+        label = _found(table.names, wanted["label"])
+        if label:
+            return cls(path, label, split)
+        others = tuple(name for name in table.names if name not in {path, split})
+        if len(others) > 1 and _are_flags(table, others):
+            return cls(path, "", split, others)
+        return cls(path, column(table.names, wanted["label"], table.path), split)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    # Half a second, for this kind of source alone.
-    from pyarrow import ArrowException, parquet  # noqa: PLC0415
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            yield from _rows_of(file, path)
-    except (OSError, ArrowException) as error:
-        msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
-        raise DataError(msg) from error
+def _found(names: Iterable[str], wanted: Iterable[str]) -> str:
+    """The first of the wanted columns that is there, in any case; empty where none is."""
+    by_name = {name.strip().casefold(): name for name in reversed(list(names))}
+    return next((by_name[one.casefold()] for one in wanted if one.casefold() in by_name), "")
 
 
-def _rows_of(file: Any, path: Path) -> Iterator[tuple[str, str, str]]:
-    names = file.schema_arrow.names
-    chosen = [column(names, PATH_COLUMNS, path), column(names, LABEL_COLUMNS, path)]
-    wanted = [*chosen, *(["split"] if "split" in names else [])]
-    for batch in file.iter_batches(columns=wanted):
-        for row in batch.to_pylist():
-            values = [row[name] for name in wanted]
-            texts = ["" if value is None else str(value) for value in values]
-            yield texts[0], texts[1], texts[2] if len(texts) > 2 else ""
+def _are_flags(table: Table, names: tuple[str, ...]) -> bool:
+    """Whether these columns hold 0 and 1 only, in the first row."""
+    row = next(iter(table.rows()), None)
+    return row is not None and all(row.get(name, "").lower() in TRUE | FALSE for name in names)
+
+
+def _hot(used: _Used, row: Mapping[str, str], where: Path, number: int) -> str:
+    """The name of the one column with a 1."""
+    hot = [name for name in used.one_hot if row.get(name, "").lower() in TRUE]
+    if len(hot) > 1:
+        msg = (
+            f"{where}: row {number} has several classes ({', '.join(hot[:3])}): a table of labels, of which imgrec "
+            f"takes one for a picture; keep the rows with one, or name the column of the class in data.columns"
+        )
+        raise DataError(msg)
+    return hot[0] if hot else ""
+
+
+def _names_of_numbers(folder: Path) -> list[str]:
+    """What a file beside the table calls the classes 0, 1, 2, ...; empty where there is none."""
+    for name in NAMES_OF_NUMBERS:
+        file = folder / name
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+    return []
