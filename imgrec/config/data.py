@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imgrec.config.section import Fraction, NonNegative, Positive, Resize, Section
 
@@ -27,6 +27,13 @@ class DataConfig(Section):
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
     columns: Mapping[Literal["path", "label", "split"], str] = Field(default_factory=dict)
     """Which columns of a table say what, where they are not called as usual: `{path = "id", label = "breed"}`."""
+    label_pattern: str = ""
+    """Regular expression that finds the class of a picture in its path, as `(?P<label>...)`, where no folder says it:
+    `(?P<label>[a-z]+)[._]\\d+`."""
+    group: str = ""
+    """What pictures of one patient, animal, device or film have in common; they never lie on both sides of a split.
+    `folder`: the folder that they lie in; a regular expression with `(?P<group>...)`, of the path; or the name of a
+    column of a table."""
     label_from: Literal["auto", "top", "leaf", "path"] = "auto"
     """Which folder names the class of a picture: that on `top` (below folders of splits and wrappers), whatever lies
     deeper; the one that it lies in (`leaf`); or the `path` of folders from the top one (`dogs/terrier`). `auto`
@@ -86,6 +93,22 @@ class DataConfig(Section):
                 raise ValueError(msg)
         # Names of hosts are the same in small letters; those of buckets are not.
         return tuple(place if "://" in place else place.lower() for place in value)
+
+    @field_validator("label_pattern", "group")
+    @classmethod
+    def _compiles(cls, value: str, info: ValidationInfo) -> str:
+        part = "label" if info.field_name == "label_pattern" else "group"
+        if info.field_name == "group" and "(?P" not in value:
+            return value
+        try:
+            names = re.compile(value).groupindex
+        except re.error as error:
+            msg = f"is no regular expression ({error})"
+            raise ValueError(msg) from error
+        if value and part not in names:
+            msg = f"has no (?P<{part}>...), which marks the {part}"
+            raise ValueError(msg)
+        return value
 
     @field_validator("depth", mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """What is wrong with a data set, or at least odd, before anything is spent on it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ Kind = Literal["same class", "other class", "other split", "train and test"]
 LEAST_PICTURES = 3
 FEW_GREY = 0.1
 FEW_PICTURES = 20
+GROUPED = re.compile(r"(?P<group>[^/]*[0-9])[_.-][^/_.-]*[0-9]+\.[^./]+$")
+"""`patient12_3.png`, `video7.frame0012.jpg`: a name with a number, and a number within it."""
+LEAST_GROUPS = 5
 MOST_SHOWN = 20
 """Classes in a line."""
 UNEVEN = 2.0
@@ -148,7 +152,12 @@ class Findings:
     @cached_property
     def problems(self) -> list[Problem]:
         """In one line each, the worst first."""
-        problems = [*self._duplicate_problems(), *self._class_problems(), *self._picture_problems()]
+        problems = [
+            *self._group_problems(),
+            *self._duplicate_problems(),
+            *self._class_problems(),
+            *self._picture_problems(),
+        ]
         return sorted(problems, key=lambda one: ("error", "warning", "note").index(one.level))
 
     @property
@@ -237,6 +246,41 @@ class Findings:
             such_as = " = ".join(self.ids[row] for row in alike[0].rows[:2])
             count = _counted(len(alike), "picture" if exact else "pair")
             yield Problem(level, f"{count} {text} (such as {such_as}){cure}")
+
+    def _group_problems(self) -> Iterator[Problem]:
+        named, splits = self.store.named_groups(), self._splits
+        if (named < 0).all():
+            yield from self._names_like_groups()
+            return
+        several = [
+            number
+            for number in range(int(named.max()) + 1)
+            if len(np.unique(splits[named == number])) > 1
+        ]
+        if several:
+            rows = np.flatnonzero(named == several[0])
+            level: Literal["error", "warning"] = "warning" if self.allow_leakage else "error"
+            cure = "" if self.allow_leakage else "; move them, or set data.allow_leakage = true"
+            text = f"{_counted(len(several), 'group')} of data.group in several splits (such as that of {self.ids[rows[0]]})"
+            yield Problem(level, text + cure)
+
+    def _names_like_groups(self) -> Iterator[Problem]:
+        """Pictures of one patient or film are often numbered within it; a person is to say so."""
+        found = [GROUPED.search(name) for name in self.ids]
+        sizes = Counter(one["group"] for one in found if one)
+        count = sum(sizes.values())
+        if (
+            len(sizes) >= LEAST_GROUPS
+            and count >= 0.9 * len(self.ids)
+            and 2 * len(sizes) <= count
+            and max(sizes.values()) <= 0.2 * count
+        ):
+            such_as = next(name for name, one in zip(self.ids, found, strict=True) if one)
+            yield Problem(
+                "warning",
+                f"names look like those of {len(sizes):,} groups (such as {such_as}); if these are one patient, animal "
+                f"or film each, set data.group = '{GROUPED.pattern}', or the test score is too good",
+            )
 
     def _class_problems(self) -> Iterator[Problem]:
         names, counts = self.store.class_names, self.to_train_on

@@ -64,7 +64,8 @@ class Store:
         depth: Of greys with more than 8 bits.
         labels: (N,) int64 in [0, K).
         given_splits: (N,) int8: index into SPLITS where the source says, else NO_SPLIT.
-        groups: (N,) int64: the first picture that each is an exact or near duplicate of.
+        groups: (N,) int64: the first picture of those that must be in one split: exact and near duplicates, and
+            what data.group says.
         class_names: K names, as people sort them: 2 before 10.
         fingerprint: See `Scan`.
         quarantined: How many samples were left out; `quarantine.csv` lists them.
@@ -127,6 +128,10 @@ class Store:
     def looks(self) -> Looks:
         """What is known of each picture beside its pixels, (N,) of LOOK."""
         return np.load(self.folder / "looks.npy")
+
+    def named_groups(self) -> Numbers:
+        """The number of the group that the source or data.group gives each picture, (N,); -1 for none."""
+        return np.load(self.folder / "named.npy")
 
     def near(self) -> Numbers:
         """Pairs of near duplicates, (P, 2)."""
@@ -238,7 +243,7 @@ def _key(scanned: Scan, config: DataConfig) -> str:
     return _hash(
         [
             hashlib.sha256(scanned.looks.tobytes()).hexdigest(),
-            [[sample.id, sample.label, sample.split] for sample in scanned.samples],
+            [[sample.id, sample.label, sample.split, sample.group] for sample in scanned.samples],
             [[reject.id, reject.label, reject.reason] for reject in scanned.rejected],
             scanned.image_shape,
             scanned.depth,
@@ -249,6 +254,23 @@ def _key(scanned: Scan, config: DataConfig) -> str:
             STORE_VERSION,
         ]
     )
+
+
+def _named_groups(names: Sequence[str]) -> tuple[Numbers, Numbers]:
+    """Numbers of groups, (N,), -1 for none; and pairs that tie each picture to the first of its group, (P, 2)."""
+    numbers: dict[str, int] = {}
+    first: list[int] = []
+    named = np.full(len(names), -1, dtype=np.int64)
+    pairs: list[tuple[int, int]] = []
+    for row, name in enumerate(names):
+        if not name:
+            continue
+        number = named[row] = numbers.setdefault(name, len(numbers))
+        if number == len(first):
+            first.append(row)
+        else:
+            pairs.append((first[number], row))
+    return named, np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -269,15 +291,18 @@ def _write(folder: Path, key: str, scanned: Scan, config: DataConfig) -> None:
     labels = np.array([index[sample.label] for sample in samples], dtype=np.int64)
     splits = [NO_SPLIT if s.split is None else SPLITS.index(s.split) for s in samples]
     images = all_images(folder, key, len(samples), scanned.image_shape)
+    named, pairs = _named_groups([sample.group for sample in samples])
     near, cut_off = near_pairs(
         looks["hash"], looks["std"], looks["digest"], images, config.near_duplicates
     )
     np.save(folder / "labels.npy", labels)
     np.save(folder / "splits.npy", np.array(splits, dtype=np.int8))
-    np.save(folder / "groups.npy", groups_of(looks["digest"], near))
+    np.save(folder / "groups.npy", groups_of(looks["digest"], np.concatenate([near, pairs])))
+    np.save(folder / "named.npy", named)
     np.save(folder / "looks.npy", looks)
     np.save(folder / "near.npy", near)
-    _write_csv(folder / "samples.csv", ("id", "label"), [(s.id, s.label) for s in samples])
+    rows = [(s.id, s.label, s.group) for s in samples]
+    _write_csv(folder / "samples.csv", ("id", "label", "group"), rows)
     rows = [(reject.id, reject.label, reject.reason) for reject in scanned.rejected]
     _write_csv(folder / "quarantine.csv", ("id", "label", "reason"), rows)
     meta = {

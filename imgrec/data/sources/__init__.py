@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from imgrec.config import DataConfig
 from imgrec.data.content import Missing
@@ -33,12 +33,15 @@ from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
 from imgrec.data.sources.table import TABLES, Table
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
+from imgrec.data.sources.tree import Rule
 from imgrec.errors import DataError, reason_of
 
 # Control characters, and halves of characters.
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 PACKED = (".tar", ".zip")
 FILES = (*TABLES, *PACKED, *COMPRESSED)
+FOLDER = "folder"
+"""As data.group: the folder that a picture lies in."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 SHARDS = (".parquet", *PACKED)
 # No deeper, for a folder of pictures would be walked through for nothing.
@@ -51,6 +54,15 @@ NAMED: dict[str, Callable[[str, Path], Source]] = {
 of the name and the folder for downloads."""
 
 
+WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
+    "columns": (Manifest,),
+    "image_ending": (Archives,),
+    "label_from": (Folder, RemoteFolder, Archives),
+    "label_pattern": (Folder, RemoteFolder, Archives),
+}
+"""Settings, and the sources on which alone they have an effect."""
+
+
 def open_source(config: DataConfig, downloads: Path) -> Source:
     """The source that the settings name, as `DataConfig.source` describes them.
 
@@ -59,8 +71,19 @@ def open_source(config: DataConfig, downloads: Path) -> Source:
         downloads: Folder for what is fetched from elsewhere, or unpacked.
 
     Raises:
-        DataError: there is no such thing, or it is of no known kind.
+        DataError: there is no such thing, it is of no known kind, or a setting has no effect on it.
     """
+    source = _source(config, downloads)
+    for setting, kinds in WITHOUT_EFFECT.items():
+        default = DataConfig.model_fields[setting].get_default(call_default_factory=True)
+        if getattr(config, setting) != default and not isinstance(source, kinds):
+            what = source.reading().layout
+            msg = f"data.{setting} has no effect on {config.source}, which is {what}"
+            raise DataError(msg)
+    return source
+
+
+def _source(config: DataConfig, downloads: Path) -> Source:
     name = config.source
     if build := _named(name):
         return build(name.partition(":")[2], downloads)
@@ -73,7 +96,7 @@ def open_source(config: DataConfig, downloads: Path) -> Source:
     if path.is_dir():
         if files := _shards(path) or _tables_in(path):
             return opener.of_files(name, files, str(path))
-        return Folder(path, config.label_from)
+        return Folder(path, opener.rule)
     return opener.of_files(name, _local_files(path), str(path.parent))
 
 
@@ -84,6 +107,11 @@ class _Opener:
     config: DataConfig
     downloads: Path
 
+    @property
+    def rule(self) -> Rule:
+        """How folders are read."""
+        return Rule(self.config.label_from, self.config.label_pattern)
+
     def remote(self, url: str) -> Source:
         """What is behind a URL: files are copied, a folder is not."""
         allowed = frozenset(self.config.allow_hosts)
@@ -93,7 +121,7 @@ class _Opener:
         for ending in SHARDS:
             if urls := shards_in(url, SHARD_PLACES, ending, allowed):
                 return self.of_files(url, fetch(urls, self.downloads, allowed), url)
-        return RemoteFolder(url, allowed, self.config.label_from)
+        return RemoteFolder(url, allowed, self.rule)
 
     def of_files(self, name: str, paths: tuple[Path, ...], base: str) -> Source:
         """Files of this machine.
@@ -109,7 +137,7 @@ class _Opener:
         )
         kinds = {path.suffix for path in paths}
         if kinds <= set(PACKED):
-            return Archives(paths, self.config.label_from, self.config.image_ending)
+            return Archives(paths, self.rule, self.config.image_ending)
         if kinds == {".parquet"} and _holds_pictures(paths[0]):
             return EmbeddedParquet(paths)
         if len(paths) > 1 and not all(_says_split(path) for path in paths):
@@ -118,7 +146,13 @@ class _Opener:
             )
             raise DataError(msg)
         tables = tuple(map(Table, paths))
-        return Manifest(tables, base, self.config.allow_hosts, dict(self.config.columns))
+        return Manifest(
+            tables,
+            base,
+            self.config.allow_hosts,
+            self.config.group,
+            {str(part): name for part, name in self.config.columns.items()},
+        )
 
 
 def _named(name: str) -> Callable[[str, Path], Source] | None:
@@ -155,7 +189,8 @@ def list_samples(source: Source, config: DataConfig) -> list[Sample]:
     Raises:
         DataError: it has fewer than two classes, or its splits have other classes than train.
     """
-    samples = [_in_class_map(_named_once(sample), config.classes) for sample in source]
+    group_of = _grouping(config, source)
+    samples = [_in_class_map(_named_once(group_of(sample)), config.classes) for sample in source]
     usable = [sample for sample in samples if not isinstance(sample.content, Missing)]
     if lost := sorted(set(config.classes) - {sample.label for sample in usable}):
         msg = f"{config.source}: no picture of {', '.join(lost)}, which data.classes names"
@@ -163,6 +198,31 @@ def list_samples(source: Source, config: DataConfig) -> list[Sample]:
     _refuse_misspelt(config, {sample.label for sample in usable})
     _refuse_useless(config.source, usable)
     return samples
+
+
+def _grouping(config: DataConfig, source: Source) -> Callable[[Sample], Sample]:
+    """What gives a sample its group, as data.group says.
+
+    Raises:
+        DataError: a column is meant, and the source has none.
+    """
+    if not config.group or isinstance(source, Manifest):
+        return lambda sample: sample  # a table says it itself
+    if config.group == FOLDER:
+        return lambda sample: replace(sample, group=str(PurePosixPath(sample.id).parent))
+    if "(?P" not in config.group:
+        msg = (
+            f"data.group = {config.group!r}: the source has no columns; write folder, or a regular expression with "
+            f"(?P<group>...)"
+        )
+        raise DataError(msg)
+    pattern = re.compile(config.group)
+
+    def of_pattern(sample: Sample) -> Sample:
+        found = pattern.search(sample.id)
+        return replace(sample, group=(found["group"] or "") if found else "")
+
+    return of_pattern
 
 
 def _named_once(sample: Sample) -> Sample:
@@ -196,7 +256,7 @@ def _in_class_map(sample: Sample, classes: Sequence[str]) -> Sample:
         problem = f"class {sample.label} is not in data.classes"
     else:
         return sample
-    return Sample(sample.id, Missing(problem), sample.label, sample.split)
+    return replace(sample, content=Missing(problem))
 
 
 def _refuse_useless(source: str, samples: Sequence[Sample]) -> None:

@@ -21,7 +21,7 @@ from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import MOST_BYTES, Part, Sample, Split, refuse_huge
-from imgrec.data.sources.tree import CLUTTER, LabelFrom, read_tree, tree_of
+from imgrec.data.sources.tree import CLUTTER, PLAIN, Rule, read_tree, tree_of
 from imgrec.errors import DataError, DecodeError
 
 END_BYTES = 1024
@@ -80,12 +80,12 @@ class Archives:
     Attributes:
         paths: The files. Of several those called `train-...`, or in a folder `train`, are the split
             train.
-        label_from: `data.label_from`.
+        rule: How folders are read.
         image_ending: `data.image_ending`.
     """
 
     paths: tuple[Path, ...]
-    label_from: LabelFrom = "auto"
+    rule: Rule = PLAIN
     image_ending: str = ""
 
     def __iter__(self) -> Iterator[Sample]:
@@ -155,12 +155,13 @@ class Archives:
             for member in held.pictures
             if _key(member) not in held.labels
         ]
-        if not any("/" in path.removeprefix("./") for path, _ in bare):
+        in_folders = any("/" in path.removeprefix("./") for path, _ in bare)
+        if not in_folders and not self.rule.pattern:
             return {}, None
         ignored = Counter(
             {CLUTTER: count} if (count := sum(len(held.clutter) for held in self._held)) else {}
         )
-        layout = read_tree(tree_of(bare, ignored), str(self.paths[0]), self.label_from, ignored)
+        layout = read_tree(tree_of(bare, ignored), str(self.paths[0]), self.rule, ignored)
         known = {kept: (one.label, one.split) for one in layout.classes for _, kept in one.files}
         return known, layout.reading
 

@@ -12,7 +12,7 @@ from imgrec.data.content import Missing
 from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import File, Sample
-from imgrec.data.sources.tree import CLUTTER, LabelFrom, Layout, Node, read_tree
+from imgrec.data.sources.tree import CLUTTER, PLAIN, Layout, Node, Rule, read_tree
 from imgrec.errors import DataError
 
 STRAY = Missing("lies in no class folder")
@@ -23,7 +23,7 @@ class Folder:
     """A folder on this machine, or on a disk that all machines see."""
 
     path: Path
-    label_from: LabelFrom = "auto"
+    rule: Rule = PLAIN
 
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder, sorted by path; then pictures that lie beside them."""
@@ -53,7 +53,7 @@ class Folder:
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}"
             raise DataError(msg) from error
-        return read_tree(tree, str(self.path), self.label_from, ignored)
+        return read_tree(tree, str(self.path), self.rule, ignored)
 
 
 class _Walk:

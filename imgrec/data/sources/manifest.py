@@ -1,8 +1,9 @@
 """A table of paths and labels: CSV, JSON lines, parquet, or a list."""
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -54,12 +55,14 @@ class Manifest:
         tables: The files; of several each says by its name which split it is.
         base: What relative paths count from: the folder or the URL that the tables came from.
         allow_hosts: Where rows of a table from a URL may lie, beside the table's own host or bucket.
+        group: `data.group`: a column, `folder`, or a regular expression.
         columns: `data.columns`.
     """
 
     tables: tuple[Table, ...]
     base: str
     allow_hosts: tuple[str, ...] = ()
+    group: str = ""
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __iter__(self) -> Iterator[Sample]:
@@ -68,12 +71,12 @@ class Manifest:
         for table in self.tables:
             place = self._place(table)
             whole = self._split_of_name(table)
-            for number, (path, label, split) in enumerate(self._rows(table), start=1):
+            for number, (path, label, split, group) in enumerate(self._rows(table), start=1):
                 # One file may stand for two classes; their ids must not be the same.
                 name = path if path not in seen else f"{path} (row {number})"
                 seen.add(path)
                 own = split_of(split, table.path, number) or whole
-                yield Sample(name, self._content(path, place), label, own)
+                yield Sample(name, self._content(path, place), label, own, group)
 
     def state(self) -> Any:
         """Of the tables and of every file in them."""
@@ -118,16 +121,32 @@ class Manifest:
         return self.base if "://" in self.base else str(table.path.parent)
 
     def _used(self, table: Table) -> "_Used":
-        return _Used.of(table, self.columns)
+        return _Used.of(table, self.columns, self.group)
 
-    def _rows(self, table: Table) -> Iterator[tuple[str, str, str]]:
+    def _rows(self, table: Table) -> Iterator[tuple[str, str, str, str]]:
+        """Path, class, split and group, row by row."""
         used = self._used(table)
+        group_of = self._grouping(table)
         names = _names_of_numbers(table.path.parent) if used.label else []
         for number, row in enumerate(table.rows(), start=1):
             label = row.get(used.label, "") if used.label else _hot(used, row, table.path, number)
             if names and label.isdecimal() and int(label) < len(names):
                 label = names[int(label)]
-            yield row.get(used.path, "").strip(), label.strip(), row.get(used.split, "").strip()
+            path = row.get(used.path, "").strip()
+            yield path, label.strip(), row.get(used.split, "").strip(), group_of(row, path)
+
+    def _grouping(self, table: Table) -> Callable[[Mapping[str, str], str], str]:
+        if not self.group:
+            return lambda _row, _path: ""
+        if self.group == "folder":
+            return lambda _row, path: str(PurePosixPath(path).parent)
+        if "(?P" in self.group:
+            pattern = re.compile(self.group)
+            return lambda _row, path: (
+                found["group"] or "" if (found := pattern.search(path)) else ""
+            )
+        name = column(table.names, (self.group,), table.path)
+        return lambda row, _path: row.get(name, "")
 
     def _content(self, path: str, place: str) -> Content:
         if not path:
@@ -224,7 +243,7 @@ class _Used:
     one_hot: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: Table, columns: Mapping[str, str]) -> "_Used":
+    def of(cls, table: Table, columns: Mapping[str, str], group: str) -> "_Used":
         """As the settings say, or else by the usual names.
 
         Raises:
@@ -239,7 +258,7 @@ class _Used:
         label = _found(table.names, wanted["label"])
         if label:
             return cls(path, label, split)
-        others = tuple(name for name in table.names if name not in {path, split})
+        others = tuple(name for name in table.names if name not in {path, split, group})
         if len(others) > 1 and _are_flags(table, others):
             return cls(path, "", split, others)
         return cls(path, column(table.names, wanted["label"], table.path), split)

@@ -15,7 +15,7 @@ from typing import Any
 from imgrec.data.sources.folder import STRAY
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
-from imgrec.data.sources.tree import LabelFrom, Layout, read_tree, tree_of
+from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree, tree_of
 from imgrec.data.sources.web import reason_for_people
 from imgrec.errors import DataError
 
@@ -26,7 +26,7 @@ class RemoteFolder:
 
     url: str
     allowed: frozenset[str] = frozenset()
-    label_from: LabelFrom = "auto"
+    rule: Rule = PLAIN
 
     def __iter__(self) -> Iterator[Sample]:
         """Every file below a class folder, sorted by path; then pictures that lie beside them."""
@@ -57,7 +57,7 @@ class RemoteFolder:
             for path, details in details_of.items()
         )
         ignored = Counter[str]()
-        return read_tree(tree_of(paths, ignored), self.url, self.label_from, ignored)
+        return read_tree(tree_of(paths, ignored), self.url, self.rule, ignored)
 
 
 def shards_in(url: str, places: Sequence[str], ending: str, allowed: frozenset[str]) -> list[str]:

@@ -46,12 +46,14 @@ class Sample:
         content: Where its bytes are.
         label: Name of its class; empty if the source does not say.
         split: Where the source wants it, or None.
+        group: What it has in common with others that must be in the same split; empty if nothing.
     """
 
     id: str
     content: Content
     label: str
     split: Split | None = None
+    group: str = ""
 
 
 class Source(Protocol):

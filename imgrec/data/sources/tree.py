@@ -120,22 +120,37 @@ def tree_of(paths: Iterable[tuple[str, Any]], ignored: Counter[str]) -> Node:
 CLUTTER = "files or folders of desktops and storage systems"
 
 
-def read_tree(
-    root: Node, where: str, label_from: LabelFrom, ignored: Counter[str] | None = None
-) -> Layout:
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a tree is to be read.
+
+    Attributes:
+        label_from: `data.label_from`.
+        pattern: `data.label_pattern`.
+    """
+
+    label_from: LabelFrom = "auto"
+    pattern: str = ""
+
+
+PLAIN = Rule()
+"""Where the settings say nothing."""
+
+
+def read_tree(root: Node, where: str, rule: Rule, ignored: Counter[str] | None = None) -> Layout:
     """The class and split of every file.
 
     Args:
         root: The tree, without clutter.
         where: The source, for errors.
-        label_from: `data.label_from`.
+        rule: How to read it.
         ignored: What was left out until now.
 
     Raises:
         DataError: there is no class folder, or what there is could be read in two ways.
     """
-    reader = _Reader(where, label_from, ignored or Counter())
-    return reader.read(root)
+    reader = _Reader(where, rule.label_from, ignored or Counter())
+    return reader.match(root, rule.pattern) if rule.pattern else reader.read(root)
 
 
 @dataclass
@@ -156,13 +171,16 @@ class _Reader:
         layout = "class folders"
         if splits:
             layout += " in split folders"
-            for split, (node, place) in splits.items():
+            for split, (node, place) in sorted(splits.items(), key=lambda one: one[1][1]):
                 self._keep_strays(node, place)
                 self._read_classes(node, place, split)
         else:
             if not base.folders:
-                msg = f"{self.where}: no class folder in it; put the pictures of each class in one of its own"
-                raise DataError(msg)
+                names = [name for name, _ in base.files if looks_like_picture(name)]
+                hint = f", or {hint}" if (hint := _pattern_hint(names)) else ""
+                self._refuse(
+                    f"no class folder in it; put the pictures of each class in one of its own{hint}"
+                )
             self._refuse_views(base)
             self._read_classes(base, path, None)
             layout += f" in {path.rstrip('/')}" if path else ""
@@ -179,6 +197,37 @@ class _Reader:
         places: dict[str, str] = {split: place.rstrip("/") for split, (_, place) in splits.items()}
         reading = Reading(layout, labels, places, dict(self.ignored), tuple(self.notes))
         return Layout(self.classes, self.strays, reading)
+
+    def match(self, root: Node, pattern: str) -> Layout:
+        """The same where names say the class: folders say the split alone."""
+        finds = re.compile(pattern)
+        base, path = self._unwrapped(root, "")
+        folders = {
+            child.name: SPLIT_NAMES.get(child.name.lower()) for child in base.folders.values()
+        }
+        splits = folders if "train" in folders.values() else {}
+        files: dict[tuple[str, Split | None], list[tuple[str, Any]]] = {}
+        unmatched = 0
+        for name, kept in base.all_files():
+            found = finds.search(name)
+            if found and found["label"]:
+                split = splits.get(name.partition("/")[0])
+                files.setdefault((found["label"], split), []).append((name, kept))
+            else:
+                unmatched += 1
+        if unmatched:
+            self.ignored["files whose path data.label_pattern does not match"] += unmatched
+        if not files:
+            self._refuse(f"no path matches data.label_pattern = {pattern!r}")
+        classes = [
+            ClassFolder(path, label, split, sorted(some))
+            for (label, split), some in sorted(
+                files.items(), key=lambda one: (one[0][1] or "", one[0][0])
+            )
+        ]
+        places: dict[str, str] = {split: path + name for name, split in splits.items() if split}
+        reading = Reading("files", f"what {pattern} finds in its path", places, dict(self.ignored))
+        return Layout(classes, [], reading)
 
     def _unwrapped(self, node: Node, path: str) -> tuple[Node, str]:
         """Down through folders that hold nothing but one other with class folders in it."""
@@ -327,3 +376,16 @@ def _sorted(nodes: Iterable[Node]) -> list[Node]:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:LISTED])
     return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
+
+
+PREFIX = re.compile(r"(?P<label>[^\W\d_]+(?:[ _-][^\W\d_]+)*)[ ._-]*\(?[0-9]+\)?\.")
+"""`cat.12.jpg`, `great_pyrenees_7.jpg`, `dog (3).jpg`: a name, a number and an ending."""
+
+
+def _pattern_hint(names: list[str]) -> str:
+    """What to type where the names of files say the class; empty where they do not."""
+    labels = Counter(found["label"] for name in names if (found := PREFIX.match(name)))
+    often = [label for label, count in labels.items() if count > 1]
+    if len(often) < 2 or sum(labels.values()) < 0.9 * len(names):
+        return ""
+    return f"set data.label_pattern = '{PREFIX.pattern}', which finds {_listed(sorted(often))} in their names"

@@ -151,17 +151,16 @@ def test_the_digits_are_usable(digits: Store) -> None:
 
 
 def test_classes_that_are_told_apart_by_a_mistake_are_named(make_photos: MakePhotos) -> None:
-    """Cat and cat on one disk, or one class of scans: the score would be fine, the model useless."""
+    """One class of scans: the score would be fine, the model useless."""
     folder = make_photos(count=24)
-    (folder / "cat").rename(folder / "WOMAN")
+    (folder / "cat").rename(folder / "lady")
     for path in (folder / "woman").iterdir():
         Image.open(path).convert("L").save(path)
     warnings = texts(found_in(folder), "warning")
 
-    assert any("differ in case only: WOMAN, woman" in text for text in warnings)
     assert any(
         "every picture is grey, and hardly any of other classes: woman" in text for text in warnings
     )
-    for path in (folder / "WOMAN").iterdir():
+    for path in (folder / "lady").iterdir():
         Image.open(path).convert("L").save(path)
     assert not any("grey" in text for text in texts(found_in(folder), "warning"))
