@@ -76,8 +76,8 @@ class DataConfig(Section):
     them (quality 95), a quarter of the room for photos of 128 pixels, decoded whenever it is read.
     `auto` takes pixels up to 64 GB."""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 50_000_000
-    """A picture with more pixels than this is not decoded but quarantined. Above 178,956,970 Pillow
-    itself refuses."""
+    """A picture with more pixels than this is not decoded but quarantined; a JPEG file that is not progressive may have
+    sixteen times as many, for it is decoded at an eighth of its sides."""
     decode_workers: NonNegative = 0
     """Processes that read and decode files; 0 means one a core. Where all nodes of a cluster decode,
     each core takes part."""

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import jpeg_factory
 
 from imgrec.config import ImageShape, Resize
 from imgrec.data.depth import DEEP_MODES, FULL_DEPTH, Depth, peak_of, to_eight_bits
 from imgrec.data.gamut import PROFILE, in_srgb
+from imgrec.data.kinds import kind_of
 from imgrec.errors import DecodeError
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
@@ -246,7 +248,7 @@ def _refuse_many_scans(content: bytes) -> None:
 
 
 def _read_any(content: bytes, max_pixels: int, enough: int, depth: Depth) -> Picture:
-    with _opened(content, max_pixels) as image:
+    with _opened(content, max_pixels, enough) as image:
         try:
             animated, size, mode = _is_animated(image), image.size, image.mode
             if image.format in {"JPEG", "MPO"} and min(image.size) >= 2 * enough:
@@ -307,27 +309,56 @@ def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def _opened(content: bytes, max_pixels: int) -> Image.Image:
+def _opened(content: bytes, max_pixels: int, enough: int = REDUCED_SIDE) -> Image.Image:
     if not content:
         msg = "empty file"
         raise DecodeError(msg)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata and Pillow's own pixel limit
-            image = Image.open(io.BytesIO(content), formats=_formats(content))
+            image: Image.Image = Image.open(io.BytesIO(content), formats=_formats(content))
     except Image.DecompressionBombError:
-        msg = f"more than {max_pixels:,} pixels"
-        raise DecodeError(msg) from None
+        image = _large_jpeg(content, max_pixels)
+    except UnidentifiedImageError as error:
+        kind = kind_of(content)
+        msg = f"not a picture but {kind}" if kind else "not a picture in a known format"
+        raise DecodeError(msg) from error
     except MemoryError:
         raise
     except Exception as error:  # a parser of foreign bytes may raise anything
         raise DecodeError(_reason(error)) from error
     try:
-        _refuse_large(image.height, image.width, max_pixels)
+        _refuse_large(image.height, image.width, _most_pixels(image, max_pixels, enough))
     except DecodeError:
         image.close()
         raise
     return image
+
+
+def _large_jpeg(content: bytes, max_pixels: int) -> Image.Image:
+    """A JPEG file of more pixels than Pillow opens, opened all the same; `_most_pixels` is the limit.
+
+    Raises:
+        DecodeError: it is of another kind.
+    """
+    if content[:2] == b"\xff\xd8":
+        try:
+            return jpeg_factory(io.BytesIO(content))
+        except Exception as error:  # a parser of foreign bytes may raise anything
+            raise DecodeError(_reason(error)) from error
+    msg = f"more than {max_pixels:,} pixels"
+    raise DecodeError(msg)
+
+
+def _most_pixels(image: Image.Image, max_pixels: int, enough: int) -> int:
+    """How many pixels a picture may have: of a JPEG file that is decoded at a fraction of its sides, more.
+
+    It is decoded row by row unless it is progressive, so what it costs are the pixels that come out.
+    """
+    if image.format not in {"JPEG", "MPO"} or image.info.get("progressive"):
+        return max_pixels
+    scale = next((scale for scale in (8, 4) if min(image.size) >= scale * enough), 2)
+    return max_pixels * (scale // 2) ** 2
 
 
 def _formats(content: bytes) -> tuple[str, ...]:
@@ -388,7 +419,5 @@ def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture in a known format"
     text = " ".join(str(error).split())
     return text[:200] or f"cannot be decoded ({type(error).__name__})"

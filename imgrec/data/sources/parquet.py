@@ -57,7 +57,8 @@ class _Rows:
             while row >= self._first + len(self._batch):
                 self._first += len(self._batch)
                 self._batch = next(self._batches).column(0)
-            content: bytes | None = self._batch[row - self._first]["bytes"].as_py()
+            value: Any = self._batch[row - self._first].as_py()
+            content: bytes | None = value["bytes"] if isinstance(value, dict) else value
         except MemoryError:
             raise
         except (OSError, ArrowException) as error:
@@ -143,13 +144,18 @@ class EmbeddedParquet:
 
 
 def image_column(schema: Any) -> str | None:
-    """The column that holds pictures: a struct with bytes in it, or None."""
+    """The column that holds pictures: a struct with bytes in it, or the only one of plain bytes; or None."""
     from pyarrow import types  # noqa: PLC0415
 
     for field in schema:
         if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return field.name
-    return None
+    plain = [
+        field.name
+        for field in schema
+        if types.is_binary(field.type) or types.is_large_binary(field.type)
+    ]
+    return plain[0] if len(plain) == 1 else None
 
 
 def split_of_file(path: Path) -> Split | None:

@@ -275,7 +275,7 @@ def test_formats_that_hide_how_large_they_are_are_not_read(kind: str) -> None:
     """Of a file in a file the limit would be checked after its memory is spent, if at all."""
     content = encoded(Image.new("P" if kind == "BLP" else "RGB", (64, 64)), kind)
 
-    with pytest.raises(DecodeError, match="not a picture in a known format"):
+    with pytest.raises(DecodeError, match="not a picture"):
         decoded(content)
 
 

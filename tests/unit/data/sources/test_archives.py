@@ -1,0 +1,195 @@
+"""Archives as people have them: zips, compressed tars, WebDataset samples with several pictures, lists of names."""
+
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from imgrec.config import DataConfig
+from imgrec.data.sources import compressed, list_samples, open_source
+from imgrec.data.sources.sample import Sample
+from imgrec.errors import DataError, DecodeError
+from tests.unit.data.sources.made import add, png
+
+
+def read(source: Path | str, **about: object) -> list[Sample]:
+    config = DataConfig(source=str(source), **about)  # type: ignore[arg-type]
+    return list_samples(open_source(config, Path(source).parent / "downloads"), config)
+
+
+def labels(samples: list[Sample]) -> Counter[str]:
+    """Of the samples that can be read."""
+    return Counter(one.label for one in samples if one.content.read())
+
+
+FILES = [
+    (f"photos/{label}/{number}.png", png(number, number))
+    for label in ("cat", "dog")
+    for number in range(3)
+]
+BOTH = {"cat": 3, "dog": 3}
+
+
+def test_pictures_of_a_zip_are_read_where_they_lie(tmp_path: Path) -> None:
+    """Stored or compressed; what needs a password, or is a link, is left out with the reason."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for number, (name, content) in enumerate(FILES):
+            packed.writestr(
+                name, content, zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            )
+        link = zipfile.ZipInfo("photos/cat/link.png")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "0.png")
+    samples = read(tmp_path / "a.zip")
+    (odd,) = (one for one in samples if one.id.endswith("link.png"))
+
+    assert labels([one for one in samples if one is not odd]) == BOTH
+    assert [one.content.read() for one in samples if one is not odd] == [
+        content for _, content in FILES
+    ]
+    with pytest.raises(DecodeError, match="a link or a device"):
+        odd.content.read()
+
+
+def test_a_zip_that_is_cut_off_or_changed_is_refused(tmp_path: Path) -> None:
+    """In one line, and a changed picture when it is read."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as packed:
+        for name, content in FILES:
+            packed.writestr(name, content)
+    whole = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    place = whole.index(FILES[2][1]) + 60
+    (tmp_path / "changed.zip").write_bytes(
+        whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    )
+
+    with pytest.raises(
+        DataError, match=r"cut.zip: cannot be read as zip .*; copy or pack it again"
+    ):
+        read(tmp_path / "cut.zip")
+    changed = read(tmp_path / "changed.zip")[2]
+    with pytest.raises(DecodeError, match="Bad CRC-32"):
+        changed.content.read()
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.xz", "tar.bz2"])
+def test_a_compressed_tar_is_unpacked_once(ending: str, tmp_path: Path) -> None:
+    """Parts of it could not be read by themselves."""
+    path = tmp_path / f"a.{ending}"
+    with tarfile.open(path, "w:" + {"tgz": "gz"}.get(ending, ending[4:])) as tar:  # type: ignore[call-overload]
+        for name, content in FILES:
+            add(tar, name, content)
+    first = read(path)
+    (unpacked,) = (tmp_path / "downloads").rglob("a.tar")
+    before = unpacked.stat().st_mtime_ns
+
+    assert labels(first) == BOTH
+    assert labels(read(path)) == BOTH
+    assert unpacked.stat().st_mtime_ns == before
+
+
+def test_what_becomes_far_larger_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a file was made to fill the disk."""
+    monkeypatch.setattr(compressed, "LEAST_SUSPECT", 1 << 20)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        add(tar, "photos/cat/0.png", bytes(20 << 20))
+
+    with pytest.raises(DataError, match="unpack it yourself, and give the folder"):
+        read(tmp_path / "a.tar.gz")
+    assert not [file for file in (tmp_path / "downloads").rglob("*") if file.is_file()]
+    (tmp_path / "b.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"b\.tar\.gz: cannot be unpacked"):
+        read(tmp_path / "b.tar.gz")
+
+
+def test_names_with_dots_do_not_get_the_labels_of_others(tmp_path: Path) -> None:
+    """In WebDataset a name ends at its first dot: two labels for one sample are a mistake, and named."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(4):
+            add(tar, f"img v1.{number}.jpg", png(number % 2, number))
+            add(tar, f"img v1.{number}.cls", str(number % 2).encode())
+
+    with pytest.raises(
+        DataError, match=r"img v1.0.cls and img v1.1.cls belong to one sample, img v1"
+    ):
+        read(tmp_path / "a.tar")
+
+
+def test_of_several_pictures_of_a_sample_the_ending_says_which(tmp_path: Path) -> None:
+    """Left and right eye have one label: which of them is meant, a person says."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(4):
+            for eye in ("left", "right"):
+                add(tar, f"{number}.{eye}.png", png(number % 2, number))
+            add(tar, f"{number}.cls", str(number % 2).encode())
+
+    with pytest.raises(
+        DataError, match=r"sample 0 has several pictures .* data\.image_ending = 'left.png'"
+    ):
+        read(tmp_path / "a.tar")
+    samples = read(tmp_path / "a.tar", image_ending="right.png")
+    assert [one.id for one in samples] == [f"a.tar:{number}.right.png" for number in range(4)]
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_names_say_the_class_by_a_pattern(form: str, tmp_path: Path) -> None:
+    """A flat folder whose names say it gets the hint, filled in; what does not match is told."""
+    names = [f"{label}.{number}.png" for label in ("cat", "great dane") for number in range(3)]
+    (tmp_path / "flat").mkdir()
+    for number, name in enumerate([*names, "readme.png"]):
+        (tmp_path / "flat" / name).write_bytes(png(0, number))
+    source = tmp_path / "flat"
+    with pytest.raises(DataError, match="no class folder in it") as caught:
+        read(source)
+    if form == "tar":
+        source = tmp_path / "flat.tar"
+        with tarfile.open(source, "w") as tar:
+            tar.add(tmp_path / "flat", "flat")
+    assert "set data.label_pattern = '(?P<label>" not in str(caught.value)  # readme is one of seven
+    (tmp_path / "flat" / "readme.png").unlink()
+    with pytest.raises(DataError, match="finds cat, great dane in their names"):
+        read(tmp_path / "flat")
+    samples = read(source, label_pattern=r"(?P<label>[a-z ]+)\.\d+\.png$")
+
+    assert labels([one for one in samples if one.label]) == {"cat": 3, "great dane": 3}
+    with pytest.raises(DataError, match=r"no path matches data\.label_pattern"):
+        read(source, label_pattern="(?P<label>bird)")
+
+
+SETTINGS: list[tuple[dict[str, object], Callable[[Path], str]]] = [
+    ({"columns": {"path": "a"}}, lambda folder: str(folder)),
+    ({"image_ending": "png"}, lambda folder: str(folder)),
+    ({"label_from": "leaf"}, lambda _: "digits"),
+    ({"label_pattern": "(?P<label>a)"}, lambda _: "digits"),
+]
+
+
+@pytest.mark.parametrize(("setting", "source"), SETTINGS)
+def test_a_setting_without_effect_is_refused(
+    setting: dict[str, object], source: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """It was meant for another kind of source."""
+    for name, content in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"data\.{next(iter(setting))} has no effect on"):
+        read(source(tmp_path / "photos"), **setting)
+
+
+@pytest.mark.parametrize("column", ["image", "jpg_bytes"])
+def test_a_column_of_plain_bytes_holds_the_pictures(column: str, tmp_path: Path) -> None:
+    """As Spark and pandas write them, without Hugging Face's struct."""
+    rows = [{column: content, "label": name.split("/")[1]} for name, content in FILES]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    samples = read(tmp_path / "a.parquet")
+
+    assert labels(samples) == BOTH
+    assert [one.content.read() for one in samples] == [content for _, content in FILES]
