@@ -79,13 +79,13 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
         begun = Begun() if fresh else last_begun(tracking, config)
     side = photo_side(*begin_with_registered(config, tracking, begun.networks))
     if find_store(config.data, storage, photo_side=side) is None:
-        return _before_data(config, side)
+        return _before_data(config, side, observer)
     decode = partial(prepare, config, observer.progress, tracking=tracking, planning=True)
     prepared = decode(decided=begun.networks)
     if not begun.holds_for(prepared):
         prepared = decode()
     written, config = config, prepared.config
-    for note in prepared.notes:
+    for note in (*prepared.findings.understood(), *prepared.notes):
         observer.note(note)
     if tracking:
         ledger = Ledger(tracking, prepared, fresh=fresh)
@@ -213,11 +213,13 @@ def _with_starts(config: Config, stages: list[Stage], overheads: Overheads) -> l
     return [stages[0], Stage("start", seconds=seconds, note=note), *stages[1:]]
 
 
-def _before_data(config: Config, side: int) -> list[Stage]:
+def _before_data(config: Config, side: int, observer: Observer) -> list[Stage]:
     """Where the pictures are not decoded yet, the rest cannot be known in detail."""
     downloads = Path(config.storage) / "downloads"
     source = open_source(config.data, downloads)
     samples = list_samples(source, config.data)
+    for line in source.reading().lines():
+        observer.note(line)
     shape, decided = guess(samples, config.data, side)
     height, width, channels = shape
     count = len(samples)

@@ -26,6 +26,8 @@ def write_preview(config: Config, file: Path, observer: Observer) -> FitSpec:
     """
     observer.stage("data")
     prepared = prepare(config, observer.progress)
+    for line in prepared.findings.understood():
+        observer.note(line)
     spec = prepared.specs[config.archs[0]]
     figure = preview(prepared, spec)
     try:

@@ -164,8 +164,8 @@ def test_names_say_the_class_by_a_pattern(form: str, tmp_path: Path) -> None:
 
 
 SETTINGS: list[tuple[dict[str, object], Callable[[Path], str]]] = [
-    ({"columns": {"path": "a"}}, lambda folder: str(folder)),
-    ({"image_ending": "png"}, lambda folder: str(folder)),
+    ({"columns": {"path": "a"}}, str),
+    ({"image_ending": "png"}, str),
     ({"label_from": "leaf"}, lambda _: "digits"),
     ({"label_pattern": "(?P<label>a)"}, lambda _: "digits"),
 ]
