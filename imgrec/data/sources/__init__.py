@@ -8,6 +8,7 @@
 | `*.parquet` with the pictures inside, or a folder of such files | `parquet.py` |
 | `*.tar` or `*.zip`, or a folder of such files | `archive.py` |
 | `*.tar.gz`, and other tars that are compressed as a whole | `compressed.py` |
+| a folder of `save_to_disk` | `saved.py` |
 | `torchvision:NAME` | `torchvision.py` |
 | any but the first and last of these behind `s3://`, `gs://`, `https://`, ... | `remote.py` |
 """
@@ -31,6 +32,7 @@ from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
+from imgrec.data.sources.saved import SavedDataset, is_saved_dataset
 from imgrec.data.sources.table import TABLES, Table
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
 from imgrec.data.sources.tree import Rule
@@ -94,6 +96,8 @@ def _source(config: DataConfig, downloads: Path) -> Source:
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
+        if is_saved_dataset(path):
+            return SavedDataset(path)
         if files := _shards(path) or _tables_in(path):
             return opener.of_files(name, files, str(path))
         return Folder(path, opener.rule)

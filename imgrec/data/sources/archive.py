@@ -9,7 +9,7 @@ import stat
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,14 @@ from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import MOST_BYTES, Part, Sample, Split, refuse_huge
-from imgrec.data.sources.tree import CLUTTER, PLAIN, Rule, read_tree, tree_of
+from imgrec.data.sources.tree import (
+    CLUTTER,
+    PLAIN,
+    Rule,
+    looks_like_picture,
+    read_tree,
+    tree_of,
+)
 from imgrec.errors import DataError, DecodeError
 
 END_BYTES = 1024
@@ -95,12 +102,12 @@ class Archives:
             name = path.relative_to(root).as_posix()
             held = self._held[number]
             for member, content in held.pictures.items():
-                label = held.labels.get(_key(member))
+                label, split = held.labels.get(_key(member)), None
                 if label is None:
-                    text, split = self._of_folders.get((number, member), ("", None))
+                    if (number, member) not in self._by_folder.known:
+                        continue  # of what no folder holds classes, or no picture
+                    text, split = self._by_folder.known[number, member]
                     label = Label(text)
-                else:
-                    split = None
                 if label.problem:
                     content = Missing(label.problem)  # noqa: PLW2901 - what there is of it
                 yield Sample(f"{name}:{member}", content, label.text, split or self._split(path))
@@ -111,7 +118,7 @@ class Archives:
 
     def reading(self) -> Reading:
         """What was taken for what."""
-        folders = self._read_folders[1]
+        folders = self._by_folder.reading
         labelled = any(held.labels for held in self._held)
         what = f"{len(self.paths):,} archives" if len(self.paths) > 1 else "an archive"
         splits = dict[str, str]()
@@ -137,15 +144,9 @@ class Archives:
     def _held(self) -> list[_Contents]:
         return [_contents(path, self.image_ending) for path in self.paths]
 
-    @property
-    def _of_folders(self) -> Mapping[tuple[int, PurePosixPath], tuple[str, Split | None]]:
-        return self._read_folders[0]
-
     @cached_property
-    def _read_folders(
-        self,
-    ) -> tuple[dict[tuple[int, PurePosixPath], tuple[str, Split | None]], Reading | None]:
-        """Class and split of the pictures that only a folder labels, and how the folders were read.
+    def _by_folder(self) -> "_ByFolder":
+        """Class and split of the pictures that only a folder labels.
 
         Of all archives together: a shard may hold one class alone.
         """
@@ -157,13 +158,31 @@ class Archives:
         ]
         in_folders = any("/" in path.removeprefix("./") for path, _ in bare)
         if not in_folders and not self.rule.pattern:
-            return {}, None
-        ignored = Counter(
-            {CLUTTER: count} if (count := sum(len(held.clutter) for held in self._held)) else {}
-        )
+            strays = [kept for path, kept in bare if looks_like_picture(path)]
+            return _ByFolder(dict.fromkeys(strays, ("", None)), None)
+        ignored = Counter({CLUTTER: count} if (count := self._clutter) else {})
         layout = read_tree(tree_of(bare, ignored), str(self.paths[0]), self.rule, ignored)
-        known = {kept: (one.label, one.split) for one in layout.classes for _, kept in one.files}
-        return known, layout.reading
+        known: dict[_Place, tuple[str, Split | None]] = {
+            kept: (one.label, one.split) for one in layout.classes for _, kept in one.files
+        }
+        known |= dict.fromkeys((kept for _, kept in layout.strays), ("", None))
+        return _ByFolder(known, layout.reading)
+
+    @property
+    def _clutter(self) -> int:
+        return sum(len(held.clutter) for held in self._held)
+
+
+_Place = tuple[int, PurePosixPath]
+"""The number of an archive, and a name in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ByFolder:
+    """What folders say of pictures without labels of their own; strays have none. And how the folders were read."""
+
+    known: dict[_Place, tuple[str, Split | None]]
+    reading: Reading | None
 
 
 def _contents(path: Path, ending: str) -> _Contents:

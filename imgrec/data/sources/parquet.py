@@ -100,7 +100,7 @@ class EmbeddedParquet:
         from pyarrow import parquet  # noqa: PLC0415 - not for other sources
 
         schema = parquet.read_schema(self.paths[0])
-        label = _label_column(schema.names, _features(schema), self.paths[0])
+        label = label_column(schema.names, features_of(schema), self.paths[0])
         splits = dict[str, str]()
         if "split" in schema.names:
             splits = {"each split": "in column split"}
@@ -120,8 +120,8 @@ class EmbeddedParquet:
             with parquet.ParquetFile(path) as file:
                 image = image_column(file.schema_arrow)
                 assert image is not None
-                features = _features(file.schema_arrow)
-                label = _label_column(file.schema_arrow.names, features, path)
+                features = features_of(file.schema_arrow)
+                label = label_column(file.schema_arrow.names, features, path)
                 names = features[label].get("names") if label in features else None
                 wanted = [label, *(["split"] if "split" in file.schema_arrow.names else [])]
                 total = 0
@@ -130,7 +130,7 @@ class EmbeddedParquet:
                     for row, values in enumerate(table.to_pylist()):
                         total += 1
                         name = f"{path.relative_to(root).as_posix()}:{total - 1}"
-                        text, problem = _label_text(values[label], names)
+                        text, problem = label_text(values[label], names)
                         content = Missing(problem) if problem else Cell(path, group, row, image)
                         split = split_of(values.get("split") or "", path, total)
                         yield Sample(name, content, text, split or self._split(path))
@@ -164,7 +164,7 @@ def split_of_file(path: Path) -> Split | None:
     return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(path.parent.name.lower())
 
 
-def _features(schema: Any) -> dict[str, Any]:
+def features_of(schema: Any) -> dict[str, Any]:
     """What Hugging Face notes beside the columns, with the names of the classes."""
     raw = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
@@ -174,12 +174,17 @@ def _features(schema: Any) -> dict[str, Any]:
     return {name: kind for name, kind in noted.items() if isinstance(kind, dict)}
 
 
-def _label_column(names: list[str], features: dict[str, Any], path: Path) -> str:
+def label_column(names: list[str], features: dict[str, Any], path: Path) -> str:
+    """The column that names classes: by its name, or as Hugging Face notes it.
+
+    Raises:
+        DataError: none does.
+    """
     classes = [name for name, kind in features.items() if kind.get("_type") == "ClassLabel"]
     return column(names, (*LABEL_COLUMNS, *classes), path)
 
 
-def _label_text(value: Any, names: list[str] | None) -> tuple[str, str]:
+def label_text(value: Any, names: list[str] | None) -> tuple[str, str]:
     """The name of a class, and what is wrong with it if something is."""
     if value is None:
         return "", "the row gives no label"

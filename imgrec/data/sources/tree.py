@@ -229,11 +229,14 @@ class _Reader:
         reading = Reading("files", f"what {pattern} finds in its path", places, dict(self.ignored))
         return Layout(classes, [], reading)
 
-    def _unwrapped(self, node: Node, path: str) -> tuple[Node, str]:
-        """Down through folders that hold nothing but one other with class folders in it."""
+    def _unwrapped(self, node: Node, path: str, *, in_split: bool = False) -> tuple[Node, str]:
+        """Down through folders that hold nothing but one other with class folders in it.
+
+        At the top such a folder may hold pictures too, for one class alone would be none; in a split it is a class.
+        """
         while len(full := [one for one in node.folders.values() if not one.is_empty]) == 1:
             (only,) = full
-            if not only.folders or node.has_pictures or only.has_pictures:
+            if not only.folders or node.has_pictures or (in_split and only.has_pictures):
                 break
             if _split_of(only.name) and not path.endswith(f"{only.name}/"):
                 break  # a lone train/ is a split, but not the second of train/train/
@@ -250,7 +253,7 @@ class _Reader:
         others: list[Node] = []
         for child in _sorted(one for one in base.folders.values() if not one.is_empty):
             split = _split_of(child.name)
-            node, place = self._unwrapped(child, f"{path}{child.name}/")
+            node, place = self._unwrapped(child, f"{path}{child.name}/", in_split=True)
             if split and node.folders:
                 if split in found:
                     self._refuse(

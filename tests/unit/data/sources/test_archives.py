@@ -1,5 +1,6 @@
 """Archives as people have them: zips, compressed tars, WebDataset samples with several pictures, lists of names."""
 
+import json
 import tarfile
 import zipfile
 from collections import Counter
@@ -11,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
-from imgrec.data.sources import compressed, list_samples, open_source
+from imgrec.data.sources import compressed, list_samples, open_source, saved
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError, DecodeError
 from tests.unit.data.sources.made import add, png
@@ -193,3 +194,57 @@ def test_a_column_of_plain_bytes_holds_the_pictures(column: str, tmp_path: Path)
 
     assert labels(samples) == BOTH
     assert [one.content.read() for one in samples] == [content for _, content in FILES]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_what_hugging_face_saved_is_read(splits: bool, tmp_path: Path) -> None:
+    """`save_to_disk`: Arrow files, with the names of classes beside the numbers."""
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+    }
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
+    places = ["train", "test"] if splits else [""]
+    for place in places:
+        folder = tmp_path / "saved" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"image": {"bytes": content, "path": None}, "label": name.count("dog/")}
+            for name, content in FILES
+        ]
+        table = pa.Table.from_pylist(rows).replace_schema_metadata(note)
+        with (
+            pa.OSFile(str(folder / "data-0.arrow"), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            for batch in table.to_batches(max_chunksize=4):
+                writer.write_batch(batch)
+        (folder / "state.json").write_text(
+            json.dumps({"_data_files": [{"filename": "data-0.arrow"}]})
+        )
+        (folder / "dataset_info.json").write_text("{}")
+    if splits:
+        (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": places}))
+    samples = read(tmp_path / "saved")
+
+    assert labels(samples) == {label: count * len(places) for label, count in BOTH.items()}
+    assert {one.split for one in samples} == ({"train", "test"} if splits else {None})
+    assert samples[4].content.read() == FILES[4][1]
+    (tmp_path / "saved" / places[0] / "data-0.arrow").write_bytes(b"x")
+    saved._table.cache_clear()
+    with pytest.raises(DataError, match=r"data-0\.arrow: cannot be read as Arrow"):
+        read(tmp_path / "saved")
+
+
+def test_what_lies_beside_folders_in_an_archive_is_as_it_is_in_a_folder(tmp_path: Path) -> None:
+    """A licence is no picture; pictures without a class folder beside train are left alone."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in FILES:
+            add(tar, f"set/train/{name[7:]}", content)
+        add(tar, "set/LICENSE.md", b"free")
+        add(tar, "set/test/1.png", png(0, 9))
+        add(tar, "set/stray.png", png(0, 10))
+    samples = read(tmp_path / "a.tar")
+
+    assert labels([one for one in samples if one.label]) == BOTH
+    assert [one.id for one in samples if not one.label] == ["a.tar:set/stray.png"]
