@@ -250,11 +250,17 @@ def _about_seen(
     """Where a registered model has learned from pictures that are to judge what begins with it."""
     for branch in config.branches:
         start = weights.start_of(branch.model)
-        counts = start.seen(store, splits).items() if start else ()
-        seen = " and ".join(f"{count:,} {name} pictures" for name, count in counts if count)
-        if start and seen:
+        seen = start.seen(store, splits) if start else {}
+        if start and None in seen.values():
             yield (
-                f"{branch.arch}: {start.weights.name}, which it begins with, has learned from {seen} of this "
+                f"{branch.arch}: what {start.weights.name} has learned from is not known, for an earlier imgrec has "
+                f"registered it: its scores may be too good"
+            )
+            continue
+        told = " and ".join(f"{count:,} {name} pictures" for name, count in seen.items() if count)
+        if start and told:
+            yield (
+                f"{branch.arch}: {start.weights.name}, which it begins with, has learned from {told} of this "
                 f"run: its scores are too good to compare with those of others"
             )
 

@@ -1,6 +1,7 @@
 """Registered models as a start: the network of one, its weights but those of the last layer, and what it knows."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,17 @@ class RegisteredStart:
 
     Attributes:
         weights: All of its weights; of the last layer nothing is taken.
-        trained_on: Digests of the pictures that it has learned from, those of its own start among them.
+        trained_on: Digests of the pictures that it has learned from, those of its own start among them; None where
+            an earlier imgrec has registered it.
     """
 
     weights: Weights
-    trained_on: Digests
+    trained_on: Digests | None
 
-    def seen(self, store: Store, splits: Splits) -> dict[str, int]:
-        """How many pictures of the splits that judge it has learned from."""
+    def seen(self, store: Store, splits: Splits) -> dict[str, int | None]:
+        """How many pictures of the splits that judge it has learned from; None where nobody knows."""
+        if self.trained_on is None:
+            return {"val": None, "test": None}
         digests = store.looks()["digest"]
         return {
             name: int(np.isin(digests[rows], self.trained_on).sum())
@@ -41,10 +45,14 @@ class RegisteredStart:
         }
 
 
-def learned_from(store: Store, splits: Splits, start: RegisteredStart | None) -> Digests:
-    """Digests of the pictures that a model has learned from, by itself or before."""
+def learned_from(store: Store, splits: Splits, start: RegisteredStart | None) -> Digests | None:
+    """Digests of the pictures that a model has learned from, by itself or before; None where that is not known."""
     digests: Digests = store.looks()["digest"][splits.train]
-    return np.unique(np.concatenate([digests, start.trained_on]) if start else digests)
+    if start is None:
+        return np.unique(digests)
+    if start.trained_on is None:
+        return None
+    return np.unique(np.concatenate([digests, start.trained_on]))
 
 
 def begin_with_registered(
@@ -77,13 +85,14 @@ def begin_with_registered(
         named = begun if begun.startswith(REGISTERED) else str(branch.model.pretrained)
         version = find_version(tracking, named)
         name = f"{REGISTERED}{version.name}/{version.version}"
-        folder = fetch_version(tracking, version)
-        card = read_card(folder)
-        filters = [one.model_dump() for one in card.filters]
-        branches.append(branch.with_registered(card.model, name, filters))
-        where = f"{branch.arch}.model.pretrained"
-        weights = _kept(card, folder / WEIGHTS, name, config, where)
-        starts[name] = RegisteredStart(weights, read_trained_on(folder))
+        with tempfile.TemporaryDirectory(prefix="imgrec-") as copy:
+            folder = fetch_version(tracking, version, None if tracking.is_local else Path(copy))
+            card = read_card(folder)
+            filters = [one.model_dump() for one in card.filters]
+            branches.append(branch.with_registered(card.model, name, filters))
+            where = f"{branch.arch}.model.pretrained"
+            weights = _kept(card, folder / WEIGHTS, name, config, where)
+            starts[name] = RegisteredStart(weights, read_trained_on(folder))
     return config.model_copy(update={"branches": tuple(branches)}), starts
 
 

@@ -21,9 +21,11 @@ Kind = Literal["same class", "other class", "other split", "train and test"]
 LEAST_PICTURES = 3
 FEW_GREY = 0.1
 FEW_PICTURES = 20
-GROUPED = re.compile(r"(?P<group>[^/]*[0-9])[_.-][^/_.-]*[0-9]+\.[^./]+$")
+GROUPED = re.compile(r"(?P<group>[^/_.-]*[0-9])[_.-][^/_.-]*[0-9]\.[^./]+$")
 """`patient12_3.png`, `video7.frame0012.jpg`: a name with a number, and a number within it."""
 LEAST_GROUPS = 5
+MOST_NAMES = 10_000
+"""Evenly of all, that are looked at for groups."""
 MOST_SHOWN = 20
 """Classes in a line."""
 UNEVEN = 2.0
@@ -252,11 +254,13 @@ class Findings:
         if (named < 0).all():
             yield from self._names_like_groups()
             return
-        several = [
-            number
-            for number in range(int(named.max()) + 1)
-            if len(np.unique(splits[named == number])) > 1
-        ]
+        pairs = np.unique(np.stack([named, splits], axis=1)[named >= 0], axis=0)
+        numbers, counts = np.unique(pairs[:, 0], return_counts=True)
+        several = numbers[counts > 1].tolist()
+        if without := int((named < 0).sum()):
+            first = self.ids[int(np.flatnonzero(named < 0)[0])]
+            text = f"{_counted(without, 'picture')} of no group of data.group (such as {first})"
+            yield Problem("warning", text)
         if several:
             rows = np.flatnonzero(named == several[0])
             level: Literal["error", "warning"] = "warning" if self.allow_leakage else "error"
@@ -266,16 +270,17 @@ class Findings:
 
     def _names_like_groups(self) -> Iterator[Problem]:
         """Pictures of one patient or film are often numbered within it; a person is to say so."""
-        found = [GROUPED.search(name) for name in self.ids]
+        ids = self.ids[:: max(1, len(self.ids) // MOST_NAMES)]
+        found = [GROUPED.search(name) for name in ids]
         sizes = Counter(one["group"] for one in found if one)
         count = sum(sizes.values())
         if (
             len(sizes) >= LEAST_GROUPS
-            and count >= 0.9 * len(self.ids)
+            and count >= 0.9 * len(ids)
             and 2 * len(sizes) <= count
             and max(sizes.values()) <= 0.2 * count
         ):
-            such_as = next(name for name, one in zip(self.ids, found, strict=True) if one)
+            such_as = next(name for name, one in zip(ids, found, strict=True) if one)
             yield Problem(
                 "warning",
                 f"names look like those of {len(sizes):,} groups (such as {such_as}); if these are one patient, animal "

@@ -54,7 +54,7 @@ class _Groups:
     Attributes:
         ids: As the store has them, (G,).
         sizes: Pictures in each, (G,).
-        labels: The class of the first picture of each, (G,).
+        labels: Of the classes in each the rarest, (G,): the others have pictures elsewhere.
         ranks: Hashes of the contents, (G,): within a class the groups of the lowest leave train first.
     """
 
@@ -145,13 +145,17 @@ def _cut(
 
 
 def _groups_of(store: Store, rows: Indices, seed: int) -> _Groups:
-    ids, first, which, sizes = np.unique(
-        store.groups[rows], return_index=True, return_inverse=True, return_counts=True
-    )
+    ids, which, sizes = np.unique(store.groups[rows], return_inverse=True, return_counts=True)
     digests = np.frombuffer(store.looks()["digest"][rows].tobytes(), dtype="<u8")[::2]
     ranks = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(ranks, which, _mixed(digests, seed))
-    return _Groups(ids, sizes.astype(np.int64), store.labels[rows][first], ranks)
+    labels = store.labels[rows]
+    by_count = np.argsort(np.bincount(labels, minlength=len(store.class_names)), kind="stable")
+    place = np.empty_like(by_count)
+    place[by_count] = np.arange(len(by_count))
+    rarest = np.full(len(ids), len(by_count), dtype=np.int64)
+    np.minimum.at(rarest, which, place[labels])
+    return _Groups(ids, sizes.astype(np.int64), by_count[rarest], ranks)
 
 
 def _class_counts(

@@ -273,10 +273,10 @@ def _named_groups(names: Sequence[str]) -> tuple[Numbers, Numbers]:
     return named, np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """What to sort names by so that 2 comes before 10."""
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What to sort names by so that 2 comes before 10, and 1 and 01 in one order."""
     parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
+    return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)], name
 
 
 def _hash(parts: list[Any]) -> str:

@@ -1,6 +1,5 @@
 """How a classifier becomes a version of a registered model, and when it becomes champion."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +21,6 @@ from imgrec.preprocess.filters import PACKAGES
 from imgrec.tracking import served_model
 from imgrec.tracking.hashes import hash_tags
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import SEEN
 from imgrec.tracking.versions import (
     CHAMPION,
     FOLDER,
@@ -31,6 +29,7 @@ from imgrec.tracking.versions import (
     RegisteredVersion,
     champion_of,
     download,
+    has_seen,
 )
 from imgrec.training.metrics import MONITOR
 from imgrec.version import PACKAGE, files_behind
@@ -67,7 +66,7 @@ def register(
     classifier: Classifier,
     example: bytes,
     tags: Mapping[str, Any],
-    trained_on: Digests,
+    trained_on: Digests | None,
 ) -> RegisteredVersion:
     """Log a classifier to its run, register it, and make it champion if nothing speaks against it.
 
@@ -82,7 +81,7 @@ def register(
         example: An encoded picture, kept as the input example.
         tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`; and SEEN, where it began with a
             registered model.
-        trained_on: Digests of the pictures that it has learned from.
+        trained_on: Digests of the pictures that it has learned from; None where that is not known.
     """
     tracking, client = run.tracking, run.tracking.client
     text = {key: str(value) for key, value in tags.items()}
@@ -100,7 +99,8 @@ def register(
                     raise
             made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
     champion = champion_of(tracking, name)
-    why_not = "" if champion is None or champion.run_id == run.id else _why_not(text, champion)
+    leads = champion is not None and champion.run_id == run.id
+    why_not = "" if leads else _why_not(text, champion)
     if not why_not:
         with tracking.answering():
             client.set_registered_model_alias(name, CHAMPION, made.version)
@@ -108,7 +108,9 @@ def register(
     return RegisteredVersion(name, int(made.version), not why_not, run.id, kept, why_not)
 
 
-def _log(run: Run, classifier: Classifier, example: bytes, trained_on: Digests) -> tuple[str, str]:
+def _log(
+    run: Run, classifier: Classifier, example: bytes, trained_on: Digests | None
+) -> tuple[str, str]:
     """The classifier as a logged model of the run: its URI and id."""
     run.tracking.use()
     with (
@@ -118,7 +120,8 @@ def _log(run: Run, classifier: Classifier, example: bytes, trained_on: Digests) 
     ):
         folder = Path(temporary) / FOLDER  # MLflow keeps the name
         classifier.save(folder)
-        np.save(folder / TRAINED_ON, trained_on, allow_pickle=False)
+        if trained_on is not None:
+            np.save(folder / TRAINED_ON, trained_on, allow_pickle=False)
         logged = mlflow.pyfunc.log_model(
             name="classifier",
             python_model=served_model.__file__,
@@ -153,13 +156,13 @@ def _requirements(classifier: Classifier) -> list[str]:
     return [f"{package}=={version(package)}" for package in dict.fromkeys(needs)]
 
 
-def _why_not(new: Mapping[str, str], champion: ModelVersion) -> str:
-    """Why a version does not become champion over this one; empty if it does."""
-    if any(json.loads(new.get(SEEN, "{}")).values()):
-        return (
-            f"version {champion.version} stays champion, for what this one began with has learned from pictures "
-            f"that judge it; {WAY}"
-        )
+def _why_not(new: Mapping[str, str], champion: ModelVersion | None) -> str:
+    """Why a version does not become champion, over this one if there is one; empty if it does."""
+    if has_seen(new):
+        stays = f"version {champion.version} stays champion" if champion else "there is no champion"
+        return f"{stays}, for what this one began with may have learned from pictures that judge it; {WAY}"
+    if champion is None:
+        return ""
     old = champion.tags
     if any(new[key] != old.get(key) for key in ("data.fingerprint", "data.splits")):
         return (

@@ -3,6 +3,7 @@
 Imports no torch: `imgrec models` answers in the time that MLflow takes to import.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from imgrec.config.architectures.architecture import REGISTERED
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import refuse_changed
-from imgrec.tracking.tags import ARCH, BEGINS_WITH, RANDOM
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, RANDOM, SEEN
 
 CHAMPION = "champion"
 # What MLflow answers where there is no such model, version or alias, or no such name can be.
@@ -149,31 +150,41 @@ def find_version(tracking: Tracking, model: str) -> ModelVersion:
         raise TrackingError(msg) from error
 
 
-def fetch_version(tracking: Tracking, version: ModelVersion) -> Path:
+def fetch_version(tracking: Tracking, version: ModelVersion, into: Path | None = None) -> Path:
     """The classifier of a version as a folder of this machine, its files as they were registered.
+
+    Args:
+        tracking: Where it is registered.
+        version: Which.
+        into: Where to copy it to; without, it is used where it lies, or MLflow makes a folder for the copy.
 
     Raises:
         ClassifierError: a file is not as it was when the model was registered.
     """
-    folder = download(tracking, f"{REGISTERED}{version.name}/{version.version}")
+    folder = download(tracking, f"{REGISTERED}{version.name}/{version.version}", into)
     refuse_changed(folder, version.tags, f"{version.name}/{version.version}")
     return folder / "artifacts" / FOLDER
 
 
-def read_trained_on(folder: Path) -> Digests:
-    """Digests of the pictures that a fetched classifier has learned from; none of one of an earlier imgrec."""
+def read_trained_on(folder: Path) -> Digests | None:
+    """Digests of the pictures that a fetched classifier has learned from; None of one of an earlier imgrec."""
     file = folder / TRAINED_ON
-    digests: Digests = (
-        np.load(file, allow_pickle=False) if file.is_file() else np.empty(0, dtype="V16")
-    )
+    if not file.is_file():
+        return None
+    digests: Digests = np.load(file, allow_pickle=False)
     return digests
 
 
-def download(tracking: Tracking, uri: str) -> Path:
+def has_seen(tags: Mapping[str, str]) -> bool:
+    """Whether what a version began with has learned from pictures that judge it, or nobody knows."""
+    return any(count != 0 for count in json.loads(tags.get(SEEN, "{}")).values())
+
+
+def download(tracking: Tracking, uri: str, into: Path | None = None) -> Path:
     """What a URI of MLflow's names, as a folder of this machine."""
     tracking.use()
     with tracking.answering():
-        return Path(mlflow.artifacts.download_artifacts(uri))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into and str(into)))
 
 
 def _has_files(tracking: Tracking, version: ModelVersion) -> bool:

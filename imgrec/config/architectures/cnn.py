@@ -14,7 +14,8 @@ class CnnConfig(Architecture):
     gpu_backbone: ClassVar[str] = "convnext_tiny.in12k_ft_in1k"
     other_backbones: ClassVar[tuple[str, ...]] = (
         "tf_efficientnet_lite1.in1k",
-        "tf_efficientnet_lite2.in1k",
+        "mobilenetv3_large_100.ra_in1k",
+        "resnet18.a1_in1k",
     )
     arch: Literal["cnn"] = "cnn"
     widths: Widths = (32, 128, 256)

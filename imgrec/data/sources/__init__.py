@@ -28,7 +28,7 @@ from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.compressed import COMPRESSED, as_plain_tar
 from imgrec.data.sources.digits import Digits
 from imgrec.data.sources.folder import Folder
-from imgrec.data.sources.manifest import Manifest
+from imgrec.data.sources.manifest import FOLDER, Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Source, Split
@@ -42,10 +42,9 @@ from imgrec.errors import DataError, reason_of
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 PACKED = (".tar", ".zip")
 FILES = (*TABLES, *PACKED, *COMPRESSED)
-FOLDER = "folder"
-"""As data.group: the folder that a picture lies in."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-SHARDS = (".parquet", *PACKED)
+SHARDS = ((".parquet",), PACKED)
+"""Kinds of files that may lie in a folder together, by their endings."""
 # No deeper, for a folder of pictures would be walked through for nothing.
 SHARD_PLACES = ("", "data", *SPLIT_NAMES)
 NAMED: dict[str, Callable[[str, Path], Source]] = {
@@ -96,10 +95,14 @@ def _source(config: DataConfig, downloads: Path) -> Source:
     refuse_missing(name)
     path = _absolute(name)
     if path.is_dir():
-        if is_saved_dataset(path):
-            return SavedDataset(path)
-        if files := _shards(path) or _tables_in(path):
-            return opener.of_files(name, files, str(path))
+        try:
+            if is_saved_dataset(path):
+                return SavedDataset(path)
+            if files := _shards(path) or _tables_in(path):
+                return opener.of_files(name, files, str(path))
+        except OSError as error:
+            msg = f"{error.filename}: {error.strerror}"
+            raise DataError(msg) from error
         return Folder(path, opener.rule)
     return opener.of_files(name, _local_files(path), str(path.parent))
 
@@ -122,8 +125,13 @@ class _Opener:
         if url.endswith(FILES):
             files = fetch([url], self.downloads, allowed)
             return self.of_files(url, files, url.rpartition("/")[0])
-        for ending in SHARDS:
-            if urls := shards_in(url, SHARD_PLACES, ending, allowed):
+        for endings in SHARDS:
+            urls = [
+                found
+                for ending in endings
+                for found in shards_in(url, SHARD_PLACES, ending, allowed)
+            ]
+            if urls:
                 return self.of_files(url, fetch(urls, self.downloads, allowed), url)
         return RemoteFolder(url, allowed, self.rule)
 
@@ -135,13 +143,13 @@ class _Opener:
             paths: They.
             base: What paths in a table count from.
         """
-        paths = tuple(
+        plain = tuple(
             as_plain_tar(path, self.downloads) if path.name.lower().endswith(COMPRESSED) else path
             for path in paths
         )
-        kinds = {path.suffix for path in paths}
+        kinds = {path.suffix for path in plain}
         if kinds <= set(PACKED):
-            return Archives(paths, self.rule, self.config.image_ending)
+            return Archives(paths, self.rule, self.config.image_ending, plain)
         if kinds == {".parquet"} and _holds_pictures(paths[0]):
             return EmbeddedParquet(paths)
         if len(paths) > 1 and not all(_says_split(path) for path in paths):
@@ -199,9 +207,19 @@ def list_samples(source: Source, config: DataConfig) -> list[Sample]:
     if lost := sorted(set(config.classes) - {sample.label for sample in usable}):
         msg = f"{config.source}: no picture of {', '.join(lost)}, which data.classes names"
         raise DataError(msg)
+    _refuse_useless_groups(config, usable)
     _refuse_misspelt(config, {sample.label for sample in usable})
     _refuse_useless(config.source, usable)
     return samples
+
+
+def _refuse_useless_groups(config: DataConfig, samples: Sequence[Sample]) -> None:
+    groups = {sample.group for sample in samples}
+    if not config.group or not samples or len(groups - {""}) > 1:
+        return
+    found = "no picture has one" if groups == {""} else "all pictures have the same"
+    msg = f"data.group = {config.group!r}: {found} (such as {samples[0].id}); correct it, or leave it out"
+    raise DataError(msg)
 
 
 def _grouping(config: DataConfig, source: Source) -> Callable[[Sample], Sample]:
@@ -285,19 +303,22 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: there are class folders too.
     """
-    for ending in SHARDS:
-        files = [
+    for endings in SHARDS:
+        files = sorted(
             file
             for place in SHARD_PLACES
-            for file in sorted((folder / place).glob(f"*{ending}"))
-            if not file.name.startswith(".")
-        ]
+            for ending in endings
+            for file in (folder / place).glob(f"*{ending}")
+            if not is_clutter(file.name)
+        )
         if not files:
             continue
         known = {"data", *SPLIT_NAMES}
         classes = sorted(
-            one.name
-            for one in folder.iterdir()
+            one.relative_to(folder).as_posix()
+            for place in SHARD_PLACES
+            if (folder / place).is_dir()
+            for one in (folder / place).iterdir()
             if one.is_dir() and not is_clutter(one.name) and one.name.lower() not in known
         )
         if classes:

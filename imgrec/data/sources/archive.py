@@ -4,12 +4,15 @@ Nothing is unpacked: pictures are read where they lie.
 """
 
 import json
+import lzma
 import os
 import stat
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -20,7 +23,14 @@ from imgrec.data.sources.clutter import clutter_in
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import MOST_BYTES, Part, Sample, Split, refuse_huge
+from imgrec.data.sources.sample import (
+    MOST_BYTES,
+    SPLIT_NAMES,
+    Part,
+    Sample,
+    Split,
+    refuse_huge,
+)
 from imgrec.data.sources.tree import (
     CLUTTER,
     PLAIN,
@@ -37,6 +47,19 @@ LABEL_BYTES = 1 << 20
 BESIDE = frozenset({".cls", ".json", ".txt"})
 ENCRYPTED = 1
 """The flag of a member of a zip that needs a password."""
+# What zipfile raises for members that are damaged, or packed in a way that it does not know.
+BROKEN = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+IN_UTF_8 = 0x800
+"""The flag of a member of a zip whose name is in UTF-8; others are in the encoding of whoever packed it."""
 NO_FILE = Missing("not a file of its own but a link or a device")
 Read = Callable[[], bytes]
 
@@ -89,11 +112,13 @@ class Archives:
             train.
         rule: How folders are read.
         image_ending: `data.image_ending`.
+        plain: Where they are read, of those that are compressed as a whole the unpacked ones; without, the files.
     """
 
     paths: tuple[Path, ...]
     rule: Rule = PLAIN
     image_ending: str = ""
+    plain: tuple[Path, ...] = ()
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the members' order."""
@@ -103,7 +128,9 @@ class Archives:
             held = self._held[number]
             for member, content in held.pictures.items():
                 label, split = held.labels.get(_key(member)), None
-                if label is None:
+                if label is not None:
+                    split = self._splits_of_folders.get(_split_folder(member))
+                else:
                     if (number, member) not in self._by_folder.known:
                         continue  # of what no folder holds classes, or no picture
                     text, split = self._by_folder.known[number, member]
@@ -142,7 +169,7 @@ class Archives:
 
     @cached_property
     def _held(self) -> list[_Contents]:
-        return [_contents(path, self.image_ending) for path in self.paths]
+        return [_contents(path, self.image_ending) for path in self.plain or self.paths]
 
     @cached_property
     def _by_folder(self) -> "_ByFolder":
@@ -167,6 +194,18 @@ class Archives:
         }
         known |= dict.fromkeys((kept for _, kept in layout.strays), ("", None))
         return _ByFolder(known, layout.reading)
+
+    @cached_property
+    def _splits_of_folders(self) -> dict[str, Split]:
+        """Of pictures with labels beside them: the folders train, val and test that they lie in, if there is a train."""
+        names = {
+            _split_folder(member)
+            for held in self._held
+            for member in held.pictures
+            if _key(member) in held.labels
+        }
+        splits = {name: SPLIT_NAMES[name] for name in names - {""}}
+        return splits if "train" in splits.values() else {}
 
     @property
     def _clutter(self) -> int:
@@ -259,18 +298,43 @@ def _members_of_tar(path: Path) -> Iterator[Member]:
 
 def _members_of_zip(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            name = PurePosixPath(member.filename)
-            mode = member.external_attr >> 16
-            if member.is_dir():
-                continue
-            if member.flag_bits & ENCRYPTED:
-                yield Member(name, Missing("needs a password"), 0, None)
-            elif mode and stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
-                yield Member(name, NO_FILE, 0, None)
-            else:
-                there = ZipMember(path, member.filename, member.file_size)
-                yield Member(name, there, member.file_size, there.read)
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    names = _names_in(members)
+    for member, text in zip(members, names, strict=True):
+        name = PurePosixPath(text)
+        mode = member.external_attr >> 16
+        if member.flag_bits & ENCRYPTED:
+            yield Member(name, Missing("needs a password"), 0, None)
+        elif mode and stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
+            yield Member(name, NO_FILE, 0, None)
+        else:
+            there = ZipMember(path, member.filename, member.file_size)
+            yield Member(name, there, member.file_size, there.read)
+
+
+def _names_in(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """What the members are called, as whoever packed them wrote it: Windows in China writes GBK, and some backslashes."""
+    foreign = [
+        m.filename for m in members if not m.filename.isascii() and not m.flag_bits & IN_UTF_8
+    ]
+    encoding = next((one for one in ("utf-8", "gb18030") if _are_all_in(foreign, one)), "cp437")
+    known = {name: name.encode("cp437").decode(encoding) for name in foreign}
+    names = [known.get(m.filename, m.filename) for m in members]
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    return names
+
+
+def _are_all_in(names: Sequence[str], encoding: str) -> bool:
+    """Whether names that zipfile took for cp437 are text in this encoding; of GBK, Chinese text."""
+    try:
+        texts = [name.encode("cp437").decode(encoding) for name in names]
+    except UnicodeError:
+        return False
+    if encoding != "gb18030":
+        return True
+    letters = {letter for text in texts for letter in text if not letter.isascii()}
+    return all(unicodedata.name(letter, "").startswith("CJK") for letter in letters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +351,7 @@ class ZipMember:
         try:
             with _opened_zip(self.path, os.getpid()).open(self.name) as file:
                 content = file.read(MOST_BYTES + 1)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as error:
+        except BROKEN as error:
             msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             raise DecodeError(msg) from error
         refuse_huge(len(content))
@@ -312,6 +376,11 @@ def _refuse_truncated(path: Path) -> None:
 def _key(name: PurePosixPath) -> PurePosixPath:
     """WebDataset: what belongs together has the same name up to the first dot."""
     return name.parent / name.name.partition(".")[0]
+
+
+def _split_folder(name: PurePosixPath) -> str:
+    """The folder on the way to a file that is called as a split is; empty where none is."""
+    return next((part.lower() for part in name.parts[:-1] if part.lower() in SPLIT_NAMES), "")
 
 
 def _ending(name: PurePosixPath) -> str:

@@ -66,7 +66,9 @@ class _Walk:
         self._root = root
         self._real = os.path.realpath(root)
         self._links: list[tuple[Node, str, str]] = []
-        self._entered = [self._real]
+        self._entered: set[str] = set()
+        self._above: set[str] = set()
+        self._enter(self._real)
         self._linked_files: set[str] = set()
         self._ignored: Counter[str] = Counter()
 
@@ -107,11 +109,25 @@ class _Walk:
 
     def _follow(self, node: Node, name: str, link: str) -> None:
         real = os.path.realpath(link)
-        if any(_is_below(real, known) or _is_below(known, real) for known in self._entered):
+        if real in self._above or any(one in self._entered for one in _with_parents(real)):
             self._ignored["links to folders that are there already"] += 1
             return
-        self._entered.append(real)
+        self._enter(real)
         self._fill(node.at([name]), link)
+
+    def _enter(self, real: str) -> None:
+        self._entered.add(real)
+        self._above.update(_with_parents(real))
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    """A path, and every folder above it."""
+    while True:
+        yield path
+        above = os.path.dirname(path)  # noqa: PTH120 - text, for there may be a million
+        if above == path:
+            return
+        path = above
 
 
 def _is_below(path: str, *folders: str) -> bool:

@@ -5,7 +5,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +40,10 @@ LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_na
 SPLIT_COLUMN = "split"
 NAMES_OF_NUMBERS = ("labels.txt", "classes.txt", "class_names.txt")
 """Files beside a table whose lines name the classes that it counts."""
+FOLDER = "folder"
+"""As data.group: the folder that a picture lies in."""
+SEVERAL = re.compile(r"\[.*,.*\]")
+"""A list of labels, as JSON has it."""
 TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "false", ""})
 
 
@@ -64,27 +67,34 @@ class Manifest:
     allow_hosts: tuple[str, ...] = ()
     group: str = ""
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    _stems: dict[str, Mapping[str, list[str]]] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Sample]:
         """In the tables' order."""
         seen: set[str] = set()
         for table in self.tables:
             place = self._place(table)
+            # Of several tables each may call its files alike.
+            prefix = f"{os.path.relpath(place, self.base)}/" if place != self.base else ""
             whole = self._split_of_name(table)
             for number, (path, label, split, group) in enumerate(self._rows(table), start=1):
                 # One file may stand for two classes; their ids must not be the same.
-                name = path if path not in seen else f"{path} (row {number})"
-                seen.add(path)
+                name = prefix + path
+                name = name if name not in seen else f"{name} (row {number})"
+                seen.add(name)
                 own = split_of(split, table.path, number) or whole
-                yield Sample(name, self._content(path, place), label, own, group)
+                content = self._content(path, place)
+                shared = _folder_of(content) if self.group == FOLDER else group
+                yield Sample(name, content, label, own, shared)
 
     def state(self) -> Any:
         """Of the tables and of every file in them."""
         contents = [sample.content for sample in self]
         files = [file_state(Path(one.path), one.path) for one in contents if isinstance(one, File)]
         remote = identity_of([one for one in contents if isinstance(one, Remote)])
+        beside = [_names_of_numbers(table.path) for table in self.tables]
         tables = [file_state(table.path, table.path.name) for table in self.tables]
-        return [tables, self.base, files, remote]
+        return [tables, beside, self.base, files, remote]
 
     def reading(self) -> Reading:
         """What was taken for what."""
@@ -104,10 +114,14 @@ class Manifest:
         layout = f"a table of files, in column {used.path}"
         if not table.has_header:
             layout = "a list of files without a header"
-        notes: tuple[str, ...] = ()
+        notes: list[str] = []
         if table.encoding not in {"", UTF_8}:
-            notes = (f"{table.path.name} is read as {table.encoding}",)
-        return Reading(layout, label, splits, notes=notes)
+            notes.append(f"{table.path.name} is read as {table.encoding}")
+        file, names = _names_of_numbers(table.path)
+        if used.label and names:
+            first = ", ".join(f"{number} is {name}" for number, name in enumerate(names[:2]))
+            notes.append(f"numbers are classes by {file}: {first}, ...")
+        return Reading(layout, label, splits, notes=tuple(notes))
 
     def _split_of_name(self, table: Table) -> Split | None:
         if len(self.tables) == 1:
@@ -127,24 +141,29 @@ class Manifest:
         """Path, class, split and group, row by row."""
         used = self._used(table)
         group_of = self._grouping(table)
-        names = _names_of_numbers(table.path.parent) if used.label else []
+        file, names = _names_of_numbers(table.path) if used.label else ("", [])
         for number, row in enumerate(table.rows(), start=1):
             label = row.get(used.label, "") if used.label else _hot(used, row, table.path, number)
-            if names and label.isdecimal() and int(label) < len(names):
+            if SEVERAL.fullmatch(label):
+                _refuse_several(table.path, number, label)
+            if names and label.isdecimal():
+                if int(label) >= len(names):
+                    msg = (
+                        f"{table.path}: row {number} has class {label}, and {file} beside it names {len(names)}, from "
+                        f"0 on; correct one, or rename {file}"
+                    )
+                    raise DataError(msg)
                 label = names[int(label)]
             path = row.get(used.path, "").strip()
-            yield path, label.strip(), row.get(used.split, "").strip(), group_of(row, path)
+            split = row.get(used.split, "").strip() if used.split else ""
+            yield path, label.strip(), split, group_of(row, path)
 
     def _grouping(self, table: Table) -> Callable[[Mapping[str, str], str], str]:
-        if not self.group:
+        if self.group in {"", FOLDER}:
             return lambda _row, _path: ""
-        if self.group == "folder":
-            return lambda _row, path: str(PurePosixPath(path).parent)
         if "(?P" in self.group:
             pattern = re.compile(self.group)
-            return lambda _row, path: (
-                found["group"] or "" if (found := pattern.search(path)) else ""
-            )
+            return lambda _row, path: hit["group"] or "" if (hit := pattern.search(path)) else ""
         name = column(table.names, (self.group,), table.path)
         return lambda row, _path: row.get(name, "")
 
@@ -167,25 +186,31 @@ class Manifest:
         """A file that is called by its name without an ending, wherever it lies below the table."""
         if Path(place, name).is_file():
             return File(str(Path(place, name)))
-        found = self._by_stem.get(PurePosixPath(name).name, ())
-        if len(found) == 1:
-            return File(found[0])
-        if found:
+        # The whole of it must fit: 001 of cats is not 001 of dogs.
+        alike = [
+            path
+            for path in self._by_stem(place).get(PurePosixPath(name).name, ())
+            if path.rpartition(".")[0].endswith(f"/{name}")
+        ]
+        if len(alike) == 1:
+            return File(alike[0])
+        if alike:
             return Missing(
-                f"{len(found)} files are called {name}, such as {found[0]} and {found[1]}"
+                f"{len(alike)} files are called {name}, such as {alike[0]} and {alike[1]}"
             )
         return File(str(Path(place, name)))
 
-    @cached_property
-    def _by_stem(self) -> dict[str, list[str]]:
-        """The pictures below the tables, by their names without endings."""
-        found = defaultdict[str, list[str]](list)
-        for folder, folders, files in os.walk(self.base):
-            folders[:] = sorted(name for name in folders if not is_clutter(name))
-            for file in sorted(files):
-                if looks_like_picture(file):
-                    found[file.rpartition(".")[0]].append(os.path.join(folder, file))  # noqa: PTH118 - there may be a million
-        return found
+    def _by_stem(self, place: str) -> Mapping[str, list[str]]:
+        """The pictures below a folder, by their names without endings."""
+        if place not in self._stems:
+            by_stem = defaultdict[str, list[str]](list)
+            for folder, folders, files in os.walk(place):
+                folders[:] = sorted(name for name in folders if not is_clutter(name))
+                for file in sorted(files):
+                    if looks_like_picture(file):
+                        by_stem[file.rpartition(".")[0]].append(f"{folder}/{file}")
+            self._stems[place] = by_stem
+        return self._stems[place]
 
     def _remote(self, path: str) -> Content:
         """A file behind a URL. A table from elsewhere may not name addresses inside this machine's network."""
@@ -222,7 +247,10 @@ def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
         DataError: none is.
     """
     names, wanted = list(names), list(wanted)
-    if name := _found(names, wanted):
+    if not names:
+        msg = f"{where}: no row in it"
+        raise DataError(msg)
+    if name := found(names, wanted):
         return name
     shown = wanted[:2] if len(wanted) > 1 else wanted
     part = "path" if tuple(wanted) == PATH_COLUMNS else "label"
@@ -254,17 +282,23 @@ class _Used:
             if part in wanted:
                 wanted[part] = (column(table.names, (name,), table.path),)
         path = column(table.names, wanted["path"], table.path)
-        split = _found(table.names, wanted["split"])
-        label = _found(table.names, wanted["label"])
+        split = found(table.names, wanted["split"])
+        label = found(table.names, wanted["label"])
         if label:
             return cls(path, label, split)
-        others = tuple(name for name in table.names if name not in {path, split, group})
+        known = {
+            path,
+            split,
+            found(table.names, (group,)),
+            "",
+        }  # pandas writes a column without a name
+        others = tuple(name for name in table.names if name not in known)
         if len(others) > 1 and _are_flags(table, others):
             return cls(path, "", split, others)
         return cls(path, column(table.names, wanted["label"], table.path), split)
 
 
-def _found(names: Iterable[str], wanted: Iterable[str]) -> str:
+def found(names: Iterable[str], wanted: Iterable[str]) -> str:
     """The first of the wanted columns that is there, in any case; empty where none is."""
     by_name = {name.strip().casefold(): name for name in reversed(list(names))}
     return next((by_name[one.casefold()] for one in wanted if one.casefold() in by_name), "")
@@ -273,26 +307,57 @@ def _found(names: Iterable[str], wanted: Iterable[str]) -> str:
 def _are_flags(table: Table, names: tuple[str, ...]) -> bool:
     """Whether these columns hold 0 and 1 only, in the first row."""
     row = next(iter(table.rows()), None)
-    return row is not None and all(row.get(name, "").lower() in TRUE | FALSE for name in names)
+    return row is not None and None not in {_flag(row.get(name, "")) for name in names}
+
+
+def _flag(value: str) -> bool | None:
+    """`1`, `1.0` or `true`, or the opposite; None for anything else."""
+    lower = value.strip().lower()
+    if lower in TRUE | FALSE:
+        return lower in TRUE
+    try:
+        return {0.0: False, 1.0: True}.get(float(lower))
+    except ValueError:
+        return None
 
 
 def _hot(used: _Used, row: Mapping[str, str], where: Path, number: int) -> str:
     """The name of the one column with a 1."""
-    hot = [name for name in used.one_hot if row.get(name, "").lower() in TRUE]
-    if len(hot) > 1:
+    flags = {name: _flag(row.get(name, "")) for name in used.one_hot}
+    if odd := [name for name, flag in flags.items() if flag is None]:
         msg = (
-            f"{where}: row {number} has several classes ({', '.join(hot[:3])}): a table of labels, of which imgrec "
-            f"takes one for a picture; keep the rows with one, or name the column of the class in data.columns"
+            f"{where}: row {number} has {row.get(odd[0], '')!r} in column {odd[0]}, which is neither 0 nor 1; name the "
+            f"column of the class: data.columns = {{label = {odd[0]!r}}}"
         )
         raise DataError(msg)
+    hot = [name for name, flag in flags.items() if flag]
+    if len(hot) > 1:
+        _refuse_several(where, number, ", ".join(hot[:3]))
     return hot[0] if hot else ""
 
 
-def _names_of_numbers(folder: Path) -> list[str]:
-    """What a file beside the table calls the classes 0, 1, 2, ...; empty where there is none."""
+def _refuse_several(where: Path, number: int, classes: str) -> None:
+    msg = (
+        f"{where}: row {number} has several classes ({classes}): imgrec takes one for a picture; keep the rows "
+        f"with one, or name the column of the class in data.columns"
+    )
+    raise DataError(msg)
+
+
+def _folder_of(content: Content) -> str:
+    match content:
+        case File(path=path):
+            return path.rpartition("/")[0]
+        case Remote(url=url):
+            return url.rpartition("/")[0]
+    return ""
+
+
+def _names_of_numbers(table: Path) -> tuple[str, list[str]]:
+    """A file beside a table that names the classes 0, 1, 2, ...: what it is called, and the names."""
     for name in NAMES_OF_NUMBERS:
-        file = folder / name
-        if file.is_file():
+        file = table.parent / name
+        if file != table and file.is_file():
             lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            return [line.strip() for line in lines if line.strip()]
-    return []
+            return name, [line.strip() for line in lines if line.strip()]
+    return "", []

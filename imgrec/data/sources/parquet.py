@@ -11,11 +11,22 @@ from typing import Any
 
 from imgrec.data.content import Missing
 from imgrec.data.sources.folder import file_state
-from imgrec.data.sources.manifest import LABEL_COLUMNS, column, split_of
+from imgrec.data.sources.manifest import LABEL_COLUMNS, PATH_COLUMNS, column, found, split_of
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
+IMAGE_COLUMNS = (
+    "image",
+    "img",
+    "image_bytes",
+    "picture",
+    "photo",
+    "bytes",
+    "content",
+    "jpg",
+    "png",
+)
 ROWS_AT_ONCE, BUFFER_BYTES = 64, 1 << 20
 
 
@@ -119,7 +130,9 @@ class EmbeddedParquet:
         try:
             with parquet.ParquetFile(path) as file:
                 image = image_column(file.schema_arrow)
-                assert image is not None
+                if image is None:
+                    msg = f"{path}: no column holds pictures, as those of other files beside it do; move it away"
+                    raise DataError(msg)
                 features = features_of(file.schema_arrow)
                 label = label_column(file.schema_arrow.names, features, path)
                 names = features[label].get("names") if label in features else None
@@ -150,12 +163,15 @@ def image_column(schema: Any) -> str | None:
     for field in schema:
         if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return field.name
+    texts = [field.name for field in schema if types.is_string(field.type)]
+    if found(texts, PATH_COLUMNS):
+        return None  # a table of files, whatever else it holds
     plain = [
         field.name
         for field in schema
         if types.is_binary(field.type) or types.is_large_binary(field.type)
     ]
-    return plain[0] if len(plain) == 1 else None
+    return found(plain, IMAGE_COLUMNS) or (plain[0] if len(plain) == 1 else None)
 
 
 def split_of_file(path: Path) -> Split | None:

@@ -73,9 +73,12 @@ class Table:
             from pyarrow import parquet  # noqa: PLC0415 - half a second, for this kind alone
 
             with self._reading():
-                return list(parquet.read_schema(self.path).names), "", True
+                return _plain_columns(parquet.read_schema(self.path)), "", True
         if self.path.suffix in JSON_LINES:
-            return list(next(self._json_rows(), {})), "", True
+            names: dict[str, None] = {}
+            for row in self._json_rows():  # all, for the first may lack some
+                names |= dict.fromkeys(row)
+            return list(names), "", True
         with self._reading(), self.path.open(encoding=self.encoding, newline="") as file:
             line = file.readline()
         if not line.strip():
@@ -131,10 +134,10 @@ class Table:
                 yield {str(name): _text(value) for name, value in row.items()}
 
     def _parquet_rows(self) -> Iterator[dict[str, str]]:
-        from pyarrow import parquet, types  # noqa: PLC0415 - as in _format
+        from pyarrow import parquet  # noqa: PLC0415 - as in _format
 
         with self._reading(), parquet.ParquetFile(self.path) as file:
-            plain = [field.name for field in file.schema_arrow if not types.is_nested(field.type)]
+            plain = _plain_columns(file.schema_arrow)
             for batch in file.iter_batches(columns=plain):
                 for row in batch.to_pylist():
                     yield {name: _text(value) for name, value in row.items()}
@@ -200,9 +203,26 @@ def _fields(line: str, delimiter: str) -> list[str]:
     return next(csv.reader(io.StringIO(line), delimiter=delimiter))
 
 
+def _plain_columns(schema: Any) -> list[str]:
+    """Those that hold text or numbers, and no bytes, lists or structs."""
+    from pyarrow import types  # noqa: PLC0415 - only for parquet
+
+    return [
+        field.name
+        for field in schema
+        if not (
+            types.is_nested(field.type)
+            or types.is_binary(field.type)
+            or types.is_large_binary(field.type)
+        )
+    ]
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list) and len(value) == 1:
+        return _text(value[0])
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

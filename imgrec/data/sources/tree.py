@@ -202,10 +202,7 @@ class _Reader:
         """The same where names say the class: folders say the split alone."""
         finds = re.compile(pattern)
         base, path = self._unwrapped(root, "")
-        folders = {
-            child.name: SPLIT_NAMES.get(child.name.lower()) for child in base.folders.values()
-        }
-        splits = folders if "train" in folders.values() else {}
+        splits = self._flat_splits(base)
         files: dict[tuple[str, Split | None], list[tuple[str, Any]]] = {}
         unmatched = 0
         for name, kept in base.all_files():
@@ -225,9 +222,27 @@ class _Reader:
                 files.items(), key=lambda one: (one[0][1] or "", one[0][0])
             )
         ]
-        places: dict[str, str] = {split: path + name for name, split in splits.items() if split}
+        places: dict[str, str] = {split: path + name for name, split in splits.items()}
         reading = Reading("files", f"what {pattern} finds in its path", places, dict(self.ignored))
         return Layout(classes, [], reading)
+
+    def _flat_splits(self, base: Node) -> dict[str, Split]:
+        """Folders of splits, which hold pictures or other folders; none without train."""
+        full = _sorted(one for one in base.folders.values() if not one.is_empty)
+        splits = {one.name: split for one in full if (split := _split_of(one.name))}
+        if "train" not in splits.values() or self.label_from == "top":
+            return {}
+        names: dict[Split, str] = {}
+        for name, split in splits.items():
+            if split in names:
+                self._refuse_both(names[split], name, split)
+            names[split] = name
+        for one in full:
+            if one.name not in splits and any(
+                looks_like_picture(name) for name, _ in one.all_files()
+            ):
+                self._refuse_beside_train(names, one.name)
+        return splits
 
     def _unwrapped(self, node: Node, path: str, *, in_split: bool = False) -> tuple[Node, str]:
         """Down through folders that hold nothing but one other with class folders in it.
@@ -245,8 +260,6 @@ class _Reader:
 
     def _splits(self, base: Node, path: str) -> dict[Split, tuple[Node, str]]:
         """The split folders, without wrappers: they hold class folders. None where classes lie on top."""
-        if self.label_from == "top":
-            return {}
         found: dict[Split, tuple[Node, str]] = {}
         names: dict[Split, str] = {}
         bare: list[Node] = []
@@ -256,9 +269,7 @@ class _Reader:
             node, place = self._unwrapped(child, f"{path}{child.name}/", in_split=True)
             if split and node.folders:
                 if split in found:
-                    self._refuse(
-                        f"{names[split]} and {child.name} are both {split}; rename or move one"
-                    )
+                    self._refuse_both(names[split], child.name, split)
                 found[split], names[split] = (node, place), child.name
             elif split or _words(child.name) & UNLABELLED:
                 bare.append(child)
@@ -268,12 +279,17 @@ class _Reader:
             if found and not others and not bare:
                 self._refuse(f"has {', '.join(names.values())} but no train folder")
             return {}
+        if others and self.label_from == "top":
+            return {}
         if others:
             self._refuse_beside_train(names, others[0].name)
         for child in bare:
             self._leave_alone(child, path + child.name)
         self.empty += [path + one.name for one in _sorted(base.folders.values()) if one.is_empty]
         return {split: found[split] for split in SPLITS if split in found}
+
+    def _refuse_both(self, one: str, other: str, split: Split) -> None:
+        self._refuse(f"{one} and {other} are both {split}; rename or move one")
 
     def _refuse_beside_train(self, names: Mapping[Split, str], other: str) -> None:
         if all(name.lower() in SPLIT_NAMES for name in names.values()):

@@ -1,5 +1,6 @@
 """Registered models as a start: the network and weights of one, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from imgrec.models import build_model
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
+from imgrec.tracking.tags import SEEN
+from imgrec.tracking.versions import fetch_classifier, has_seen
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import fit
 from pipelines.prepare import Prepared, prepare
@@ -280,3 +283,41 @@ def test_the_probe_of_a_layer_without_a_bias_has_none() -> None:
         logits = network.classify(features)
     torch.testing.assert_close(logits, features @ probe.weight.T)
     assert (logits.argmax(dim=1) == labels).float().mean() > 0.9
+
+
+def test_what_judges_a_model_and_was_learned_from_before_is_told_and_makes_no_champion(
+    tracking: Tracking, storage: Path
+) -> None:
+    """Neither over another nor where there is none; and where nobody knows, it counts as seen."""
+    start = ["archs=['ann']", "train.epochs=2", "ann.model.pretrained='models:/digits-ann'"]
+    same = prepared_with(tracking, storage, *start)
+    other = prepared_with(tracking, storage, *start, "data.split_seed=7")
+
+    assert not [note for note in same.notes if "has learned from" in note]
+    (note,) = (note for note in other.notes if "has learned from" in note)
+    seen = other.weights.start_of(other.specs["ann"].model)
+    assert seen
+    counts = seen.seen(other.store, other.splits)
+    assert f"{counts['val']:,} val pictures and {counts['test']:,} test pictures" in note
+    assert counts["test"] > 0.5 * len(other.splits.test)
+    assert has_seen({SEEN: json.dumps(counts)})
+    assert has_seen({SEEN: json.dumps({"val": None, "test": None})})
+    assert not has_seen({SEEN: json.dumps(seen.seen(same.store, same.splits))})
+    assert not has_seen({})
+    with start_run(tracking, "starts", "first", {}) as run:
+        classifier = Classifier.load(fetch_classifier(tracking, "digits-ann"))
+        about = tags(0.9) | {SEEN: json.dumps(counts)}
+        example = encode_png(other.store.images[0])
+        version = register(run, "new-ann", classifier, example, about, None)
+    assert not version.champion
+    assert "there is no champion, for what this one began with may have learned" in version.why_not
+    unknown = prepared_with(
+        tracking, storage, *start[:2], "ann.model.pretrained='models:/new-ann/1'"
+    )
+    assert "what new-ann/1 has learned from is not known" in unknown.notes[-1]
+    assert (
+        learned_from(
+            unknown.store, unknown.splits, unknown.weights.start_of(unknown.specs["ann"].model)
+        )
+        is None
+    )

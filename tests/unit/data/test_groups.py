@@ -168,3 +168,36 @@ def test_no_group_is_divided_and_classes_stay_even(
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(array, array, of)
     theirs = max(off(test) for _, test in folds)
     assert off(splits.test) <= max(theirs, 2 * max(sizes) / len(splits.test))
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (r"(?P<group>patient\d+)", "no picture has one"),
+        (r"(?P<group>p)", "all pictures have the same"),
+    ],
+)
+def test_a_group_that_ties_nothing_or_everything_is_refused(
+    group: str, said: str, tmp_path: Path
+) -> None:
+    """Whoever set it believes that patients are kept together."""
+    with pytest.raises(DataError, match=rf"data\.group = .*: {said} \(such as ill/pill0_0\.png\)"):
+        prepared(write(tmp_path / "photos", PATIENTS), tmp_path, group=group)
+
+
+def test_pictures_without_a_group_are_told(tmp_path: Path) -> None:
+    """A pattern that fits some names leaves the others to chance."""
+    folder = write(tmp_path / "photos", [*PATIENTS, "ill/other.png"])
+    store = prepared(folder, tmp_path, group=r"(?P<group>p[a-z]+\d+)_")
+    texts = [one.text for one in Findings(store, allow_leakage=False).problems]
+
+    assert "1 picture of no group of data.group (such as ill/other.png)" in texts
+
+
+def test_a_rare_class_within_groups_is_in_every_split() -> None:
+    """A patient with one malignant picture among benign ones counts as malignant when splits are cut."""
+    labels = [int(patient < 6 and number == 3) for patient in range(50) for number in range(4)]
+    firsts = [4 * (row // 4) for row in range(200)]
+    for seed in range(20):
+        splits = make_splits(store_of(labels, firsts), DataConfig(split_seed=seed))
+        assert all(np.array(labels)[rows].any() for rows in (splits.train, splits.val, splits.test))

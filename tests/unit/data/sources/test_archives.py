@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
-from imgrec.data.sources import compressed, list_samples, open_source, saved
+from imgrec.data.sources import archive, compressed, list_samples, open_source, saved
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError, DecodeError
 from tests.unit.data.sources.made import add, png
@@ -248,3 +248,105 @@ def test_what_lies_beside_folders_in_an_archive_is_as_it_is_in_a_folder(tmp_path
 
     assert labels([one for one in samples if one.label]) == BOTH
     assert [one.id for one in samples if not one.label] == ["a.tar:set/stray.png"]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_splits_of_archives_are_those_of_their_folders_or_names(
+    ending: str, tmp_path: Path
+) -> None:
+    """Also where they are unpacked elsewhere; and their ids say where they came from."""
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        with tarfile.open(
+            tmp_path / "set" / split / f"0.{ending}", "w:gz" if "gz" in ending else "w"
+        ) as tar:
+            for name, content in FILES:
+                add(tar, name, content)
+    samples = read(tmp_path / "set" / "*" / f"0.{ending}")
+
+    assert {(one.id.partition("/")[0], one.split) for one in samples} == {
+        ("train", "train"),
+        ("test", "test"),
+    }
+    assert samples[0].id.startswith(f"test/0.{ending}:photos/cat/")
+
+
+def test_samples_with_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> None:
+    """WebDataset in folders: what .cls says is the class, what the folder says is the split."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for split in ("train", "test"):
+            for number in range(4):
+                add(tar, f"{split}/{number}.png", png(number % 2, number))
+                add(tar, f"{split}/{number}.cls", str(number % 2).encode())
+    found = Counter((one.label, one.split) for one in read(tmp_path / "a.tar"))
+
+    assert found == {(label, split): 2 for label in "01" for split in ("train", "test")}
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_an_archive_beside_folders_does_not_stand_for_them(place: str, tmp_path: Path) -> None:
+    """Kaggle's archive.zip lies beside what it was unpacked to."""
+    for name, content in FILES:
+        for split in ("train", "test"):
+            path = tmp_path / "set" / split / name[7:]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "set" / place / "archive.zip", "w") as packed:
+        packed.writestr("cat/0.png", png(0, 0))
+
+    with pytest.raises(
+        DataError, match=r"has class folders \(.*cat\) and archive\.zip; name the file"
+    ):
+        read(tmp_path / "set")
+
+
+def test_tars_and_zips_in_one_folder_are_read_together(tmp_path: Path) -> None:
+    """One of them is not passed over."""
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "train.tar", "w") as tar:
+        for name, content in FILES:
+            add(tar, name, content)
+    with zipfile.ZipFile(tmp_path / "set" / "test.zip", "w") as packed:
+        for name, content in FILES:
+            packed.writestr(name, content)
+
+    assert {one.split for one in read(tmp_path / "set")} == {"train", "test"}
+
+
+def test_names_of_zips_are_what_whoever_packed_them_wrote(tmp_path: Path) -> None:
+    """Windows in China packs names in GBK, and old programs with backslashes."""
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as packed:
+        for label in ("cat", "dog"):
+            packed.writestr(f"{label}x0.png", png(0, 0))
+    slashes = (
+        (tmp_path / "b.zip").read_bytes().replace(b"catx0", b"cat\\0").replace(b"dogx0", b"dog\\0")
+    )
+    (tmp_path / "b.zip").write_bytes(slashes)
+
+    assert labels(read(tmp_path / "b.zip")) == {"cat": 1, "dog": 1}
+    assert archive._names_in(
+        [
+            zipfile.ZipInfo(f"{label}/1.png".encode("gbk").decode("cp437"))
+            for label in ("小猫", "大狗")
+        ]
+    ) == ["小猫/1.png", "大狗/1.png"]
+    assert archive._names_in([zipfile.ZipInfo("café/1.png".encode().decode("cp437"))]) == [
+        "café/1.png"
+    ]
+    assert archive._names_in([zipfile.ZipInfo("café/1.png")]) == ["café/1.png"]
+
+
+def test_a_damaged_member_is_left_out_and_not_the_end(tmp_path: Path) -> None:
+    """Whatever the library that unpacks it raises."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in FILES:
+            packed.writestr(name, content)
+    whole = bytearray((tmp_path / "a.zip").read_bytes())
+    start = whole.index(FILES[0][0].encode()) + len(FILES[0][0])
+    whole[start : start + 40] = b"\xff" * 40
+    (tmp_path / "a.zip").write_bytes(whole)
+    samples = read(tmp_path / "a.zip")
+
+    with pytest.raises(DecodeError, match="cannot be read"):
+        samples[0].content.read()
+    assert samples[1].content.read() == FILES[1][1]

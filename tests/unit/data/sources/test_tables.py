@@ -12,7 +12,7 @@ from imgrec.data.content import Missing
 from imgrec.data.sources import list_samples, open_source
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import Sample
-from imgrec.errors import DataError
+from imgrec.errors import DataError, DecodeError
 from tests.unit.data.sources.made import png
 
 Row = tuple[str, str]
@@ -194,3 +194,123 @@ def test_the_table_that_hugging_face_lays_into_a_folder_is_found(
     }
 
     assert readable(samples) == wanted
+
+
+def test_a_list_called_labels_is_not_its_own_names(folder: Path) -> None:
+    """Whoever calls the list itself labels.txt means no names by it."""
+    (folder / "labels.txt").write_bytes(as_text("", "{} {}".format))
+
+    assert readable(read(folder / "labels.txt")[0]) == ALL
+
+
+def test_numbers_that_the_names_do_not_reach_are_refused(folder: Path) -> None:
+    """Counted from 1, every class would have the name of the next; and other names are other data."""
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    (folder / "a.csv").write_bytes(
+        as_text("path,label", lambda path, label: f"{path},{1 + (label == 'dog')}")
+    )
+    with pytest.raises(
+        DataError, match=r"row 4 has class 2, and classes\.txt beside it names 2, from 0 on"
+    ):
+        read(folder / "a.csv")
+    (folder / "a.csv").write_bytes(
+        as_text("path,label", lambda path, label: f"{path},{label == 'dog':d}")
+    )
+    config = DataConfig(source=str(folder / "a.csv"))
+    before = open_source(config, folder).state()
+    _, reading = read(folder / "a.csv")
+    (folder / "classes.txt").write_text("dog\ncat\n")
+
+    assert "numbers are classes by classes.txt: 0 is cat, 1 is dog" in reading.notes[0]
+    assert open_source(config, folder).state() != before
+
+
+def test_an_id_with_a_folder_takes_no_file_of_another(folder: Path) -> None:
+    """cat/001 is not dog/001."""
+    (folder / "dog").mkdir()
+    (folder / "dog" / "001.png").write_bytes(png(0, 0))
+    (folder / "a.csv").write_text("id,label\ncat/001,cat\ndog/001,dog\n")
+    samples, _ = read(folder / "a.csv")
+
+    with pytest.raises(DecodeError, match="there is no"):
+        samples[0].content.read()
+    assert samples[1].content.read()
+
+
+def test_json_lines_may_differ_in_their_keys(folder: Path) -> None:
+    """The first need not have a split for the others to have one."""
+    rows = [
+        {"path": path, "label": label} | ({"split": "test"} if number % 3 == 2 else {})
+        for number, (path, label) in enumerate(ROWS)
+    ]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    samples, _ = read(folder / "a.jsonl")
+
+    assert readable(samples) == {
+        ("cat", None): 2,
+        ("dog", None): 2,
+        ("cat", "test"): 1,
+        ("dog", "test"): 1,
+    }
+    (folder / "b.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"b\.jsonl: no row in it"):
+        read(folder / "b.jsonl")
+    (folder / "c.jsonl").write_text(
+        json.dumps({"path": "images/cat0.png", "label": ["cat", "dog"]})
+    )
+    with pytest.raises(DataError, match="row 1 has several classes"):
+        read(folder / "c.jsonl")
+
+
+def test_a_column_of_other_numbers_is_no_class(folder: Path) -> None:
+    """`fold` and `grade` begin with 0 and 1 too; ISIC writes 1.0."""
+    (folder / "a.csv").write_text(
+        "image,fold,grade\nimages/cat0.png,1,0\nimages/cat1.png,0,1\nimages/dog0.png,1,2\n"
+    )
+    with pytest.raises(DataError, match="row 3 has '2' in column grade, which is neither 0 nor 1"):
+        read(folder / "a.csv")
+    (folder / "b.csv").write_bytes(
+        as_text(
+            "image,cat,dog",
+            lambda path, label: f"{path},{float(label == 'cat')},{float(label == 'dog')}",
+        )
+    )
+    assert readable(read(folder / "b.csv")[0]) == ALL
+
+
+def test_the_index_that_pandas_writes_is_no_split(folder: Path) -> None:
+    """A column without a name comes first."""
+    (folder / "a.csv").write_bytes(
+        as_text(",path,label", lambda path, label: f"{len(path)},{path},{label}")
+    )
+
+    assert readable(read(folder / "a.csv")[0]) == ALL
+
+
+def test_a_table_of_files_with_bytes_in_it_is_a_table_of_files(folder: Path) -> None:
+    """A hash or a thumbnail is not the picture."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [{"path": path, "label": label, "md5": b"0123"} for path, label in ROWS]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    assert readable(read(folder / "a.parquet")[0]) == ALL
+    rows = [{"image": png(0, 0), "label": label} for _, label in ROWS]
+    (folder / "set").mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "set" / "a.parquet")
+    parquet.write_table(pa.table({"about": ["x"]}), folder / "set" / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: no column holds pictures"):
+        read(folder / "set")
+
+
+def test_folders_of_a_table_are_groups_whatever_their_slashes(folder: Path) -> None:
+    """`data.group = folder` goes by where the files are."""
+    rows = [
+        f"p{patient}\\{number}.png,{'cat' if patient % 2 else 'dog'}"
+        for patient in range(4)
+        for number in range(2)
+    ]
+    (folder / "a.csv").write_text("\n".join(["path,label", *rows]))
+    samples, _ = read(folder / "a.csv", group="folder")
+
+    assert len({one.group for one in samples}) == 4

@@ -2,6 +2,7 @@
 
 import csv
 import tarfile
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -287,3 +288,53 @@ def test_a_tree_is_the_same_in_every_form(
 
     assert results == [wanted, wanted, wanted]
     assert of_table == wanted
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_top_is_below_splits(form: Form, tmp_path: Path) -> None:
+    """`data.label_from = top` does not make classes of train and test."""
+    files = files_in({"train/cat/in": 1, "train/dog": 1, "test/cat": 1, "test/dog/out": 1})
+    found, _ = read(form(tmp_path, lay(tmp_path / "photos", files), files), label_from="top")
+
+    assert Counter(found.values()) == {
+        (label, split): 1 for label in ("cat", "dog") for split in ("train", "test")
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pattern_of_names_keeps_the_splits_of_folders(form: Form, tmp_path: Path) -> None:
+    """By any name that folders of splits are known by; what lies beside them is not joined in silence."""
+    names = [
+        f"{place}/{label}_{number}.png"
+        for place in ("seg_train", "testImages")
+        for label in ("cat", "dog")
+        for number in range(2)
+    ]
+    source = form(tmp_path, lay(tmp_path / "photos", names), names)
+    found, reading = read(source, label_pattern="(?P<label>[a-z]+)_[0-9]")
+
+    assert Counter(found.values()) == {
+        (label, split): 2 for label in ("cat", "dog") for split in ("train", "test")
+    }
+    assert dict(reading.splits) == {"train": "seg_train", "test": "testImages"}
+    more = [*names, "extra/cat_9.png"]
+    (tmp_path / "b").mkdir()
+    source = form(tmp_path / "b", lay(tmp_path / "b" / "photos", more), more)
+    with pytest.raises(DataError, match="seg_train beside extra could be a split or a class"):
+        read(source, label_pattern="(?P<label>[a-z]+)_[0-9]")
+
+
+def test_many_links_to_folders_are_followed_at_once(tmp_path: Path) -> None:
+    """A list of links is how people choose among a million pictures."""
+    for label in ("cat", "dog"):
+        for number in range(1500):
+            folder = tmp_path / "all" / f"{label}{number}"
+            folder.mkdir(parents=True)
+            (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / label / f"{label} {number}").symlink_to(folder)
+        (folder / "1.png").write_bytes(PICTURE)
+    started = time.process_time()
+    found, _ = read(tmp_path / "photos")
+
+    assert Counter(label for label, _ in found.values()) == {"cat": 1, "dog": 1}
+    assert time.process_time() - started < 3  # comparing each with each takes ten times as long
