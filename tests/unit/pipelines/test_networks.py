@@ -341,15 +341,15 @@ def test_a_search_tries_the_networks_whose_weights_are_at_hand(
 ) -> None:
     """Each at its own size; of a probe alone it is all that there is to try, and who says what wants no more."""
     photos, folder = make_large_photos(), tmp_path / "models"
-    for number in (1, 2):
-        with_weights(folder, f"tf_efficientnet_lite{number}.in1k")
+    for name in ("tf_efficientnet_lite1.in1k", "resnet18.a1_in1k"):
+        with_weights(folder, name)
     search = ["archs=['cnn']", "search.trials=4", f"pretrained.folder='{folder}'"]
     data = prepared(photos, tmp_path, *search)
     choices = {d.key: d.choices for d in data.config.branch("cnn").space}["model.backbone"]
     trial = data.config.branch("cnn").with_settings({"model.backbone": choices[1]})
     spec = data.spec_of(trial)
 
-    assert choices == (LITE0, "tf_efficientnet_lite1.in1k", "tf_efficientnet_lite2.in1k")
+    assert choices == (LITE0, "tf_efficientnet_lite1.in1k", "resnet18.a1_in1k")
     assert spec.image_shape == (240, 240, 3)
     assert spec.weights is not None
     assert spec.weights.name == "tf_efficientnet_lite1.in1k"
@@ -359,10 +359,15 @@ def test_a_search_tries_the_networks_whose_weights_are_at_hand(
         photos,
         tmp_path,
         *search,
-        "cnn.space.model.backbone=['tf_efficientnet_lite0.in1k', 'tf_efficientnet_lite2.in1k']",
+        "cnn.space.model.backbone=['tf_efficientnet_lite0.in1k', 'resnet18.a1_in1k']",
     )
     (only,) = (d for d in written.config.branch("cnn").space if d.key == "model.backbone")
-    assert only.choices == (LITE0, "tf_efficientnet_lite2.in1k")
+    assert only.choices == (LITE0, "resnet18.a1_in1k")
     assert written.specs["cnn"].model.backbone == LITE0
     with pytest.raises(ConfigError, match="not on this machine"):
-        prepared(photos, tmp_path, *search, "cnn.space.model.backbone=['resnet18', 'resnet34']")
+        prepared(
+            photos,
+            tmp_path,
+            *search,
+            "cnn.space.model.backbone=['tf_efficientnet_lite0.in1k', 'resnet34']",
+        )
