@@ -1,5 +1,6 @@
 """The settings of the data."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
@@ -27,6 +28,8 @@ class DataConfig(Section):
     """Names of the classes. Pictures of others are quarantined. Default: all that there are."""
     columns: Mapping[Literal["path", "label", "split"], str] = Field(default_factory=dict)
     """Which columns of a table say what, where they are not called as usual: `{path = "id", label = "breed"}`."""
+    encoding: str = "auto"
+    """Of the text in a table (`utf-8`, `gbk`, `cp1252`), where it is not found rightly."""
     label_pattern: str = ""
     """Regular expression that finds the class of a picture in its path, as `(?P<label>...)`, where no folder says it:
     `(?P<label>[a-z]+)[._]\\d+`."""
@@ -109,6 +112,15 @@ class DataConfig(Section):
             msg = f"has no (?P<{part}>...), which marks the {part}"
             raise ValueError(msg)
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            return value if value == "auto" else codecs.lookup(value).name
+        except LookupError as error:
+            msg = f"{value!r} is no encoding; write one such as utf-8, gbk or cp1252"
+            raise ValueError(msg) from error
 
     @field_validator("depth", mode="before")
     @classmethod

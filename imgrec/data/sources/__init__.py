@@ -57,6 +57,7 @@ of the name and the folder for downloads."""
 
 WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
     "columns": (Manifest,),
+    "encoding": (Manifest,),
     "image_ending": (Archives,),
     "label_from": (Folder, RemoteFolder, Archives),
     "label_pattern": (Folder, RemoteFolder, Archives),
@@ -157,7 +158,7 @@ class _Opener:
                 f"{name}: {len(paths)} tables of paths; give one, or call them train, val and test"
             )
             raise DataError(msg)
-        tables = tuple(map(Table, paths))
+        tables = tuple(Table(path, self.config.encoding) for path in paths)
         return Manifest(
             tables,
             base,

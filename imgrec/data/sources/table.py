@@ -21,6 +21,7 @@ BLANKS = " "
 LIST_COLUMNS = ("path", "label", "split")
 """Of a table without a header."""
 UTF_8 = "utf-8-sig"
+AUTO = "auto"
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: UTF_8}
 SAMPLE_BYTES = 1 << 20
 
@@ -31,9 +32,11 @@ class Table:
 
     Attributes:
         path: The file; its ending says what kind it is.
+        written_in: `data.encoding`.
     """
 
     path: Path
+    written_in: str = AUTO
 
     @cached_property
     def names(self) -> list[str]:
@@ -45,6 +48,8 @@ class Table:
         """Of its text; empty for parquet."""
         if self.path.suffix == ".parquet":
             return ""
+        if self.written_in != AUTO:
+            return self.written_in
         with self._reading(), self.path.open("rb") as file:
             return _encoding_of(file.read(SAMPLE_BYTES))
 
@@ -180,17 +185,19 @@ def _encoding_of(sample: bytes) -> str:
     for mark, name in MARKS.items():
         if sample.startswith(mark):
             return name
-    if _is_utf_8(sample):
+    if _is(sample, "utf-8"):
         return UTF_8
     from charset_normalizer import from_bytes  # noqa: PLC0415 - only for what is not UTF-8
 
     best = from_bytes(sample).best()
+    if (best is None or not best.coherence) and _is(sample, "gb2312"):
+        return "gb18030"  # too few words to tell its language, and Chinese is what is met most
     return best.encoding if best else UTF_8
 
 
-def _is_utf_8(sample: bytes) -> bool:
+def _is(sample: bytes, encoding: str) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)  # it may end inside a character
+        codecs.getincrementaldecoder(encoding)().decode(sample)  # it may end inside a character
     except UnicodeDecodeError:
         return False
     return True

@@ -334,9 +334,11 @@ class _Reader:
             if self.label_from in {"leaf", "path"}:
                 self._read_deeply(child, place, split, child.name)
                 continue
+            files = child.files
             if child.folders:
                 self.deeper.append(place.rstrip("/"))
-            self.classes.append(ClassFolder(place, child.name, split, sorted(child.all_files())))
+                files = list(child.all_files())
+            self.classes.append(ClassFolder(place, child.name, split, sorted(files)))
 
     def _read_deeply(self, node: Node, path: str, split: Split | None, label: str) -> None:
         """A class for every folder that files lie in."""

@@ -96,15 +96,27 @@ def test_a_table_is_read_as_it_came(name: str, folder: Path) -> None:
     assert said in "\n".join(reading.lines())
 
 
-def test_chinese_excel_is_read_and_said(folder: Path) -> None:
-    """GBK is what a Chinese Excel writes into a CSV."""
-    names = {"cat": "家里养的小猫咪", "dog": "院子里的大黄狗"}
-    content = as_text("path,label", lambda path, label: f"{path},{names[label]}", "gbk")
+@pytest.mark.parametrize("names", [("猫", "狗"), ("家里养的小猫咪", "院子里的大黄狗")])
+def test_chinese_excel_is_read_and_said(names: tuple[str, str], folder: Path) -> None:
+    """GBK is what a Chinese Excel writes into a CSV, also where one character is all that there is to tell by."""
+    of = dict(zip(("cat", "dog"), names, strict=True))
+    content = as_text("path,label", lambda path, label: f"{path},{of[label]}", "gbk")
     (folder / "a.csv").write_bytes(content)
     samples, reading = read(folder / "a.csv")
 
-    assert {one.label for one in samples} == set(names.values())
+    assert {one.label for one in samples} == set(names)
     assert "a.csv is read as gb" in "\n".join(reading.lines())
+
+
+def test_another_encoding_is_said_by_a_setting(folder: Path) -> None:
+    """What is found by the bytes alone may be wrong."""
+    of = {"cat": "고양이", "dog": "개"}
+    content = as_text("path,label", lambda path, label: f"{path},{of[label]}", "cp949")
+    (folder / "a.csv").write_bytes(content)
+
+    assert {one.label for one in read(folder / "a.csv", encoding="cp949")[0]} == set(of.values())
+    with pytest.raises(ValueError, match="'klingon' is no encoding"):
+        DataConfig(encoding="klingon")
 
 
 def test_columns_of_any_name_are_named_by_a_setting(folder: Path) -> None:
