@@ -1,5 +1,6 @@
 """A table of paths and labels: CSV, JSON lines, parquet, or a list."""
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -44,6 +45,8 @@ FOLDER = "folder"
 """As data.group: the folder that a picture lies in."""
 SEVERAL = re.compile(r"\[.*,.*\]")
 """A list of labels, as JSON has it."""
+FIRST_ROWS = 20
+"""Of a table, which tell whether its paths are those of this machine."""
 TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "false", ""})
 
 
@@ -68,6 +71,7 @@ class Manifest:
     group: str = ""
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     _stems: dict[str, Mapping[str, list[str]]] = field(default_factory=dict, repr=False)
+    _told: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[Sample]:
         """In the tables' order."""
@@ -175,22 +179,40 @@ class Manifest:
         if path.startswith("file:") and "://" not in self.base:
             return Missing("write paths of this machine without file:")
         if "\\" in path and "/" not in path:
-            path = path.replace("\\", "/")  # as Windows writes them
+            path = re.sub(r"\\+", "/", path)  # as Windows writes them
         if "://" in path or "://" in self.base:
             return self._remote(path)
-        if looks_like_picture(path):
+        if looks_like_picture(path) and self._lie_as_told(place):
             return File(str(Path(place, path)))
         return self._named(path, place)
 
+    def _lie_as_told(self, place: str) -> bool:
+        """Whether any of the first files of the table in this folder lies where it says."""
+        if place not in self._told:
+            some = [
+                row.get(self._used(table).path, "")
+                for table in self.tables
+                if self._place(table) == place
+                for row in itertools.islice(table.rows(), FIRST_ROWS)
+            ]
+            self._told[place] = any(
+                path and "\0" not in path and Path(place, path.replace("\\", "/")).is_file()
+                for path in some
+            )
+        return self._told[place]
+
     def _named(self, name: str, place: str) -> Content:
-        """A file that is called by its name without an ending, wherever it lies below the table."""
+        """A file that is called by its name, with or without an ending, wherever it lies below the table."""
         if Path(place, name).is_file():
             return File(str(Path(place, name)))
-        # The whole of it must fit: 001 of cats is not 001 of dogs.
+        whole = PurePosixPath(name)
+        stem = whole.stem if looks_like_picture(name) else whole.name
+        # The whole of it must fit: 001 of cats is not 001 of dogs. Of a path of another machine the name must.
+        wanted = f"/{whole.name if whole.is_absolute() or ':' in name else name}"
         alike = [
             path
-            for path in self._by_stem(place).get(PurePosixPath(name).name, ())
-            if path.rpartition(".")[0].endswith(f"/{name}")
+            for path in self._by_stem(place).get(stem, ())
+            if (path if looks_like_picture(name) else path.rpartition(".")[0]).endswith(wanted)
         ]
         if len(alike) == 1:
             return File(alike[0])

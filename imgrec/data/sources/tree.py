@@ -22,6 +22,8 @@ LabelFrom = Literal["auto", "top", "leaf", "path"]
 UNLABELLED = frozenset({"pred", "predict", "prediction", "submission", "unlabeled", "unlabelled"})
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 LISTED = 5
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+OF_DETECTION = frozenset({"images", "labels", "annotations", "masks"})
 
 
 @dataclass
@@ -276,8 +278,8 @@ class _Reader:
             else:
                 others.append(child)
         if "train" not in found:
-            if found and not others and not bare:
-                self._refuse(f"has {', '.join(names.values())} but no train folder")
+            if not others:
+                self._refuse_without_train(base, list(names.values()), bare)
             return {}
         if others and self.label_from == "top":
             return {}
@@ -287,6 +289,20 @@ class _Reader:
             self._leave_alone(child, path + child.name)
         self.empty += [path + one.name for one in _sorted(base.folders.values()) if one.is_empty]
         return {split: found[split] for split in SPLITS if split in found}
+
+    def _refuse_without_train(self, base: Node, splits: list[str], bare: list[Node]) -> None:
+        """Folders of splits and nothing else: without train, or all flat, with the classes in a table or in names."""
+        if splits and not bare:
+            self._refuse(f"has {', '.join(splits)} but no train folder")
+        if not bare or self.label_from != "auto":
+            return
+        tables = sorted(name for name, _ in base.files if name.lower().endswith(TABLE_ENDINGS))
+        names = [name for child in bare for name, _ in child.files if looks_like_picture(name)]
+        cure = f"give {tables[0]}, if it names the classes" if tables else _pattern_hint(names)
+        self._refuse(
+            f"{_listed([child.name for child in bare])} hold pictures, but no class folders; "
+            f"{cure or 'put the pictures of each class in one of its own'}"
+        )
 
     def _refuse_both(self, one: str, other: str, split: Split) -> None:
         self._refuse(f"{one} and {other} are both {split}; rename or move one")
@@ -322,6 +338,17 @@ class _Reader:
         )
 
     def _read_classes(self, node: Node, path: str, split: Split | None) -> None:
+        names = {child.name.lower() for child in node.folders.values() if not child.is_empty}
+        if (
+            self.label_from == "auto"
+            and "images" in names
+            and len(names) > 1
+            and names <= OF_DETECTION
+        ):
+            self._refuse(
+                f"{_listed(sorted(names))} are folders of object detection or segmentation; imgrec tells what a whole "
+                f"picture shows: put the pictures of each class in a folder of its own"
+            )
         for child in _sorted(node.folders.values()):
             place = f"{path}{child.name}/"
             if child.is_empty:

@@ -326,3 +326,36 @@ def test_folders_of_a_table_are_groups_whatever_their_slashes(folder: Path) -> N
     samples, _ = read(folder / "a.csv", group="folder")
 
     assert len({one.group for one in samples}) == 4
+
+
+@pytest.mark.parametrize(
+    "place", ["", "/home/somebody/", "C:\\Users\\me\\", "C:\\\\Users\\\\me\\\\", "other/"]
+)
+def test_files_that_lie_elsewhere_are_found_by_name(place: str, folder: Path) -> None:
+    """The paths of another machine, or names alone; but a folder that is not there is not another one."""
+    (folder / "a.csv").write_bytes(
+        as_text("path,label", lambda path, label: f"{place}{Path(path).name},{label}")
+    )
+    if place == "other/":
+        samples, _ = read(folder / "a.csv")
+        with pytest.raises(DecodeError, match="there is no"):
+            samples[0].content.read()
+        return
+
+    assert readable(read(folder / "a.csv")[0]) == ALL
+
+
+def test_a_folder_whose_classes_a_table_says_points_to_it(folder: Path) -> None:
+    """Kaggle: train.csv beside train/ and test/, which hold all pictures."""
+    (folder / "images").rename(folder / "train")
+    (folder / "test").mkdir()
+    (folder / "test" / "x.png").write_bytes(png(0, 0))
+    (folder / "train.csv").write_bytes(
+        as_text("id,label", lambda path, label: f"{Path(path).stem},{label}")
+    )
+
+    with pytest.raises(
+        DataError, match="test, train hold pictures, but no class folders; give train"
+    ):
+        read(folder)
+    assert readable(read(folder / "train.csv")[0]) == ALL

@@ -152,6 +152,11 @@ REFUSED: dict[str, tuple[dict[str, int], str]] = {
         {"left/cat": 1, "left/dog": 1, "right/cat": 1, "right/dog": 1},
         r"left, right all hold the same folders \(cat, dog\).* data\.label_from = leaf",
     ),
+    "no classes": ({"train": 3, "test": 2}, "test, train hold pictures, but no class folders; put"),
+    "detection": (
+        {"train/images": 2, "train/labels": 2, "valid/images": 1, "valid/labels": 1},
+        "images, labels are folders of object detection",
+    ),
     "capitals": ({"Cat": 2, "cat": 2}, "the classes Cat and cat differ in capitals only"),
 }
 
