@@ -27,6 +27,7 @@ import numpy as np
 import timm
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
@@ -35,7 +36,7 @@ from imgrec.config import DataConfig, TrackingConfig, load_config
 from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
-from imgrec.evaluation.pictures import INK, MUTED
+from imgrec.evaluation.pictures import INK
 from imgrec.tracking.connection import connect
 from imgrec.tracking.query import find_runs, metric_history
 from imgrec.tracking.tags import KIND
@@ -241,15 +242,26 @@ def picture(rows: Sequence[Found]) -> Figure:
                 seconds, test = ([row[key] for row in some] for key in ("seconds", "test"))
                 panel.scatter(seconds, test, color=colour, label=method, s=28)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(FixedLocator([10, 30, 100, 300, 1000]))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:.0f}"))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlim(6, 2500)
         panel.set_title(f"{size} photos", color=INK, fontsize=10)
         panel.set_xlabel("seconds", color=INK)
         panel.grid(color="#e6eaee", linewidth=0.8)
         panel.set_axisbelow(True)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-        panel.tick_params(colors=MUTED)
+        panel.tick_params(colors=INK)
     panels[0].set_ylabel("test accuracy", color=INK)
-    panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    known = {
+        text: mark
+        for panel in panels
+        for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        known.values(), known.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=6
+    )
     return figure
 
 
