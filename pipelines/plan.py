@@ -12,7 +12,8 @@ from pathlib import Path
 from imgrec.config import Arch, Branch, Config
 from imgrec.config.architectures.architecture import COMPACT
 from imgrec.data.shape import are_photos, guess
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.store import find_store
 from imgrec.errors import ConfigError
 from imgrec.search.study import best_of, default_settings

@@ -36,7 +36,8 @@ from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLITS, Source
 from imgrec.machine import locked, sync, write_durably

@@ -10,9 +10,10 @@ from typing import Any
 
 from imgrec.data.content import Missing
 from imgrec.data.sources.clutter import is_clutter
+from imgrec.data.sources.node import CLUTTER, Node
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import File, Sample
-from imgrec.data.sources.tree import CLUTTER, PLAIN, Layout, Node, Rule, read_tree
+from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.errors import DataError
 
 STRAY = Missing("lies in no class folder")

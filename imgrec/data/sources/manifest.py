@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -12,33 +12,16 @@ from typing import Any
 
 from imgrec.data.content import Content, Missing
 from imgrec.data.sources.clutter import is_clutter
+from imgrec.data.sources.columns import Used, column, hot_of, refuse_several, split_of
 from imgrec.data.sources.folder import file_state
+from imgrec.data.sources.node import looks_like_picture
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.remote import identity_of
 from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
 from imgrec.data.sources.table import UTF_8, Table
-from imgrec.data.sources.tree import looks_like_picture
 from imgrec.data.sources.web import checked, own_places
 from imgrec.errors import DataError, DecodeError
 
-PATH_COLUMNS = (
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "file_path",
-    "image",
-    "img",
-    "image_path",
-    "img_path",
-    "image_file",
-    "image_name",
-    "image_id",
-    "id",
-)
-LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "labels")
-SPLIT_COLUMN = "split"
 NAMES_OF_NUMBERS = ("labels.txt", "classes.txt", "class_names.txt")
 """Files beside a table whose lines name the classes that it counts."""
 FOLDER = "folder"
@@ -47,7 +30,6 @@ SEVERAL = re.compile(r"\[.*,.*\]")
 """A list of labels, as JSON has it."""
 FIRST_ROWS = 20
 """Of a table, which tell whether its paths are those of this machine."""
-TRUE, FALSE = frozenset({"1", "true"}), frozenset({"0", "false", ""})
 
 
 @dataclass(frozen=True)
@@ -138,8 +120,8 @@ class Manifest:
         """What paths in a table count from: its own folder, where it lies in one of this machine."""
         return self.base if "://" in self.base else str(table.path.parent)
 
-    def _used(self, table: Table) -> "_Used":
-        return _Used.of(table, self.columns, self.group)
+    def _used(self, table: Table) -> "Used":
+        return Used.of(table, self.columns, self.group)
 
     def _rows(self, table: Table) -> Iterator[tuple[str, str, str, str]]:
         """Path, class, split and group, row by row."""
@@ -147,9 +129,9 @@ class Manifest:
         group_of = self._grouping(table)
         file, names = _names_of_numbers(table.path) if used.label else ("", [])
         for number, row in enumerate(table.rows(), start=1):
-            label = row.get(used.label, "") if used.label else _hot(used, row, table.path, number)
+            label = row.get(used.label, "") if used.label else hot_of(used, row, table.path, number)
             if SEVERAL.fullmatch(label):
-                _refuse_several(table.path, number, label)
+                refuse_several(table.path, number, label)
             if names and label.isdecimal():
                 if int(label) >= len(names):
                     msg = (
@@ -245,125 +227,6 @@ class Manifest:
             return Remote(checked(path, within), allowed)
         except DecodeError as error:
             return Missing(str(error))
-
-
-def split_of(name: str, where: Path, row: int) -> Split | None:
-    """The split of a name such as `valid`.
-
-    Raises:
-        DataError: it is the name of none.
-    """
-    if not name:
-        return None
-    try:
-        return SPLIT_NAMES[name.lower()]
-    except KeyError:
-        msg = f"{where}: row {row} has split {name!r}; write train, val or test"
-        raise DataError(msg) from None
-
-
-def column(names: Iterable[str], wanted: Iterable[str], where: Path) -> str:
-    """The first of the wanted columns that is there, in any case.
-
-    Raises:
-        DataError: none is.
-    """
-    names, wanted = list(names), list(wanted)
-    if not names:
-        msg = f"{where}: no row in it"
-        raise DataError(msg)
-    if name := found(names, wanted):
-        return name
-    shown = wanted[:2] if len(wanted) > 1 else wanted
-    part = "path" if tuple(wanted) == PATH_COLUMNS else "label"
-    msg = (
-        f"{where}: no column {' or '.join(shown)}; it has {', '.join(map(str, names))}: name the right one, as in "
-        f"data.columns = {{{part} = {str(names[-1])!r}}}"
-    )
-    raise DataError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class _Used:
-    """Which columns of a table say what; `one_hot` those of the classes, where no column names the class."""
-
-    path: str
-    label: str
-    split: str
-    one_hot: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, table: Table, columns: Mapping[str, str], group: str) -> "_Used":
-        """As the settings say, or else by the usual names.
-
-        Raises:
-            DataError: a column is not there.
-        """
-        wanted = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS, "split": (SPLIT_COLUMN,)}
-        for part, name in columns.items():
-            if part in wanted:
-                wanted[part] = (column(table.names, (name,), table.path),)
-        path = column(table.names, wanted["path"], table.path)
-        split = found(table.names, wanted["split"])
-        label = found(table.names, wanted["label"])
-        if label:
-            return cls(path, label, split)
-        known = {
-            path,
-            split,
-            found(table.names, (group,)),
-            "",
-        }  # pandas writes a column without a name
-        others = tuple(name for name in table.names if name not in known)
-        if len(others) > 1 and _are_flags(table, others):
-            return cls(path, "", split, others)
-        return cls(path, column(table.names, wanted["label"], table.path), split)
-
-
-def found(names: Iterable[str], wanted: Iterable[str]) -> str:
-    """The first of the wanted columns that is there, in any case; empty where none is."""
-    by_name = {name.strip().casefold(): name for name in reversed(list(names))}
-    return next((by_name[one.casefold()] for one in wanted if one.casefold() in by_name), "")
-
-
-def _are_flags(table: Table, names: tuple[str, ...]) -> bool:
-    """Whether these columns hold 0 and 1 only, in the first row."""
-    row = next(iter(table.rows()), None)
-    return row is not None and None not in {_flag(row.get(name, "")) for name in names}
-
-
-def _flag(value: str) -> bool | None:
-    """`1`, `1.0` or `true`, or the opposite; None for anything else."""
-    lower = value.strip().lower()
-    if lower in TRUE | FALSE:
-        return lower in TRUE
-    try:
-        return {0.0: False, 1.0: True}.get(float(lower))
-    except ValueError:
-        return None
-
-
-def _hot(used: _Used, row: Mapping[str, str], where: Path, number: int) -> str:
-    """The name of the one column with a 1."""
-    flags = {name: _flag(row.get(name, "")) for name in used.one_hot}
-    if odd := [name for name, flag in flags.items() if flag is None]:
-        msg = (
-            f"{where}: row {number} has {row.get(odd[0], '')!r} in column {odd[0]}, which is neither 0 nor 1; name the "
-            f"column of the class: data.columns = {{label = {odd[0]!r}}}"
-        )
-        raise DataError(msg)
-    hot = [name for name, flag in flags.items() if flag]
-    if len(hot) > 1:
-        _refuse_several(where, number, ", ".join(hot[:3]))
-    return hot[0] if hot else ""
-
-
-def _refuse_several(where: Path, number: int, classes: str) -> None:
-    msg = (
-        f"{where}: row {number} has several classes ({classes}): imgrec takes one for a picture; keep the rows "
-        f"with one, or name the column of the class in data.columns"
-    )
-    raise DataError(msg)
 
 
 def _folder_of(content: Content) -> str:

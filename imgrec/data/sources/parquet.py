@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.data.content import Missing
+from imgrec.data.sources.columns import LABEL_COLUMNS, PATH_COLUMNS, column, found, split_of
 from imgrec.data.sources.folder import file_state
-from imgrec.data.sources.manifest import LABEL_COLUMNS, PATH_COLUMNS, column, found, split_of
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imgrec.data.sources.folder import STRAY
+from imgrec.data.sources.node import tree_of
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
-from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree, tree_of
+from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.data.sources.web import reason_for_people
 from imgrec.errors import DataError
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imgrec.data.sources.tree import looks_like_picture
+from imgrec.data.sources.node import looks_like_picture
 from imgrec.errors import DataError, reason_of
 
 TEXT_TABLES = (".csv", ".tsv", ".txt")

@@ -4,15 +4,13 @@ Every kind of source makes a tree of `Node`s and has it read here. A reading tha
 the setting that answers it.
 """
 
-import mimetypes
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
-from imgrec.data.sources.clutter import clutter_in, is_clutter
+from imgrec.data.sources.node import Node, looks_like_picture
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, SPLITS, Split
 from imgrec.errors import DataError
@@ -24,45 +22,6 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 LISTED = 5
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 OF_DETECTION = frozenset({"images", "labels", "annotations", "masks"})
-
-
-@dataclass
-class Node:
-    """A folder.
-
-    Attributes:
-        name: Its own.
-        folders: Those in it, by name.
-        files: Those in it: the name, and what the source keeps of it.
-    """
-
-    name: str
-    folders: "dict[str, Node]" = field(default_factory=dict)
-    files: list[tuple[str, Any]] = field(default_factory=list)
-
-    def at(self, parts: Iterable[str]) -> "Node":
-        """The folder at a path below, made if need be."""
-        node = self
-        for part in parts:
-            node = node.folders.setdefault(part, Node(part))
-        return node
-
-    def all_files(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """Every file at any depth: its path below, and what is kept of it."""
-        for name, kept in self.files:
-            yield prefix + name, kept
-        for folder in self.folders.values():
-            yield from folder.all_files(f"{prefix}{folder.name}/")
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no file in it at any depth."""
-        return not self.files and all(folder.is_empty for folder in self.folders.values())
-
-    @property
-    def has_pictures(self) -> bool:
-        """Whether a picture lies in it itself, by its name."""
-        return any(looks_like_picture(name) for name, _ in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,31 +54,6 @@ class Layout:
     classes: list[ClassFolder]
     strays: list[tuple[str, Any]]
     reading: Reading
-
-
-def tree_of(paths: Iterable[tuple[str, Any]], ignored: Counter[str]) -> Node:
-    """A tree of paths with slashes, each with what the source keeps of it; clutter is left out and counted."""
-    root = Node("")
-    nodes: dict[str, Node | None] = {}
-    clutter: set[str] = set()
-    for path, kept in paths:
-        above, _, name = path.rpartition("/")
-        if above not in nodes:
-            parts = [part for part in above.split("/") if part not in {"", "."}]
-            found = clutter_in(parts)
-            clutter |= {found} - {""}
-            nodes[above] = None if found else root.at(parts)
-        node = nodes[above]
-        if node and is_clutter(name):
-            clutter.add(path)
-        elif node:
-            node.files.append((name, kept))
-    if clutter:
-        ignored[CLUTTER] += len(clutter)
-    return root
-
-
-CLUTTER = "files or folders of desktops and storage systems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,17 +326,6 @@ class _Reader:
     def _refuse(self, problem: str) -> None:
         msg = f"{self.where}: {problem}"
         raise DataError(msg)
-
-
-def looks_like_picture(name: str) -> bool:
-    """Whether a name ends as those of pictures do; other files beside class folders are left alone."""
-    return _is_picture_ending(name.rpartition(".")[2].lower()) and not name.startswith(".")
-
-
-@cache
-def _is_picture_ending(ending: str) -> bool:
-    kind, _ = mimetypes.guess_type(f"a.{ending}")
-    return kind is not None and kind.startswith("image/")
 
 
 def _split_of(name: str) -> Split | None:

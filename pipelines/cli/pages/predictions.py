@@ -10,8 +10,8 @@ from rich.text import Text
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import Config
 from imgrec.data.content import Content, InMemoryFile, Missing
+from imgrec.data.sources.node import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
-from imgrec.data.sources.tree import looks_like_picture
 from imgrec.errors import DataError, UnreadError
 from pipelines.cli.pages.output import make_console, open_record, print_json
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from imgrec.config import DataConfig
 from imgrec.data.findings import Findings
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.sample import Sample
 from imgrec.data.store import Store, prepare_store
 from tests.conftest import no_progress

@@ -12,7 +12,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.sample import Sample
 from imgrec.data.store import Store, prepare_store
 from tests.conftest import no_progress, picture

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
-from imgrec.data.sources import archive, compressed, list_samples, open_source, saved
+from imgrec.data.sources import compressed, members, open_source, saved
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError, DecodeError
 from tests.unit.data.sources.made import add, png
@@ -324,16 +325,16 @@ def test_names_of_zips_are_what_whoever_packed_them_wrote(tmp_path: Path) -> Non
     (tmp_path / "b.zip").write_bytes(slashes)
 
     assert labels(read(tmp_path / "b.zip")) == {"cat": 1, "dog": 1}
-    assert archive._names_in(
+    assert members._names_in(
         [
             zipfile.ZipInfo(f"{label}/1.png".encode("gbk").decode("cp437"))
             for label in ("小猫", "大狗")
         ]
     ) == ["小猫/1.png", "大狗/1.png"]
-    assert archive._names_in([zipfile.ZipInfo("café/1.png".encode().decode("cp437"))]) == [
+    assert members._names_in([zipfile.ZipInfo("café/1.png".encode().decode("cp437"))]) == [
         "café/1.png"
     ]
-    assert archive._names_in([zipfile.ZipInfo("café/1.png")]) == ["café/1.png"]
+    assert members._names_in([zipfile.ZipInfo("café/1.png")]) == ["café/1.png"]
 
 
 def test_a_damaged_member_is_left_out_and_not_the_end(tmp_path: Path) -> None:

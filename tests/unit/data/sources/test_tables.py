@@ -9,7 +9,8 @@ import pytest
 
 from imgrec.config import DataConfig
 from imgrec.data.content import Missing
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError, DecodeError

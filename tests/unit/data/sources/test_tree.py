@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from imgrec.config import DataConfig
 from imgrec.data.content import Missing
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.reading import Reading
 from imgrec.errors import DataError
 from tests.unit.data.sources.made import add, png

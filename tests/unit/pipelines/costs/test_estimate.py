@@ -7,7 +7,8 @@ import pytest
 
 from imgrec.config import DataConfig
 from imgrec.data.shape import guess
-from imgrec.data.sources import list_samples, open_source
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
 from pipelines.costs import estimate
 from pipelines.costs.estimate import Overheads, decoding_seconds
 from tests.unit.data.made import MakeFolder
