@@ -19,7 +19,20 @@ from imgrec.config.sections import (
 )
 from imgrec.errors import ConfigError
 
-FILES = frozenset({".csv", ".parquet", ".tar"})
+FILES = (
+    ".tar.gz",
+    ".tar.xz",
+    ".tar.bz2",
+    ".tgz",
+    ".tar",
+    ".zip",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+)
 """Endings of sources that are no part of a run's name."""
 
 
@@ -82,7 +95,8 @@ def _name_of(source: str) -> str:
     path = Path(source.rpartition(":")[2]).expanduser().absolute()
     if "*" in path.name:
         path = path.parent
-    stem = path.stem if path.suffix in FILES else path.name
+    ending = next((one for one in FILES if path.name.lower().endswith(one)), "")
+    stem = path.name.removesuffix(path.name[-len(ending) :]) if ending else path.name
     name = re.sub(r"[^\w.-]+", "-", stem).strip("-._")
     return name[:100] or "pictures"
 

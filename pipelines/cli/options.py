@@ -17,7 +17,7 @@ ConfigFile = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A folder of class folders, .csv, .parquet, .tar, torchvision:NAME or a URL."
+        help="A folder of class folders, .csv, .jsonl, .parquet, .tar, .zip, torchvision:NAME or a URL."
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="First part of the names of the models.")]

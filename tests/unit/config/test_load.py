@@ -169,3 +169,20 @@ def test_a_file_that_cannot_be_read_is_named(
     with pytest.raises(ConfigError, match=said) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("photos/", "photos"),
+        ("my photos.zip", "my-photos"),
+        ("set/a.tar.gz", "a"),
+        ("B.TGZ", "B"),
+        ("labels.jsonl", "labels"),
+        ("shards/*.tar", "shards"),
+        ("v1.5", "v1.5"),
+    ],
+)
+def test_a_run_is_called_as_its_source_without_the_kind_of_file(source: str, name: str) -> None:
+    """Models are registered under it."""
+    assert load_config(None, [f"data.source='{source}'"]).name == name
