@@ -180,7 +180,7 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
     assert stderr.strip().splitlines()[-1] == "imgrec: interrupted"
     assert "Traceback" not in stderr
     assert stdout == ""
-    assert seconds < 30  # 5 s alone; another file's cluster may run beside it
+    assert seconds < 30  # 17 s were seen beside another file's cluster on two cores
     assert alive == []
     assert {run.info.status for run in runs} == {"KILLED"}
     assert len(runs) == 5  # the workflow and one for each model

@@ -26,8 +26,8 @@ class Archives:
     """Archives, each with pictures and their labels.
 
     The label of `a/7.jpg` is what `a/7.cls` holds, or else `label` (or `class`) in `a/7.json`: what belongs together
-    has the same name up to the first dot, as WebDataset has it. Where there is neither, its folder says class and
-    split.
+    has the same name up to the first dot, as WebDataset has it. Where there are no such files at all, folders say class
+    and split.
 
     Attributes:
         paths: The files. Of several those called `train-...`, or in a folder `train`, are the split
@@ -68,22 +68,18 @@ class Archives:
     def reading(self) -> Reading:
         """What was taken for what."""
         folders = self._by_folder.reading
-        labelled = any(held.labels for held in self._held)
         what = f"{len(self.paths):,} archives" if len(self.paths) > 1 else "an archive"
         splits = dict[str, str]()
         for path in self.paths:
             if split := self._split(path):
                 splits[split] = f"{splits[split]}, {path.name}" if split in splits else path.name
         if folders is None:
-            ignored = (
-                {CLUTTER: count} if (count := sum(len(held.clutter) for held in self._held)) else {}
-            )
+            ignored = {CLUTTER: count} if (count := self._clutter) else {}
             return Reading(what, "what lies beside each picture (.cls, .json)", splits, ignored)
-        labels = folders.labels
-        if labelled:
-            labels = f"what lies beside a picture (.cls, .json), or {labels}"
         layout = f"{what} of {folders.layout}"
-        return Reading(layout, labels, {**splits, **folders.splits}, folders.ignored, folders.notes)
+        return Reading(
+            layout, folders.labels, {**splits, **folders.splits}, folders.ignored, folders.notes
+        )
 
     def _split(self, path: Path) -> Split | None:
         """One file holds everything, whatever it is called."""
@@ -95,9 +91,10 @@ class Archives:
 
     @cached_property
     def _by_folder(self) -> "_ByFolder":
-        """Class and split of the pictures that only a folder labels.
+        """Class and split of the pictures, where folders say them.
 
-        Of all archives together: a shard may hold one class alone.
+        Of all archives together: a shard may hold one class alone. Where labels lie beside pictures, one without has
+        none: its folder is not a class.
         """
         bare = [
             (str(member), (number, member))
@@ -106,7 +103,8 @@ class Archives:
             if key_of(member) not in held.labels
         ]
         in_folders = any("/" in path.removeprefix("./") for path, _ in bare)
-        if not in_folders and not self.rule.pattern:
+        labelled = any(held.labels for held in self._held)
+        if labelled or not (in_folders or self.rule.pattern):
             strays = [kept for path, kept in bare if looks_like_picture(path)]
             return _ByFolder(dict.fromkeys(strays, ("", None)), None)
         ignored = Counter({CLUTTER: count} if (count := self._clutter) else {})

@@ -351,3 +351,17 @@ def test_a_damaged_member_is_left_out_and_not_the_end(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match="cannot be read"):
         samples[0].content.read()
     assert samples[1].content.read() == FILES[1][1]
+
+
+def test_a_picture_without_the_label_that_others_have_is_left_out(tmp_path: Path) -> None:
+    """Its folder is no class, and one such picture does not stop the run."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(5):
+            add(tar, f"train/{number}.png", png(number % 2, number))
+            if number < 4:
+                add(tar, f"train/{number}.cls", str(number % 2).encode())
+    samples = read(tmp_path / "a.tar")
+
+    assert labels(samples[:4]) == {"0": 2, "1": 2}
+    with pytest.raises(DecodeError, match="it has no label"):
+        samples[4].content.read()
