@@ -26,7 +26,7 @@ class Reading:
     def lines(self) -> list[str]:
         """For people."""
         splits = ", ".join(f"{split} is {place}" for split, place in self.splits.items())
-        ignored = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items())
+        ignored = ", ".join(f"{what} ({count:,})" for what, count in self.ignored.items())
         return [
             f"{self.layout}; the class is {self.labels}" + (f"; {splits}" if splits else ""),
             *([f"left alone: {ignored}"] if ignored else []),

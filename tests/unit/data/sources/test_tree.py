@@ -87,7 +87,7 @@ TREES: dict[str, tuple[dict[str, int], dict[str, str | None], str]] = {
             "set_pred/set_pred": 3,
         },
         {"a": None, "b": None},
-        "left alone: 3 pictures in set_pred, which has no class folders",
+        "left alone: pictures in set_pred, which has no class folders (3)",
     ),
     "named otherwise": (
         {
@@ -111,12 +111,12 @@ TREES: dict[str, tuple[dict[str, int], dict[str, str | None], str]] = {
             "$RECYCLE.BIN/x": 1,
         },
         {"cat": None, "dog": None},
-        "left alone: 4 files or folders of desktops and storage systems",
+        "left alone: files or folders of desktops and storage systems (4)",
     ),
     "unlabelled test": (
         {"train/cat": 2, "train/dog": 2, "test": 3},
         {"cat": "train", "dog": "train"},
-        "left alone: 3 pictures in test, which has no class folders",
+        "left alone: pictures in test, which has no class folders (3)",
     ),
     "deeper": (
         {"cat/in": 1, "cat/out": 1, "dog": 2},
