@@ -140,17 +140,17 @@ def test_what_began_with_a_registered_model_tells_so_and_is_served(
     """The lineage is on the card, link by link; the network is built from the card alone."""
     name = "cnn.model.pretrained='models:/digits-cnn'"
     prepared = prepared_with(tracking, storage, "archs=['cnn']", "train.epochs=2", name)
-    version = registered(tracking, prepared, "cnn", "digits-cnn")
+    version = registered(tracking, prepared, "cnn", "second-cnn")
     again = prepared_with(
-        tracking, storage, "archs=['cnn']", f"cnn.model.pretrained='models:/digits-cnn/{version}'"
+        tracking, storage, "archs=['cnn']", f"cnn.model.pretrained='models:/second-cnn/{version}'"
     )
     weights = again.specs["cnn"].weights
 
     assert weights
-    assert weights.told()["name"] == f"digits-cnn/{version}"
+    assert weights.told()["name"] == f"second-cnn/{version}"
     assert weights.told()["began_with"]["name"] == "digits-cnn/1"
     assert "began_with" not in weights.told()["began_with"]
-    assert "digits-cnn" in "".join(again.notes)
+    assert "second-cnn" in "".join(again.notes)
 
 
 def test_a_network_of_timm_begins_with_one_of_ours(
