@@ -20,6 +20,7 @@ from imgrec.config.sections import (
 from imgrec.errors import ConfigError
 
 FILES = (
+    ".7z",
     ".tar.gz",
     ".tar.xz",
     ".tar.bz2",

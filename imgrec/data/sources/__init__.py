@@ -7,14 +7,16 @@
 | `table.csv`, or `table.parquet` with paths | `manifest.py` |
 | `*.parquet` with the pictures inside, or a folder of such files | `parquet.py` |
 | `*.tar` or `*.zip`, or a folder of such files | `archive.py` |
-| `*.tar.gz`, and other tars that are compressed as a whole | `compressed.py` |
+| `*.tar.gz`, `*.7z`, and others that are compressed as a whole | `compressed.py` |
 | a folder of `save_to_disk` | `saved.py` |
 | `torchvision:NAME` | `torchvision.py` |
 | any but the first and last of these behind `s3://`, `gs://`, `https://`, ... | `remote.py` |
 """
 
 import glob
-from collections.abc import Callable
+import itertools
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from imgrec.data.sources.digits import Digits
 from imgrec.data.sources.folder import Folder
 from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
-from imgrec.data.sources.remote import RemoteFolder, fetch, shards_in
+from imgrec.data.sources.remote import RemoteFolder, fetch, folders_in, shards_in
 from imgrec.data.sources.sample import SPLIT_NAMES, Source
 from imgrec.data.sources.saved import SavedDataset, is_saved_dataset
 from imgrec.data.sources.table import TABLES, Table
@@ -120,14 +122,20 @@ class _Opener:
         if url.endswith(FILES):
             files = fetch([url], self.downloads, allowed)
             return self.of_files(url, files, url.rpartition("/")[0])
+        folders = folders_in(url, allowed)
         for endings in SHARDS:
             urls = [
                 found
                 for ending in endings
-                for found in shards_in(url, SHARD_PLACES, ending, allowed)
+                for found in shards_in(url, _places(folders), ending, allowed)
             ]
             if urls:
                 return self.of_files(url, fetch(urls, self.downloads, allowed), url)
+        if len(folders) > 1:
+            # Of the hub many a data set has a folder of parquet for each of its configurations.
+            for ending in itertools.chain.from_iterable(SHARDS):
+                if shards_in(url, folders[:1], ending, allowed):
+                    raise _several(url, folders)
         return RemoteFolder(url, allowed, self.rule)
 
     def of_files(self, name: str, paths: tuple[Path, ...], base: str) -> Source:
@@ -196,20 +204,22 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: there are class folders too.
     """
+    folders = _folders_in(folder)
+    places = _places(folders)
     for endings in SHARDS:
         files = sorted(
             file
-            for place in SHARD_PLACES
+            for place in places
             for ending in endings
             for file in (folder / place).glob(f"*{ending}")
             if not is_clutter(file.name)
         )
         if not files:
             continue
-        known = {"data", *SPLIT_NAMES}
+        known = {"data", *SPLIT_NAMES, *places}
         classes = sorted(
             one.relative_to(folder).as_posix()
-            for place in SHARD_PLACES
+            for place in places
             if (folder / place).is_dir()
             for one in (folder / place).iterdir()
             if one.is_dir() and not is_clutter(one.name) and one.name.lower() not in known
@@ -221,7 +231,26 @@ def _shards(folder: Path) -> tuple[Path, ...]:
             )
             raise DataError(msg)
         return tuple(files)
+    if len(folders) > 1 and (first := next((folder / folders[0]).iterdir(), None)):
+        if first.name.endswith(tuple(itertools.chain.from_iterable(SHARDS))):
+            raise _several(str(folder), folders)
     return ()
+
+
+def _folders_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(one.name for one in entries if one.is_dir() and not is_clutter(one.name))
+
+
+def _places(folders: Sequence[str]) -> tuple[str, ...]:
+    """Where shards may lie, below a folder that has these folders: the only one there is wraps them."""
+    return tuple(dict.fromkeys([*SHARD_PLACES, *(folders if len(folders) == 1 else ())]))
+
+
+def _several(name: str, folders: Sequence[str]) -> DataError:
+    some = ", ".join(folders[:4]) + (", ..." if len(folders) > 4 else "")
+    msg = f"{name}: each of its folders is a data set ({some}); name one: {name}/{folders[0]}"
+    return DataError(msg)
 
 
 def _says_split(path: Path) -> bool:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.folder import STRAY
 from imgrec.data.sources.node import tree_of
 from imgrec.data.sources.reading import Reading
@@ -59,6 +60,22 @@ class RemoteFolder:
         )
         ignored = Counter[str]()
         return read_tree(tree_of(paths, ignored), self.url, self.rule, ignored)
+
+
+def folders_in(url: str, allowed: frozenset[str]) -> list[str]:
+    """Names of the folders right below a URL, sorted.
+
+    Raises:
+        DataError: it cannot be reached.
+    """
+    filesystem, root = filesystem_of(url, allowed)
+    with _answering(url):
+        try:
+            found = filesystem.ls(root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    names = (PurePosixPath(one["name"]).name for one in found if one["type"] == "directory")
+    return sorted(name for name in names if not is_clutter(name))
 
 
 def shards_in(url: str, places: Sequence[str], ending: str, allowed: frozenset[str]) -> list[str]:
@@ -134,7 +151,7 @@ def _identity_of_one(file: Remote) -> list[str]:
 
 
 def _identity(details: dict[str, Any]) -> list[str]:
-    keys = ("size", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "updated")
+    keys = ("size", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "updated", "blob_id")
     return [str(details[key]) for key in keys if key in details]
 
 

@@ -1,12 +1,14 @@
 """Archives as people have them: zips, compressed tars, WebDataset samples with several pictures, lists of names."""
 
 import json
+import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import py7zr
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -93,6 +95,56 @@ def test_a_compressed_tar_is_unpacked_once(ending: str, tmp_path: Path) -> None:
     assert labels(first) == BOTH
     assert labels(read(path)) == BOTH
     assert unpacked.stat().st_mtime_ns == before
+
+
+def seven_zip(path: Path, files: Sequence[tuple[str, bytes]], password: str | None = None) -> Path:
+    with py7zr.SevenZipFile(path, "w", password=password) as archive:
+        for name, content in files:
+            archive.writestr(content, name)
+    return path
+
+
+def test_an_archive_of_seven_zip_is_unpacked_once(tmp_path: Path) -> None:
+    """What is in it is read as a tar of it would be."""
+    path = seven_zip(tmp_path / "a.7z", FILES)
+    first = read(path)
+
+    assert labels(first) == BOTH
+    assert {one.id: one.content.read() for one in first} == {
+        f"a.7z:{name}": content for name, content in FILES
+    }
+    assert [file.name for file in (tmp_path / "downloads").rglob("*") if file.is_file()] == [
+        "a.tar"
+    ]
+
+
+def test_an_archive_of_seven_zip_that_cannot_be_had_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged, with a password, far too large, with names that leave the folder, or without the extra."""
+    whole = seven_zip(tmp_path / "whole.7z", FILES)
+    content = whole.read_bytes()
+    (tmp_path / "cut.7z").write_bytes(content[: len(content) // 2])
+    (tmp_path / "changed.7z").write_bytes(content[:400] + b"xx" + content[402:])
+    seven_zip(tmp_path / "locked.7z", FILES, password="secret")
+    reasons = {"cut": "cannot be unpacked", "changed": "cannot be unpacked"}
+    reasons |= {"locked": "needs a password; unpack it yourself"}
+    for name, reason in reasons.items():
+        with pytest.raises(DataError, match=rf"{name}\.7z: {reason}"):
+            read(tmp_path / f"{name}.7z")
+    monkeypatch.setattr(compressed, "LEAST_SUSPECT", 1 << 20)
+    seven_zip(tmp_path / "large.7z", [("photos/cat/0.png", bytes(20 << 20))])
+    with pytest.raises(DataError, match="unpack it yourself, and give the folder"):
+        read(tmp_path / "large.7z")
+    with monkeypatch.context() as writer:
+        writer.setattr(py7zr.py7zr, "check_archive_path", lambda _name: True)
+        leaving = seven_zip(tmp_path / "leaving.7z", [("../../0.png", b"x")])
+    with pytest.raises(DataError, match=r"leaving\.7z: cannot be unpacked"):
+        read(leaving)
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    with pytest.raises(DataError, match=r"\.7z is read by imgrec\[7z\]; install that"):
+        read(whole)
+    assert not [file for file in (tmp_path / "downloads").rglob("*") if file.is_file()]
 
 
 def test_what_becomes_far_larger_is_not_unpacked(

@@ -18,6 +18,7 @@ from tests.unit.data.sources.made import (
     Build,
     add,
     as_folder,
+    as_hugging_face,
     png,
     refuse_other_data,
     samples_of,
@@ -161,3 +162,15 @@ def test_a_test_split_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="class left: every one of its 4 files in test is unread"):
         stored(str(source), tmp_path)
+
+
+def test_a_folder_of_parquet_in_a_single_folder_is_found(tmp_path: Path) -> None:
+    """Data sets of the hub have a folder for each configuration; of several one is asked for."""
+    made = Path(as_hugging_face(tmp_path))
+    (made / "data").rename(made / "plain_text")
+
+    assert len(list(open_source(DataConfig(source=str(made)), tmp_path))) == 48
+    (made / "other").mkdir()
+    (made / "other" / "train.parquet").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"each of its folders is a data set \(other, plain_text\)"):
+        open_source(DataConfig(source=str(made)), tmp_path)
