@@ -19,11 +19,12 @@ from PIL.JpegImagePlugin import jpeg_factory
 from imgrec.config import ImageShape, Resize
 from imgrec.data.depth import DEEP_MODES, FULL_DEPTH, Depth, peak_of, to_eight_bits
 from imgrec.data.gamut import PROFILE, in_srgb
+from imgrec.data.icon import ICON, largest_of_icon
 from imgrec.data.kinds import kind_of
 from imgrec.errors import DecodeError
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
-DECODER_VERSION = 4
+DECODER_VERSION = 5
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
 GREY_MODES = DEEP_MODES | {"1", "L", "LA"}
 TURNS = {
@@ -37,7 +38,8 @@ TURNS = {
 }
 """The transposition that makes a picture upright, by its EXIF orientation."""
 # What people keep pictures in. Not EPS: that is a program, which Pillow has Ghostscript run. Not
-# ICO, ICNS and BLP: what they hold may be larger than they say, and the limit could not hold.
+# ICNS and BLP: what they hold may be larger than they say, and the limit could not hold. ICO only as `icon.py` takes
+# it apart.
 FORMATS = (
     "AVIF",
     "BMP",
@@ -313,6 +315,8 @@ def _opened(content: bytes, max_pixels: int, enough: int = REDUCED_SIDE) -> Imag
     if not content:
         msg = "empty file"
         raise DecodeError(msg)
+    if content.startswith(ICON):
+        content = largest_of_icon(content, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata and Pillow's own pixel limit
@@ -367,6 +371,8 @@ def _formats(content: bytes) -> tuple[str, ...]:
     Raises:
         DecodeError: it is HEIC, and the extra that reads it is not installed.
     """
+    if content.startswith(ICON):
+        return ("ICO",)
     box = content[: int.from_bytes(content[:4])][4:]
     if box[:4] != b"ftyp" or box[4:8] not in HEIF_BRANDS:
         return FORMATS

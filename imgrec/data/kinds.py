@@ -8,7 +8,6 @@ STARTS = (
     (b"\x00\x00\x01\xba", "a video"),
     (b"PK\x03\x04", "a zip"),
     (b"\x1f\x8b", "a gzip file"),
-    (b"\x00\x00\x01\x00", "an icon (ICO)"),
     (b"8BPS", "a Photoshop file"),
 )
 VIDEO_BRANDS = (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ", b"3gp")
