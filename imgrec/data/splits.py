@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig
+from imgrec.data.balance import even_out
 from imgrec.data.sources.sample import SPLITS, Split
 from imgrec.data.store import NO_SPLIT, Store
 from imgrec.errors import DataError
@@ -53,12 +54,14 @@ class _Groups:
 
     Attributes:
         ids: As the store has them, (G,).
+        counts: Pictures of each class in each, (G, K).
         sizes: Pictures in each, (G,).
         labels: Of the classes in each the rarest, (G,): the others have pictures elsewhere.
         ranks: Hashes of the contents, (G,): within a class the groups of the lowest leave train first.
     """
 
     ids: Indices
+    counts: Indices
     sizes: Indices
     labels: Indices
     ranks: npt.NDArray[np.uint64]
@@ -74,7 +77,8 @@ def make_splits(store: Store, config: DataConfig) -> Splits:
     brings val but no test, see data.test_from.
 
     Every class keeps a group in train. Beyond that one of three groups and more is in every split, one of
-    two in train and in either of the others, drawn by a hash of its name.
+    two in train and in either of the others, drawn by a hash of its name. Where groups hold several classes, groups
+    then change places as long as that makes the shares of the classes in the splits more even.
 
     Raises:
         DataError: a split ends up empty.
@@ -139,6 +143,7 @@ def _cut(
             chosen = _take(groups.sizes[left], int(counts[name][label]), len(left) - later - 1)
             place[left[chosen]] = number
             left = left[~chosen]
+    even_out(place, groups.counts, groups.ranks, [*wanted.values()])
     by_row = place[np.searchsorted(groups.ids, store.groups[rows])]
     cut_off: dict[Split, Indices] = {name: rows[by_row == n] for n, name in enumerate(names)}
     return {"train": rows[by_row == len(names)], **cut_off}
@@ -155,7 +160,9 @@ def _groups_of(store: Store, rows: Indices, seed: int) -> _Groups:
     place[by_count] = np.arange(len(by_count))
     rarest = np.full(len(ids), len(by_count), dtype=np.int64)
     np.minimum.at(rarest, which, place[labels])
-    return _Groups(ids, sizes.astype(np.int64), by_count[rarest], ranks)
+    counts = np.zeros((len(ids), len(by_count)), dtype=np.int64)
+    np.add.at(counts, (which, labels), 1)
+    return _Groups(ids, counts, sizes.astype(np.int64), by_count[rarest], ranks)
 
 
 def _class_counts(

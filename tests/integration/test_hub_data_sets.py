@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -166,4 +166,7 @@ def test_of_several_configurations_one_is_asked_for(tmp_path: Path) -> None:
         refused = checked(hub, f"hf://datasets/{NAME}", tmp_path)
 
     assert refused.returncode == 2
-    assert f"each of its folders is a data set (blue, red); name one: hf://datasets/{NAME}/blue" in refused.stderr
+    assert (
+        f"each of its folders is a data set (blue, red); name one: hf://datasets/{NAME}/blue"
+        in refused.stderr
+    )

@@ -231,8 +231,9 @@ def _shards(folder: Path) -> tuple[Path, ...]:
             )
             raise DataError(msg)
         return tuple(files)
-    if len(folders) > 1 and (first := next((folder / folders[0]).iterdir(), None)):
-        if first.name.endswith(tuple(itertools.chain.from_iterable(SHARDS))):
+    if len(folders) > 1:
+        first = next((one.name for one in (folder / folders[0]).iterdir()), "")
+        if first.endswith(tuple(itertools.chain.from_iterable(SHARDS))):
             raise _several(str(folder), folders)
     return ()
 

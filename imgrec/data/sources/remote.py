@@ -151,7 +151,17 @@ def _identity_of_one(file: Remote) -> list[str]:
 
 
 def _identity(details: dict[str, Any]) -> list[str]:
-    keys = ("size", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "updated", "blob_id")
+    keys = (
+        "size",
+        "ETag",
+        "etag",
+        "md5Hash",
+        "crc32c",
+        "LastModified",
+        "mtime",
+        "updated",
+        "blob_id",
+    )
     return [str(details[key]) for key in keys if key in details]
 
 

@@ -170,6 +170,37 @@ def test_no_group_is_divided_and_classes_stay_even(
     assert off(splits.test) <= max(theirs, 2 * max(sizes) / len(splits.test))
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_groups_of_several_classes_are_spread_evenly() -> None:
+    """No group is divided; classes are spread over splits as evenly as scikit-learn spreads them over its folds."""
+    ours, theirs = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        classes, groups = rng.integers(2, 6), rng.integers(20, 80)
+        usual = rng.dirichlet(np.full(classes, 2.0)) * rng.choice([0.1, 0.5, 2]) * classes
+        sizes = rng.integers(1, 9, groups)
+        ids = np.repeat(np.arange(groups), sizes)
+        mixes = rng.dirichlet(usual + 1e-3, groups)
+        labels = np.array([rng.choice(classes, p=mixes[group]) for group in ids])
+        firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        splits = make_splits(store_of(labels.tolist(), firsts.tolist()), DataConfig())
+        whole = np.bincount(labels, minlength=classes) / len(labels)
+
+        def off(rows: np.ndarray, labels: np.ndarray = labels, whole: np.ndarray = whole) -> float:
+            shares = np.bincount(labels[rows], minlength=len(whole)) / len(rows)
+            return float(np.abs(shares - whole).max())
+
+        sides = [set(ids[rows].tolist()) for rows in (splits.train, splits.val, splits.test)]
+        assert sum(map(len, sides)) == groups
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, ids)
+        of_folds = [off(test) for _, test in folds]
+        assert off(splits.test) <= max(*of_folds, 2 * sizes.max() / len(splits.test))
+        ours.append(off(splits.test))
+        theirs.append(np.mean(of_folds))
+
+    assert np.mean(ours) <= np.mean(theirs)
+
+
 @pytest.mark.parametrize(
     ("group", "said"),
     [
