@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
@@ -191,6 +193,16 @@ class Summary:
     times: dict[str, float]
     memory: dict[str, int]
 
+    def unscored(self) -> dict[str, list[str]]:
+        """Classes that val or test has no picture of, for each of the two that lacks some."""
+        names, labels = self.store.class_names, self.store.labels
+        lacking: dict[str, list[str]] = {}
+        for split, rows in (("val", self.splits.val), ("test", self.splits.test)):
+            absent = np.bincount(labels[rows], minlength=len(names)) == 0
+            if absent.any():
+                lacking[split] = [names[k] for k in np.flatnonzero(absent).tolist()]
+        return lacking
+
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""
         return {
@@ -204,6 +216,7 @@ class Summary:
                 "val": len(self.splits.val),
                 "test": len(self.splits.test),
                 "quarantined": self.store.quarantined,
+                "unscored": self.unscored(),
             },
             "searches": {arch: search.as_json() for arch, search in self.searches.items()},
             "models": [model.as_json() for model in self.models],

@@ -13,6 +13,7 @@ from skimage.data import astronaut, chelsea
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
 from imgrec.tracking.query import find_runs
+from tests.conftest import picture
 from tests.e2e.user import imgrec
 
 
@@ -134,3 +135,21 @@ def test_uneven_noisy_data_end_as_a_model_that_says_so(photos: Path) -> None:
     predicted = imgrec("predict", "photos-ann", one, "--json", cwd=photos.parent)
     assert predicted.returncode == 0, predicted.stderr
     assert set(json.loads(predicted.stdout)["predictions"][0]["probabilities"]) == {"cat", "woman"}
+
+
+def test_scores_name_the_classes_that_a_split_lacks(tmp_path: Path) -> None:
+    """A run on such data goes on, and says of what its test accuracy says nothing."""
+    for split, count in (("train", 20), ("test", 6)):
+        for label, name in enumerate(("left", "middle", "right")):
+            if (split, name) != ("test", "right"):
+                (tmp_path / "photos" / split / name).mkdir(parents=True)
+                for number in range(count):
+                    path = tmp_path / "photos" / split / name / f"{number:02d}.png"
+                    picture(label, number + 100 * (split == "test")).save(path)
+    words = ["run", "--data", "photos", "--arch", "ann", "--set", "train.epochs=2"]
+    ran = imgrec(*words, cwd=tmp_path)
+    told = imgrec(*words, "--json", cwd=tmp_path)
+
+    assert ran.returncode == told.returncode == 0, ran.stderr
+    assert "test has no picture of right: its scores say nothing of that" in ran.stdout
+    assert json.loads(told.stdout)["data"]["unscored"] == {"test": ["right"]}

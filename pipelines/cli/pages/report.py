@@ -16,6 +16,7 @@ from pipelines.costs.timing import in_words
 from pipelines.formats import shown
 from pipelines.results import Summary, TrainedModel
 
+MOST_NAMED = 10
 WORDS = {"model", "begins with"}
 
 
@@ -25,6 +26,10 @@ def print_report(summary: Summary, log_file: Path) -> None:
     console.print()
     if summary.models:
         console.print(_leaderboard(summary))
+        for split, classes in summary.unscored().items():
+            some = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
+            text = f"{split} has no picture of {some}: its scores say nothing of that"
+            console.print(Text(text, style="yellow"), soft_wrap=True)
         console.print()
     if summary.searches:
         console.print(_tuned(summary))

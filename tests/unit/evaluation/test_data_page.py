@@ -1,6 +1,7 @@
 """The page about the data."""
 
 import shutil
+from html import escape
 
 from imgrec.evaluation.data_page import data_page
 from tests.unit.data.made import MakePhotos, found_in
@@ -32,5 +33,7 @@ def test_json_and_page_hold_what_was_found(make_photos: MakePhotos) -> None:
     assert "&lt;script&gt;.png" in page
     assert "<script>" not in page
     assert "empty file" in page
+    for line in findings.understood():  # what was taken for what
+        assert escape(line) in page
     assert "in several classes" in page
     assert page.count("data:image/png;base64,") > 3
