@@ -54,8 +54,9 @@ def evaluate(
     classifier: Classifier, prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str
 ) -> Evaluation:
     """The scores on the test split, which has chosen nothing until now."""
-    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, prepared.splits.test)
-    return evaluate_logits(classifier, logits, labels, spec.class_counts)
+    rows = prepared.splits.test
+    logits, _ = _logits(classifier, prepared, spec, best, arithmetic, rows)
+    return evaluate_logits(classifier, logits, prepared.store, rows, spec.class_counts)
 
 
 def _logits(

@@ -9,6 +9,7 @@ import numpy as np
 from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
+from imgrec.evaluation.comparison import Comparison, Standing
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.metrics import Scores, scores_from
@@ -176,6 +177,7 @@ class Summary:
 
     Attributes:
         models: Ranked by macro-F1 on the test split, best first.
+        comparison: Of the models; None where there are none.
         seconds: Of the whole run.
         times: The same, by what they were spent on (`timing.LABELS`).
         memory: Bytes at the moment when they were most, by whose they were (`memory.py`).
@@ -188,6 +190,7 @@ class Summary:
     splits: Splits
     searches: dict[Arch, Searched]
     models: list[TrainedModel]
+    comparison: Comparison | None
     failures: dict[Arch, str]
     seconds: float
     times: dict[str, float]
@@ -220,6 +223,7 @@ class Summary:
             },
             "searches": {arch: search.as_json() for arch, search in self.searches.items()},
             "models": [model.as_json() for model in self.models],
+            "comparison": self.comparison and self.comparison.as_json(),
             "failures": self.failures,
             "seconds": self.seconds,
             "times": self.times,
@@ -234,14 +238,22 @@ class Summary:
             | {f"memory_bytes/{name}": float(held) for name, held in self.memory.items()}
         )
 
+    def standings(self) -> list[tuple[TrainedModel, Standing]]:
+        """The models with how they stand among each other."""
+        by_arch = {one.name: one for one in self.comparison.standings} if self.comparison else {}
+        return [(model, by_arch[model.arch]) for model in self.models]
+
     def leaderboard(self) -> tuple[list[str], list[list[Any]]]:
         """Columns and rows, best model first."""
         columns = [
+            "rank",
             "model",
             "version",
             "champion",
             "begins with",
             "test accuracy",
+            "at least",
+            "at most",
             "test macro-F1",
             "test log loss",
             "parameters",
@@ -250,17 +262,20 @@ class Summary:
         ]
         rows = [
             [
+                standing.rank,
                 model.registered_model,
                 model.version,
                 model.champion,
                 model.begins_with,
                 model.test.accuracy,
+                standing.accuracy_interval.low,
+                standing.accuracy_interval.high,
                 model.test.macro_f1,
                 model.test.loss,
                 model.parameters,
                 model.fit_seconds,
                 model.images_per_second,
             ]
-            for model in self.models
+            for model, standing in self.standings()
         ]
         return columns, rows

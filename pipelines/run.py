@@ -19,17 +19,19 @@ from imgrec.distributed.nodes import list_nodes, refuse_unshared
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import ClusterDecoding
 from imgrec.errors import TrainingError
+from imgrec.evaluation.comparison import Comparison
 from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect, refuse_local_record
 from imgrec.tracking.liveness import close_dead_runs, is_alive
 from imgrec.tracking.query import find_run
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import KEY
+from pipelines.compare import compare_models, recorded_comparison
 from pipelines.costs.memory import MemoryWatch
 from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared, prepare
-from pipelines.record.entries import record_inputs
+from pipelines.record.entries import record_comparison, record_inputs
 from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
@@ -66,7 +68,10 @@ def run(
         last = ledger.last_workflow("workflow")
         if last and last.status == "FINISHED" and len(models) == len(config.archs):
             observer.taken(searches, models)
-            return start.summary(last.id, searches, models, {})
+            ranked = _ranked(config, models)
+            comparison = recorded_comparison(ledger.tracking, last.id)
+            comparison = comparison or compare_models(ledger.tracking, ranked)
+            return start.summary(last.id, searches, models, {}, comparison)
         with start.workflow("workflow", command) as workflow:
             observer.taken(searches, models)
             made, failures = _search_missing(workflow, searches)
@@ -83,7 +88,8 @@ def run(
                     failures[arch] = str(outcome)
                 else:
                     models[arch] = outcome
-            summary = start.summary(workflow.run.id, searches, models, failures)
+            comparison = _compare(workflow, models)
+            summary = start.summary(workflow.run.id, searches, models, failures, comparison)
             workflow.run.log_metrics(summary.cost() | {"models": len(summary.models)})
             workflow.run.log_table(*summary.leaderboard(), "leaderboard.json")
             if failures:
@@ -152,6 +158,7 @@ class _Start(ExitStack):
         searches: Mapping[Arch, Searched],
         models: Mapping[Arch, TrainedModel],
         failures: Mapping[Arch, str],
+        comparison: Comparison | None = None,
     ) -> Summary:
         """What it came to, until now."""
         trained = [model.spent for model in models.values() if not model.taken]
@@ -162,11 +169,8 @@ class _Start(ExitStack):
             store=self.ledger.prepared.store,
             splits=self.ledger.prepared.splits,
             searches=dict(searches),
-            # Where two are as good, in the user's order and not in that in which they ended.
-            models=sorted(
-                (models[arch] for arch in self._config.archs if arch in models),
-                key=lambda model: -model.test.macro_f1,
-            ),
+            models=_ranked(self._config, models),
+            comparison=comparison,
             failures=dict(failures),
             seconds=time.perf_counter() - self._began,
             times=in_detail(self._clock.seconds(), trained),
@@ -211,6 +215,24 @@ class _Start(ExitStack):
             for branch in prepared.config.branches:
                 default_settings(branch, prepared.specs[branch.arch])
         return Ledger(tracking, prepared, fresh=fresh)
+
+
+def _ranked(config: Config, models: Mapping[Arch, TrainedModel]) -> list[TrainedModel]:
+    """Best first; where two are as good, in the user's order and not in that in which they ended."""
+    in_order = (models[arch] for arch in config.archs if arch in models)
+    return sorted(in_order, key=lambda model: -model.test.macro_f1)
+
+
+def _compare(workflow: Workflow, models: Mapping[Arch, TrainedModel]) -> Comparison | None:
+    """The models beside each other, on record."""
+    if not models:
+        return None
+    workflow.clock.enter("compare")
+    ranked = _ranked(workflow.config, models)
+    comparison = compare_models(workflow.ledger.tracking, ranked)
+    title = f"{workflow.config.name}: {len(ranked)} model{'s' if len(ranked) > 1 else ''}"
+    record_comparison(workflow.run, comparison, title)
+    return comparison
 
 
 def _pretrained_first(prepared: Prepared) -> list[Arch]:

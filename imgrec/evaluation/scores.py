@@ -11,6 +11,7 @@ from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import Pictures, Shard, evaluation_batches
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
+from imgrec.evaluation.answers import Answers
 from imgrec.training.metrics import Scores, confusion_scores
 
 MANY, FEW = 100, 20
@@ -25,12 +26,14 @@ class Evaluation:
         confusion: (K, K) int64, true classes by predicted ones.
         class_names: K names.
         trained: Training pictures of each class.
+        answers: What it said of each picture.
     """
 
     scores: Scores
     confusion: Tensor
     class_names: tuple[str, ...]
     trained: tuple[int, ...]
+    answers: Answers
 
     def by_frequency(self) -> dict[str, float]:
         """Balanced accuracy of the classes with many, medium and few training pictures.
@@ -84,22 +87,35 @@ def evaluate_classifier(
         rows: Which of them.
         trained: Training pictures of each class, K numbers.
     """
-    return evaluate_logits(classifier, *split_logits(classifier, store, rows), trained)
+    logits, _ = split_logits(classifier, store, rows)
+    return evaluate_logits(classifier, logits, store, rows, trained)
 
 
 def evaluate_logits(
-    classifier: Classifier, logits: Tensor, labels: Tensor, trained: tuple[int, ...]
+    classifier: Classifier, logits: Tensor, store: Store, rows: Indices, trained: tuple[int, ...]
 ) -> Evaluation:
-    """The same where the logits (N, K) of a split, with labels (N,), are known."""
+    """The same where the logits (N, K) of these rows are known."""
     num_classes = len(classifier.card.class_names)
-    cells = labels * num_classes + logits.argmax(dim=1)
+    labels = torch.from_numpy(store.labels[rows])
+    predicted = logits.argmax(dim=1)
+    cells = labels * num_classes + predicted
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-    loss = F.cross_entropy(classifier.calibrated(logits), labels, reduction="sum")
+    calibrated = classifier.calibrated(logits).double()
+    loss = F.cross_entropy(calibrated, labels, reduction="none")
+    sure = torch.softmax(calibrated, dim=1).gather(1, predicted[:, None]).squeeze(1)
     return Evaluation(
-        scores=confusion_scores(confusion, float(loss)),
+        scores=confusion_scores(confusion, float(loss.sum())),
         confusion=confusion,
         class_names=classifier.card.class_names,
         trained=trained,
+        answers=Answers(
+            classifier.card.class_names,
+            store.looks()["digest"][rows],
+            labels.numpy(),
+            predicted.numpy(),
+            sure.numpy(),
+            loss.numpy(),
+        ),
     )
 
 

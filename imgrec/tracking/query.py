@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mlflow.entities import Run as MlflowRun
@@ -111,6 +112,14 @@ def find_run(tracking: Tracking, run_id: str) -> RunRecord | None:
                 return None
             raise
     return RunRecord.of(run) if run.info.lifecycle_stage == "active" else None
+
+
+def fetch_file(tracking: Tracking, run_id: str, file: str, into: Path) -> Path | None:
+    """A copy of a run's file in a folder; None where the run has none."""
+    with tracking.answering():
+        if file not in {one.path for one in tracking.client.list_artifacts(run_id)}:
+            return None
+        return Path(tracking.client.download_artifacts(run_id, file, str(into)))
 
 
 def set_status(tracking: Tracking, record: RunRecord, status: Status) -> None:

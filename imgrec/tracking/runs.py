@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
@@ -93,6 +94,10 @@ class Run:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Several tags, in one call."""
         self._log(tags=_tags(tags))
+
+    def describe(self, text: str) -> None:
+        """What the UI shows at the top of the run's page, in Markdown."""
+        self.set_tags({MLFLOW_RUN_NOTE: text})
 
     def log_dict(self, content: Mapping[str, Any], file: str) -> None:
         """JSON or YAML, by the ending of the file's name."""

@@ -30,6 +30,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     train.train,
     train.tune,
     record.runs,
+    record.compare,
     record.models,
     record.predict,
     cluster.jobs,

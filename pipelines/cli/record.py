@@ -1,4 +1,4 @@
-"""The commands that look at the record: runs, models, predict, ui."""
+"""The commands that look at the record: runs, compare, models, predict, ui."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,20 @@ def runs(config: ConfigFile = None, settings: Set = None, as_json: Json = False)
     from pipelines.cli.pages.runs import show_runs  # noqa: PLC0415
 
     show_runs(load_settings(config, settings=settings), as_json=as_json)
+
+
+def compare(
+    run: Annotated[
+        str, typer.Argument(help="Name or id of a run; the last one without.", show_default=False)
+    ] = "",
+    config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say which model of a run is better, with intervals, and whether that can be told."""
+    from pipelines.cli.pages.comparison import show_comparison  # noqa: PLC0415
+
+    show_comparison(load_settings(config, settings=settings), run, as_json=as_json)
 
 
 def models(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:

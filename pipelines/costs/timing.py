@@ -20,6 +20,7 @@ LABELS = {
     REPORT: "checkpoints and reports",
     OTHER: "between steps",
     "register": "scoring and registering",
+    "compare": "comparing models",
     "end": "ending",
 }
 CURES = {
@@ -34,6 +35,7 @@ CURES = {
     REPORT: "a larger cluster.checkpoint_seconds",
     OTHER: "a larger train.batch_size takes fewer steps",
     "register": "a tracking server that is nearer, or not behind a slow link",
+    "compare": "fewer architectures, or a smaller test split",
 }
 
 

@@ -11,6 +11,8 @@ from imgrec.config import Config
 from imgrec.data.decode import encode_png
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
+from imgrec.evaluation.comparison import Comparison
+from imgrec.evaluation.comparison_page import comparison_in_markdown, comparison_picture
 from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.fonts import lettering
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
@@ -26,6 +28,11 @@ from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 from pipelines.registered import learned_from
+
+ANSWERS = "test_answers.npz"
+"""Of a model's run: what it said of each test picture."""
+COMPARISON = "comparison.json"
+"""Of a workflow's run: its models beside each other."""
 
 
 def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
@@ -169,7 +176,17 @@ def record_evaluation(
         )
     columns = ("class", "trained on", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
+    with tempfile.TemporaryDirectory() as folder:
+        evaluation.answers.save(Path(folder, ANSWERS))
+        run.log_file(Path(folder, ANSWERS))
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
+
+
+def record_comparison(workflow: Run, comparison: Comparison, title: str) -> None:
+    """The models beside each other: as numbers, as a picture, and in words at the top of the run's page."""
+    workflow.log_dict(comparison.as_json(), COMPARISON)
+    workflow.log_figure(comparison_picture(comparison, title), "comparison.png")
+    workflow.describe(comparison_in_markdown(comparison))
 
 
 def register_classifier(

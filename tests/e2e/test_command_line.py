@@ -137,6 +137,7 @@ def test_mlflow_holds_everything_that_explains_the_models(finished: Finished) ->
 
     assert parent.info.status == "FINISHED"
     assert files >= {"config.json", "data.json", "quarantine.csv", "leaderboard.json"}
+    assert files >= {"comparison.json", "comparison.png"}
     assert parent.data.tags["data.fingerprint"] == result["data"]["fingerprint"]
     assert len(runs) == 4
     for model in result["models"]:
@@ -151,6 +152,7 @@ def test_mlflow_holds_everything_that_explains_the_models(finished: Finished) ->
         assert run.data.metrics["test/accuracy"] == pytest.approx(model["test"]["accuracy"])
         assert run.data.params["train.epochs"] == "20"
         assert files >= {"confusion.png", "learning_curves.png", "per_class.json"}
+        assert "test_answers.npz" in files
         assert version.run_id == model["run_id"]
         assert float(version.tags["test/macro_f1"]) == pytest.approx(model["test"]["macro_f1"])
 
@@ -199,6 +201,30 @@ def test_predict_and_models_use_the_registry(finished: Finished, tmp_path: Path)
     assert json.loads(piped.stdout)["predictions"][0]["label"] == "middle"
     assert unknown.returncode == 2
     assert "thirds-svm: no such model (there are thirds-ann" in unknown.stderr
+
+
+def test_compare_says_which_model_is_better(finished: Finished) -> None:
+    """The same as the run said, of the last run, of one by its name or id; of others one line."""
+    folder, result, _ = finished
+    last = imgrec("compare", "--json", cwd=folder)
+    named = imgrec("compare", "thirds", cwd=folder)
+    by_id = imgrec("compare", result["run_id"][:10], "--json", cwd=folder)
+    unknown = imgrec("compare", "fourths", cwd=folder)
+    told = json.loads(by_id.stdout)
+    client = connect(TrackingConfig(), folder / "mlruns", create=False).client
+
+    assert last.returncode == by_id.returncode == 0, last.stderr
+    assert told["models"] == result["comparison"]["models"]
+    assert told["pictures"] == 36
+    assert len(told["pairs"]) == 6
+    for model in told["models"]:
+        interval = model["accuracy_interval"]
+        assert interval["low"] <= model["accuracy"] <= interval["high"]
+    assert told["pairs"][0]["verdict"] in named.stdout.splitlines()
+    assert unknown.returncode == 2
+    assert "fourths: no such run; imgrec runs lists them" in unknown.stderr
+    note = client.get_run(result["run_id"]).data.tags["mlflow.note.content"]
+    assert "| rank | model | accuracy | macro-F1 | begins with |" in note
 
 
 def test_a_registered_model_answers_over_http(finished: Finished, tmp_path: Path) -> None:

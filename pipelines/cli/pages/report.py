@@ -26,6 +26,8 @@ def print_report(summary: Summary, log_file: Path) -> None:
     console.print()
     if summary.models:
         console.print(_leaderboard(summary))
+        for line in summary.comparison.lines() if summary.comparison else ():
+            console.print(Text(line), soft_wrap=True)
         for split, classes in summary.unscored().items():
             some = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
             text = f"{split} has no picture of {some}: its scores say nothing of that"
@@ -58,18 +60,21 @@ def _leaderboard(summary: Summary) -> Table:
         header_style="dim",
         pad_edge=False,
     )
-    columns = ["model", "test accuracy", "macro-F1", "log loss", "parameters", "fit", "images/s"]
+    columns = ["rank", "model", "test accuracy", "95 % interval", "macro-F1", "log loss"]
+    columns += ["parameters", "fit", "images/s"]
     # Where all began with random weights there is nothing to tell apart.
     mixed = any(model.begins_with != RANDOM for model in summary.models)
     if mixed:
-        columns.insert(1, "begins with")
+        columns.insert(2, "begins with")
     for column in columns:
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
-    for model in summary.models:
+    for model, standing in summary.standings():
         table.add_row(
+            str(standing.rank),
             f"{model.registered_model} v{model.version}{' @champion' if model.champion else ''}",
             *([model.begins_with] if mixed else []),
             f"{model.test.accuracy:.4f}",
+            f"{standing.accuracy_interval.low:.3f} to {standing.accuracy_interval.high:.3f}",
             f"{model.test.macro_f1:.4f}",
             f"{model.test.loss:.4f}",
             f"{model.parameters:,}",

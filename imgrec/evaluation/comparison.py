@@ -1,0 +1,284 @@
+"""Which of several models is better, and whether that can be told from these pictures at all."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgrec.evaluation.answers import Answers
+from imgrec.evaluation.intervals import (
+    LEVEL,
+    Interval,
+    chance_of_zero,
+    difference_interval,
+    holm,
+    mcnemar,
+    needed_pictures,
+    percentiles,
+    resampled_macro_f1,
+    share_interval,
+)
+
+SMALL_DIFFERENCE = 0.01
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model that is compared.
+
+    Attributes:
+        name: For people.
+        begins_with: The name of the weights that it began with.
+        answers: What it said of the test pictures.
+        macro_f1: On them.
+    """
+
+    name: str
+    begins_with: str
+    answers: Answers
+    macro_f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A model among the others.
+
+    Attributes:
+        rank: One more than there are models that are better beyond chance; equal ones cannot be told apart.
+        accuracy: Share of the test pictures that it recognized.
+        accuracy_interval: Where its accuracy lies on all pictures of the kind.
+        macro_f1: On the test pictures.
+        macro_f1_interval: The same of that.
+    """
+
+    name: str
+    begins_with: str
+    rank: int
+    accuracy: float
+    accuracy_interval: Interval
+    macro_f1: float
+    macro_f1_interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of two scores.
+
+    Attributes:
+        value: That of the first less that of the second.
+        interval: Where it lies on all pictures of the kind.
+        chance: How often two equal models would differ so much.
+        corrected: The same, for all tests of the comparison together.
+    """
+
+    value: float
+    interval: Interval
+    chance: float
+    corrected: float
+
+    @property
+    def sign(self) -> int:
+        """1 where the first is better beyond chance, -1 where the second is, 0 where that cannot be told."""
+        return int(np.sign(self.value)) if self.corrected < LEVEL else 0
+
+    def in_words(self, measure: str) -> str:
+        """`4.1 points of accuracy (95 % interval 3.2 to 5.0)`, of a difference in favour of whoever is named first."""
+        low, high = sorted(100 * self.sign * end for end in asdict(self.interval).values())
+        return f"{100 * abs(self.value):.1f} points of {measure} (95 % interval {low:.1f} to {high:.1f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models on the same pictures; the first has recognized at least as many.
+
+    Attributes:
+        pictures: Test pictures.
+        needed: How many would show a difference of one point in accuracy.
+    """
+
+    first: str
+    second: str
+    accuracy: Difference
+    macro_f1: Difference
+    pictures: int
+    needed: int
+
+    @property
+    def sign(self) -> int:
+        """1 where the first is better beyond chance, by one measure at least and worse by none; -1 for the second."""
+        signs = {self.accuracy.sign, self.macro_f1.sign} - {0}
+        return signs.pop() if len(signs) == 1 else 0
+
+    def verdict(self) -> str:
+        """One sentence, for people."""
+        first, second = self.first, self.second
+        if self.accuracy.sign * self.macro_f1.sign == -1:
+            return (
+                f"{first} recognizes more pictures than {second}, by {self.accuracy.in_words('accuracy')}, and "
+                f"{second} is better by {self.macro_f1.in_words('macro-F1')}: rare classes count more in that"
+            )
+        if not self.sign:
+            if self.pictures >= self.needed:
+                return (
+                    f"{first} and {second} cannot be told apart on {self.pictures:,} test pictures; a difference of one "
+                    f"point would most likely show"
+                )
+            return (
+                f"{first} and {second} cannot be told apart on {self.pictures:,} test pictures; about "
+                f"{_rounded(self.needed):,} would be needed to see a difference of 1 point"
+            )
+        better, worse = (first, second) if self.sign == 1 else (second, first)
+        by = (self.accuracy, "accuracy") if self.accuracy.sign else (self.macro_f1, "macro-F1")
+        return f"{better} is better than {worse} by {by[0].in_words(by[1])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several models, each with each.
+
+    Attributes:
+        pictures: Test pictures.
+        standings: The models, in the order in which they were given.
+        pairs: All of them.
+    """
+
+    pictures: int
+    standings: tuple[Standing, ...]
+    pairs: tuple[Pair, ...]
+
+    def lines(self) -> list[str]:
+        """The verdicts, for people."""
+        lines = [pair.verdict() for pair in self.pairs]
+        starts = {one.begins_with for one in self.standings}
+        if len(starts) > 1:
+            told = ", ".join(f"{one.name} with {one.begins_with}" for one in self.standings)
+            lines.append(f"they began differently ({told}): starts are compared too")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        pairs = [
+            asdict(pair) | {"better": _better(pair), "verdict": pair.verdict()}
+            for pair in self.pairs
+        ]
+        return {
+            "pictures": self.pictures,
+            "level": LEVEL,
+            "models": [asdict(one) for one in self.standings],
+            "pairs": pairs,
+        }
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Comparison":
+        """From what `as_json` gave."""
+        return cls(
+            pictures=told["pictures"],
+            standings=tuple(Standing(**_with_intervals(one)) for one in told["models"]),
+            pairs=tuple(
+                Pair(
+                    first=one["first"],
+                    second=one["second"],
+                    accuracy=Difference(**_with_intervals(one["accuracy"])),
+                    macro_f1=Difference(**_with_intervals(one["macro_f1"])),
+                    pictures=one["pictures"],
+                    needed=one["needed"],
+                )
+                for one in told["pairs"]
+            ),
+        )
+
+
+def compare(contenders: Sequence[Contender]) -> Comparison:
+    """Scores with intervals, and a test of each pair on the same pictures.
+
+    Accuracies are tested by McNemar's exact test, macro-F1 by a paired bootstrap; all of these tests together are
+    held to LEVEL by Holm's correction.
+
+    Raises:
+        ValueError: they were not asked about the same pictures.
+    """
+    resampled = resampled_macro_f1([one.answers for one in contenders])
+    pairs = _pairs(contenders, resampled)
+    worse = [pair.second if pair.sign == 1 else pair.first for pair in pairs if pair.sign]
+    standings = []
+    for number, one in enumerate(contenders):
+        right = one.answers.right
+        standing = Standing(
+            name=one.name,
+            begins_with=one.begins_with,
+            rank=1 + worse.count(one.name),
+            accuracy=float(right.mean()),
+            accuracy_interval=share_interval(int(right.sum()), len(right)),
+            macro_f1=one.macro_f1,
+            macro_f1_interval=percentiles(resampled[:, number]),
+        )
+        standings.append(standing)
+    return Comparison(len(contenders[0].answers.labels), tuple(standings), tuple(pairs))
+
+
+def _pairs(contenders: Sequence[Contender], resampled: Floats) -> list[Pair]:
+    couples = [
+        _Couple.of(*two)
+        for two in itertools.combinations(zip(contenders, resampled.T, strict=True), 2)
+    ]
+    chances = [mcnemar(*one.only) for one in couples]
+    chances += [chance_of_zero(one.differences) for one in couples]
+    tests = list(zip(chances, holm(chances), strict=True))
+    by_pair = zip(couples, tests[: len(couples)], tests[len(couples) :], strict=True)
+    return [one.tested(accuracy, macro_f1) for one, accuracy, macro_f1 in by_pair]
+
+
+@dataclass(frozen=True, slots=True)
+class _Couple:
+    """Two models, the one with more right first, before their differences are judged beside all others.
+
+    Attributes:
+        only: Pictures that the first alone, and that the second alone recognized.
+        differences: Of their resampled macro-F1, (R,).
+    """
+
+    first: Contender
+    second: Contender
+    only: tuple[int, int]
+    differences: Floats
+
+    @classmethod
+    def of(cls, one: tuple[Contender, Floats], other: tuple[Contender, Floats]) -> "_Couple":
+        if other[0].answers.right.sum() > one[0].answers.right.sum():
+            one, other = other, one
+        first, second = one[0].answers.right, other[0].answers.right
+        only = int((first & ~second).sum()), int((second & ~first).sum())
+        return cls(one[0], other[0], only, one[1] - other[1])
+
+    def tested(self, accuracy: tuple[float, float], macro_f1: tuple[float, float]) -> Pair:
+        """With the chance of each difference, by itself and corrected."""
+        total = len(self.first.answers.labels)
+        gain = (self.only[0] - self.only[1]) / total
+        return Pair(
+            self.first.name,
+            self.second.name,
+            Difference(gain, difference_interval(*self.only, total), *accuracy),
+            Difference(
+                self.first.macro_f1 - self.second.macro_f1, percentiles(self.differences), *macro_f1
+            ),
+            total,
+            needed_pictures((sum(self.only) + 1) / (total + 2), SMALL_DIFFERENCE),
+        )
+
+
+def _better(pair: Pair) -> str | None:
+    return {1: pair.first, -1: pair.second, 0: None}[pair.sign]
+
+
+def _rounded(count: int) -> int:
+    """To two digits: more would claim more than is known."""
+    digits = max(0, len(str(count)) - 2)
+    return round(count, -digits)
+
+
+def _with_intervals(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: Interval(**one) if key.endswith("interval") else one for key, one in told.items()}
