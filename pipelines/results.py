@@ -11,6 +11,7 @@ from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.evaluation.comparison import Comparison, Standing
 from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
+from imgrec.tracking.tags import REASON
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.metrics import Scores, scores_from
 from imgrec.training.spec import FitSpec
@@ -25,13 +26,14 @@ class TrainedModel:
         share_of_peak: What it computed a second, of what the GPU could; 0 where that is not known.
         spent: Seconds of training by kind of work.
         taken: An earlier run had registered it.
-        why_not: Why it is not champion, where it was just registered.
+        champion_version: The version of the registered model that is champion; 0 where none is.
+        why_not: Why it is not champion, as far as that was decided.
     """
 
     arch: Arch
     registered_model: str
     version: int
-    champion: bool
+    champion_version: int
     run_id: str
     begins_with: str
     val: Scores
@@ -54,7 +56,7 @@ class TrainedModel:
             arch=arch,
             registered_model=version.name,
             version=version.version,
-            champion=version.champion,
+            champion_version=version.champion_version,
             run_id=version.run_id,
             begins_with=version.begins_with,
             val=scores_from(metrics, "best_val"),
@@ -70,8 +72,13 @@ class TrainedModel:
                 if name.startswith("fit_seconds/")
             },
             taken=taken,
-            why_not=version.why_not,
+            why_not="" if version.champion else version.tags.get(REASON, ""),
         )
+
+    @property
+    def champion(self) -> bool:
+        """Whether it is what its name stands for."""
+        return self.champion_version == self.version
 
     def as_json(self) -> dict[str, Any]:
         """The keys that scripts rely on."""
@@ -80,6 +87,7 @@ class TrainedModel:
             "registered_model": self.registered_model,
             "version": self.version,
             "champion": self.champion,
+            "why_not": self.why_not,
             "run_id": self.run_id,
             "begins_with": self.begins_with,
             "val": _scores(self.val),
@@ -195,6 +203,10 @@ class Summary:
     seconds: float
     times: dict[str, float]
     memory: dict[str, int]
+
+    def unproven(self) -> dict[Arch, str]:
+        """Models that are not good enough to be the first champion of their name, and why."""
+        return {model.arch: model.why_not for model in self.models if not model.champion_version}
 
     def unscored(self) -> dict[str, list[str]]:
         """Classes that val or test has no picture of, for each of the two that lacks some."""

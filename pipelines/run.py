@@ -150,7 +150,7 @@ class _Start(ExitStack):
             record_inputs(run, config, ledger.prepared)
             work = Path(config.storage) / "work" / run.id
             work.mkdir(parents=True, exist_ok=True)
-            yield Workflow(ledger, run, self.session, work, self._observer, self._clock)
+            yield Workflow(ledger, run, self.session, work, self._observer, self._clock, command)
 
     def summary(
         self,

@@ -16,6 +16,7 @@ from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.evaluate import build_classifier, evaluate
 from pipelines.preview import preview
+from pipelines.promote import promote
 from pipelines.record.curves import Curves
 from pipelines.record.entries import (
     model_metrics,
@@ -129,6 +130,14 @@ class _Model:
             self._run.set_tags({DONE: "fit"})
             record_evaluation(self._run, self.name, fitted, evaluation, metrics)
         version = register_classifier(self._run, config, prepared, fitted, classifier, evaluation)
+        if not version.champion:  # unless a process that was killed had come so far
+            _, version = promote(
+                self._workflow.ledger.tracking,
+                Path(config.storage),
+                version,
+                config.promote,
+                self._workflow.command,
+            )
         self._run.end("FINISHED", {DONE: "register", "precision": fitted.precision})
         model = TrainedModel.of(self._arch, version, metrics, taken=False)
         self._workflow.observer.registered(model)

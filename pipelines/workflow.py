@@ -26,6 +26,7 @@ class Workflow:
         work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
         observer: Told what happens.
         clock: Of this run.
+        command: What the user typed.
     """
 
     ledger: Ledger
@@ -34,6 +35,7 @@ class Workflow:
     work: Path
     observer: Observer
     clock: StageClock
+    command: str = ""
 
     @property
     def config(self) -> Config:

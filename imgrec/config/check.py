@@ -16,6 +16,7 @@ from imgrec.config.sections import (
     General,
     PreprocessConfig,
     PretrainedConfig,
+    PromoteConfig,
     SearchConfig,
     TrackingConfig,
     TrainConfig,
@@ -29,6 +30,7 @@ SHARED: dict[str, type[Section]] = {
     "pretrained": PretrainedConfig,
     "train": TrainConfig,
     "search": SearchConfig,
+    "promote": PromoteConfig,
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
 }

@@ -14,6 +14,7 @@ from imgrec.config.sections import (
     ClusterConfig,
     General,
     PretrainedConfig,
+    PromoteConfig,
     SearchConfig,
     TrackingConfig,
 )
@@ -43,6 +44,7 @@ class Config(General):
     data: DataConfig
     pretrained: PretrainedConfig
     search: SearchConfig
+    promote: PromoteConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
     branches: tuple[Branch, ...]
@@ -73,6 +75,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         data=data,
         pretrained=checked(PretrainedConfig, "pretrained", tables.get("pretrained", {})),
         search=search,
+        promote=checked(PromoteConfig, "promote", tables.get("promote", {})),
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),
         branches=tuple(branches[arch] for arch in general.archs),

@@ -198,6 +198,22 @@ class PretrainedConfig(Section):
         return str(Path(value).expanduser().absolute()) if value else ""
 
 
+class PromoteConfig(Section):
+    """When a new version may take the place of the champion."""
+
+    rule: Literal["better", "not_worse"] = "better"
+    """`better`: it recognizes more of the test pictures than chance explains. `not_worse`: it surely recognizes no
+    fewer than `margin` allows, for models that are wanted for another reason, such as their size."""
+    margin: Annotated[float, Field(ge=0.0, le=0.5)] = 0.01
+    """Of `not_worse`: the largest loss of accuracy that may be."""
+    recall_margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """No class may surely lose more of its recall than this: a better mean can hide a class that is no longer seen."""
+    loss_margin: Annotated[float, Field(ge=0.0)] = 0.02
+    """The log loss may not surely rise by more than this, in nats: who acts on probabilities needs them right."""
+    least_pictures: Annotated[int, Field(ge=1)] = 20
+    """With fewer test pictures that neither model has learned from, nothing is decided."""
+
+
 class SearchConfig(Section):
     """How long to search for better settings than the defaults, and with what."""
 

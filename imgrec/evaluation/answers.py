@@ -21,6 +21,7 @@ class Answers:
 
     Attributes:
         class_names: K names.
+        ids: What the source calls each picture, (N,).
         pictures: Digests of their contents, (N,) V16.
         labels: What they show, (N,), numbers of classes.
         predicted: What the model said, (N,).
@@ -29,6 +30,7 @@ class Answers:
     """
 
     class_names: tuple[str, ...]
+    ids: npt.NDArray[np.str_]
     pictures: npt.NDArray[np.void]
     labels: Labels
     predicted: Labels
@@ -39,6 +41,11 @@ class Answers:
     def right(self) -> npt.NDArray[np.bool_]:
         """Which it recognized, (N,)."""
         return self.predicted == self.labels
+
+    def rows(self, rows: Labels) -> "Answers":
+        """What it said of some of the pictures."""
+        arrays = (getattr(self, key)[rows] for key in self.__slots__[1:])
+        return Answers(self.class_names, *arrays)
 
     def digest(self) -> str:
         """A short hash of which pictures of which classes these are, in any order."""
@@ -52,6 +59,7 @@ class Answers:
         np.savez_compressed(
             file,
             class_names=np.array(self.class_names),
+            ids=self.ids,
             pictures=self.pictures,
             labels=self.labels,
             predicted=self.predicted,

@@ -31,7 +31,9 @@ def share_interval(count: int, total: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def difference_interval(only_first: int, only_second: int, total: int) -> Interval:
+def difference_interval(
+    only_first: int, only_second: int, total: int, *, level: float = LEVEL
+) -> Interval:
     """Of the difference of two models' accuracies on the same pictures.
 
     Source: Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
@@ -41,10 +43,11 @@ def difference_interval(only_first: int, only_second: int, total: int) -> Interv
         only_first: Pictures that the first alone recognized.
         only_second: Those that the second alone recognized.
         total: All pictures.
+        level: How often it may miss the truth.
     """
     first, second = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
     difference = first - second
-    reach = _normal(1 - LEVEL / 2) * np.sqrt((first + second - difference**2) / (total + 2))
+    reach = _normal(1 - level / 2) * np.sqrt((first + second - difference**2) / (total + 2))
     return Interval(float(max(-1, difference - reach)), float(min(1, difference + reach)))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -110,6 +111,7 @@ def evaluate_logits(
         trained=trained,
         answers=Answers(
             classifier.card.class_names,
+            np.array(store.ids())[rows],
             store.looks()["digest"][rows],
             labels.numpy(),
             predicted.numpy(),

@@ -36,6 +36,11 @@ class RunRecord:
     tags: dict[str, str]
     metrics: dict[str, float]
 
+    @property
+    def parent(self) -> str:
+        """Id of the run that it stands below; empty where there is none."""
+        return self.tags.get(MLFLOW_PARENT_RUN_ID, "")
+
     @classmethod
     def of(cls, run: MlflowRun) -> "RunRecord":
         """From MLflow's own."""

@@ -1,4 +1,4 @@
-"""How a classifier becomes a version of a registered model, and when it becomes champion."""
+"""How a classifier becomes a version of a registered model."""
 
 import shutil
 import tempfile
@@ -11,7 +11,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Map, Schema
@@ -22,16 +21,15 @@ from imgrec.tracking import served_model
 from imgrec.tracking.hashes import hash_tags
 from imgrec.tracking.runs import Run
 from imgrec.tracking.versions import (
-    CHAMPION,
+    CHALLENGER,
     FOLDER,
     TRAINED_ON,
     Digests,
     RegisteredVersion,
     champion_of,
     download,
-    has_seen,
+    registered,
 )
-from imgrec.training.metrics import MONITOR
 from imgrec.version import PACKAGE, files_behind
 
 SERVING_NEEDS = (
@@ -47,7 +45,6 @@ SERVING_NEEDS = (
 )
 SERVED = ("classifier", "tracking.served_model")
 """What a served model runs: these, and all that they import. The rest would be 60 more files to upload, one by one."""
-WAY = "MLflow's UI or set_registered_model_alias makes it champion"
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -68,19 +65,14 @@ def register(
     tags: Mapping[str, Any],
     trained_on: Digests | None,
 ) -> RegisteredVersion:
-    """Log a classifier to its run, register it, and make it champion if nothing speaks against it.
-
-    It becomes champion where there is none, and over one that was scored on the same pictures of the same
-    data with a lower `val/macro_f1`; the test score chooses nothing. Over any other it is for a person to
-    decide.
+    """Log a classifier to its run and register it as a version, which is challenger until something else is decided.
 
     Args:
         run: The run that made it.
         name: Of the registered model.
         classifier: What is registered.
         example: An encoded picture, kept as the input example.
-        tags: Must hold `data.fingerprint`, `data.splits` and `val/macro_f1`; and SEEN, where it began with a
-            registered model.
+        tags: Of the version; SEEN among them, where it began with a registered model.
         trained_on: Digests of the pictures that it has learned from; None where that is not known.
     """
     tracking, client = run.tracking, run.tracking.client
@@ -98,14 +90,11 @@ def register(
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
-    champion = champion_of(tracking, name)
-    leads = champion is not None and champion.run_id == run.id
-    why_not = "" if leads else _why_not(text, champion)
-    if not why_not:
+    version = registered(made, champion_of(tracking, name))
+    if not version.champion:
         with tracking.answering():
-            client.set_registered_model_alias(name, CHAMPION, made.version)
-    kept = dict(made.tags) or text
-    return RegisteredVersion(name, int(made.version), not why_not, run.id, kept, why_not)
+            client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return version
 
 
 def _log(
@@ -154,24 +143,3 @@ def _requirements(classifier: Classifier) -> list[str]:
         needs += ["timm", "torchvision"]
     needs += [PACKAGES[one.filter] for one in classifier.card.filters if one.filter in PACKAGES]
     return [f"{package}=={version(package)}" for package in dict.fromkeys(needs)]
-
-
-def _why_not(new: Mapping[str, str], champion: ModelVersion | None) -> str:
-    """Why a version does not become champion, over this one if there is one; empty if it does."""
-    if has_seen(new):
-        stays = f"version {champion.version} stays champion" if champion else "there is no champion"
-        return f"{stays}, for what this one began with may have learned from pictures that judge it; {WAY}"
-    if champion is None:
-        return ""
-    old = champion.tags
-    if any(new[key] != old.get(key) for key in ("data.fingerprint", "data.splits")):
-        return (
-            f"version {champion.version} stays champion, for it was scored on other pictures; {WAY}"
-        )
-    try:
-        score = float(old[MONITOR])
-    except (KeyError, ValueError):
-        return f"version {champion.version} stays champion, for it has no score; {WAY}"
-    if float(new[MONITOR]) >= score:
-        return ""
-    return f"version {champion.version} stays champion: it was better on the same data"

@@ -23,7 +23,7 @@ from imgrec.tracking.connection import Tracking
 from imgrec.tracking.hashes import refuse_changed
 from imgrec.tracking.tags import ARCH, BEGINS_WITH, RANDOM, SEEN
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 # What MLflow answers where there is no such model, version or alias, or no such name can be.
 ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 SHOWN_SCORES = ("accuracy", "macro_f1", "balanced_accuracy", "loss")
@@ -40,23 +40,57 @@ class RegisteredVersion:
     Attributes:
         name: Such as `digits-cnn`.
         version: From 1.
-        champion: Whether the alias `champion` points to it.
+        champion_version: That the alias `champion` points to; 0 where there is none.
         run_id: The run that made it.
         tags: Data fingerprint, code version and scores, as text.
-        why_not: Where it was just registered and is not champion: why, in a line.
     """
 
     name: str
     version: int
-    champion: bool
+    champion_version: int
     run_id: str
     tags: dict[str, str]
-    why_not: str = ""
+
+    @property
+    def champion(self) -> bool:
+        """Whether it is the one that the alias `champion` points to."""
+        return self.champion_version == self.version
 
     @property
     def begins_with(self) -> str:
         """The name of the weights that it began with, or `random weights`, as all did before there was a choice."""
         return self.tags.get(BEGINS_WITH, RANDOM)
+
+
+def registered(version: ModelVersion, champion: ModelVersion | None) -> RegisteredVersion:
+    """From MLflow's own, and the champion of the model."""
+    leads = int(champion.version) if champion else 0
+    number, tags = int(version.version), dict(version.tags)
+    return RegisteredVersion(version.name, number, leads, version.run_id, tags)
+
+
+def find_challenger(tracking: Tracking, name: str, number: int = 0) -> RegisteredVersion:
+    """The version with this number; without one the challenger, or else the newest.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    versions = [one for one in list_versions(tracking)[0] if one.name == name]
+    if number:
+        found = next((one for one in versions if one.version == number), None)
+    else:
+        with tracking.answering():
+            model = tracking.client.get_registered_model(name) if versions else None
+        alias = int(model.aliases.get(CHALLENGER, 0)) if model else 0
+        found = next(
+            (one for one in versions if one.version == alias), versions[0] if versions else None
+        )
+    if found is None:
+        known = sorted({one.name for one in list_versions(tracking)[0]})
+        there = ", ".join(str(one.version) for one in versions) or ", ".join(known) or "none yet"
+        msg = f"{name}{f'/{number}' if number else ''}: no such model (there are {there}); imgrec models lists them"
+        raise TrackingError(msg)
+    return found
 
 
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
@@ -65,9 +99,7 @@ def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
         version = next(iter(tracking.client.search_model_versions(f"run_id = '{run_id}'")), None)
     if version is None or not _has_files(tracking, version):
         return None
-    champion = champion_of(tracking, version.name)
-    leads = champion is not None and champion.version == version.version
-    return RegisteredVersion(version.name, int(version.version), leads, run_id, version.tags)
+    return registered(version, champion_of(tracking, version.name))
 
 
 def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
@@ -78,15 +110,13 @@ def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
     client = tracking.client
     with tracking.answering():
         champions = {
-            model.name: str(model.aliases.get(CHAMPION, ""))
+            model.name: int(model.aliases.get(CHAMPION, 0))
             for model in _pages(client.search_registered_models)
         }
         # All at once: in a filter a name with a quote in it could not be written.
         ours = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
     versions = [
-        RegisteredVersion(
-            v.name, int(v.version), str(v.version) == champions.get(v.name), v.run_id, v.tags
-        )
+        RegisteredVersion(v.name, int(v.version), champions.get(v.name, 0), v.run_id, v.tags)
         for v in ours
         if _is_ours(v.tags)
     ]
@@ -144,6 +174,10 @@ def find_version(tracking: Tracking, model: str) -> ModelVersion:
         if error.error_code not in ABSENT:
             with tracking.answering():
                 raise
+        versions = [v for v in list_versions(tracking)[0] if v.name == name]
+        if versions and not slash and alias in {"", CHAMPION}:
+            msg = f"{model}: none of its {len(versions)} versions is champion; name one: {name}/{versions[0].version}"
+            raise TrackingError(msg) from error
         known = sorted({v.name for v in list_versions(tracking)[0]})
         hint = f"there are {', '.join(known)}" if known else "none is registered yet"
         msg = f"{model}: no such model ({hint}); imgrec models lists them"

@@ -1,4 +1,4 @@
-"""The commands that look at the record: runs, compare, models, predict, ui."""
+"""The commands that look at the record: runs, compare, models, promote, predict, ui, ..."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,11 @@ from pipelines.request import (
     load_settings,
 )
 
+ModelName = Annotated[str, typer.Argument(help="Name of a registered model, such as digits-cnn.")]
+MlflowSettings = Annotated[
+    Path | None, typer.Option("--config", help="Settings that name the MLflow.")
+]
+
 
 def runs(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
     """List runs with their state and best scores, and how to go on with those that did not end."""
@@ -26,7 +31,7 @@ def compare(
     run: Annotated[
         str, typer.Argument(help="Name or id of a run; the last one without.", show_default=False)
     ] = "",
-    config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
+    config: MlflowSettings = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -43,6 +48,42 @@ def models(config: ConfigFile = None, settings: Set = None, as_json: Json = Fals
     show_models(load_settings(config, settings=settings), as_json=as_json)
 
 
+def promote(
+    name: ModelName,
+    version: Annotated[int, typer.Option(min=1, help="Which; without, the challenger.")]
+    | None = None,
+    accept_new_data: Annotated[
+        bool, typer.Option("--accept-new-data", help="Over a champion of other data, too.")
+    ] = False,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Make a version champion if it has earned it, on the same test pictures; status 3 if not."""
+    from pipelines.cli.pages.promotion import show_promotion  # noqa: PLC0415
+
+    loaded = load_settings(config, settings=settings)
+    show_promotion(loaded, name, version or 0, accept_new_data=accept_new_data, as_json=as_json)
+
+
+def rollback(
+    name: ModelName, config: MlflowSettings = None, settings: Set = None, as_json: Json = False
+) -> None:
+    """Make the version champion that was so before."""
+    from pipelines.cli.pages.promotion import show_rollback  # noqa: PLC0415
+
+    show_rollback(load_settings(config, settings=settings), name, as_json=as_json)
+
+
+def history(
+    name: ModelName, config: MlflowSettings = None, settings: Set = None, as_json: Json = False
+) -> None:
+    """List every decision about who is champion, with its reason."""
+    from pipelines.cli.pages.promotion import show_history  # noqa: PLC0415
+
+    show_history(load_settings(config, settings=settings), name, as_json=as_json)
+
+
 def predict(
     model: Annotated[
         str,
@@ -54,7 +95,7 @@ def predict(
         list[str],
         typer.Argument(help="Pictures, folders of them, patterns, or - for standard input."),
     ],
-    config: Annotated[Path | None, typer.Option(help="Settings that name the MLflow.")] = None,
+    config: MlflowSettings = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:

@@ -103,6 +103,9 @@ def _run(
         failed = "; ".join(f"{arch}: {reason}" for arch, reason in summary.failures.items())
         msg = f"no {'search' if only_search else 'model'} of {failed}"
         raise TrainingError(msg)
+    if unproven := summary.unproven():
+        told = "; ".join(f"{arch}: {reason}" for arch, reason in unproven.items())
+        raise TrainingError(told)
 
 
 def _command() -> str:

@@ -12,15 +12,16 @@ from imgrec.data.decode import encode_png
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.comparison import Comparison
-from imgrec.evaluation.comparison_page import comparison_in_markdown, comparison_picture
+from imgrec.evaluation.comparison_page import comparison_in_markdown, comparison_picture, scored
 from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.fonts import lettering
+from imgrec.evaluation.intervals import share_interval
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM, SEEN
+from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM, SEEN
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
@@ -29,8 +30,12 @@ from imgrec.version import code_version
 from pipelines.prepare import Prepared
 from pipelines.registered import learned_from
 
+MOST_CLASSES = 12
+"""That a version names in its description."""
 ANSWERS = "test_answers.npz"
 """Of a model's run: what it said of each test picture."""
+SETTINGS, DATA = "config.json", "data.json"
+"""Of a workflow's run: what it was asked for, and what it was trained on."""
 COMPARISON = "comparison.json"
 """Of a workflow's run: its models beside each other."""
 
@@ -42,7 +47,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     if not workflow.resumed:  # MLflow's params cannot change; those that may are not in the key
         workflow.log_params(settings)
     branches = {branch.arch: branch.model_dump(mode="json") for branch in config.branches}
-    workflow.log_dict(settings | branches, "config.json")
+    workflow.log_dict(settings | branches, SETTINGS)
     data = {
         "fingerprint": store.fingerprint,
         "image_shape": store.image_shape,
@@ -54,7 +59,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "quarantined": store.quarantined,
         "class_counts": next(iter(prepared.specs.values())).class_counts,
     }
-    workflow.log_dict(data, "data.json")
+    workflow.log_dict(data, DATA)
     findings = prepared.findings
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "data.html")
@@ -210,9 +215,33 @@ def register_classifier(
         **fitted.best.val.as_metrics("val"),
         **evaluation.scores.as_metrics("test"),
     }
+    tags |= {
+        f"{ABOUT}{key}": text for key, text in _about(config, prepared, evaluation, tags).items()
+    }
     start = prepared.weights.start_of(classifier.card.model)
     if start:
         tags[SEEN] = json.dumps(start.seen(store, prepared.splits))
     example = encode_png(store.images[prepared.splits.test[0]])
     trained_on = learned_from(store, prepared.splits, start)
     return register(run, f"{config.name}-{arch}", classifier, example, tags, trained_on)
+
+
+def _about(
+    config: Config, prepared: Prepared, evaluation: Evaluation, tags: Mapping[str, object]
+) -> dict[str, str]:
+    """What MLflow's pages tell a stranger of a version."""
+    store, splits, right = prepared.store, prepared.splits, evaluation.answers.right
+    names = ", ".join(store.class_names[:MOST_CLASSES])
+    more = len(store.class_names) - MOST_CLASSES
+    interval = share_interval(int(right.sum()), len(right))
+    accuracy = scored(evaluation.scores.accuracy, interval)
+    return {
+        "classes": f"{len(store.class_names):,} classes ({names}{f' and {more:,} more' if more > 0 else ''})",
+        "accuracy": f"{accuracy} on {len(right):,} pictures",
+        "macro_f1": f"{evaluation.scores.macro_f1:.3f}",
+        "log_loss": f"{evaluation.scores.loss:.3f} nats",
+        "data": f"{config.data.source} (fingerprint {store.fingerprint[:12]})",
+        "training": f"{len(splits.train):,}",
+        "begins_with": str(tags[BEGINS_WITH]),
+        "code": str(tags["code.version"]),
+    }

@@ -270,7 +270,7 @@ class LiveTable(Observer):
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""
         self._rows[model.arch].state = "registered"
-        kept = f"; {model.why_not}" if model.why_not else ""
+        kept = "; champion" if model.champion else f"; {model.why_not}"
         self._line(
             f"{model.arch}: test accuracy {model.test.accuracy:.4f}, registered as "
             f"{model.registered_model} version {model.version}{kept}"

@@ -13,7 +13,8 @@ def answers_of(labels: Sequence[int], predicted: Sequence[int], classes: int) ->
     pictures = np.array([b"%016d" % row for row in range(len(labels))], dtype="V16")
     true, said = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     names = tuple(f"class {number}" for number in range(classes))
-    return Answers(names, pictures, true, said, np.ones(len(true)), np.zeros(len(true)))
+    ids = np.array([f"{row}.png" for row in range(len(labels))])
+    return Answers(names, ids, pictures, true, said, np.ones(len(true)), np.zeros(len(true)))
 
 
 def contender(name: str, answers: Answers, begins_with: str = "random weights") -> Contender:

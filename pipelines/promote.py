@@ -1,0 +1,198 @@
+"""Whether a registered version becomes champion: both models are asked about the same test pictures, now."""
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgrec.classifier import Classifier, read_card
+from imgrec.config import DataConfig, PromoteConfig
+from imgrec.config.check import checked
+from imgrec.data.content import Content
+from imgrec.data.sources import open_source
+from imgrec.data.sources.listing import list_samples
+from imgrec.errors import DataError, DecodeError, TrackingError
+from imgrec.evaluation.answers import Answers
+from imgrec.evaluation.gate import Decision, judge, judge_first
+from imgrec.tracking.connection import Tracking
+from imgrec.tracking.promotion import Verdict, decide, decisions_on
+from imgrec.tracking.query import fetch_file, find_run
+from imgrec.tracking.versions import RegisteredVersion, fetch_classifier, read_trained_on
+from pipelines.record.entries import ANSWERS, DATA, SETTINGS
+
+SAME = ("data.fingerprint", "data.splits")
+"""Tags of versions that were scored on the same pictures of the same data."""
+ACCEPT = "--accept-new-data"
+
+
+def promote(
+    tracking: Tracking,
+    storage: Path,
+    version: RegisteredVersion,
+    rules: PromoteConfig,
+    command: str,
+    *,
+    accept_new_data: bool = False,
+) -> tuple[Verdict, RegisteredVersion]:
+    """Make a version champion if it has earned it; record the decision either way.
+
+    Args:
+        tracking: Where it is registered.
+        storage: For pictures that have to be fetched.
+        version: Which.
+        rules: By which it is decided.
+        command: What the user typed.
+        accept_new_data: Judge it also over a champion of other data, on its own test pictures; over one of other
+            classes, as if there were none.
+
+    Raises:
+        DataError: its test pictures are not there any more.
+        TrackingError: the record lacks what it takes, or MLflow does not answer.
+    """
+    if version.champion:
+        msg = f"{version.name}/{version.version}: is champion already; name another with --version"
+        raise TrackingError(msg)
+    gate = _Gate(tracking, storage, version, rules, accept_new_data)
+    return decide(tracking, version, gate.verdict_on, command)
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """One version before the question whether it replaces the champion."""
+
+    tracking: Tracking
+    storage: Path
+    version: RegisteredVersion
+    rules: PromoteConfig
+    accept_new_data: bool
+
+    def verdict_on(self, champion: RegisteredVersion | None) -> Verdict:
+        """What is to be done, given the champion."""
+        answers = self._recorded_answers()
+        number = 1 + decisions_on(self.tracking, self.version.name, answers.digest())
+        decision = self._decision(answers, champion, number)
+        outcome = "promoted" if decision.promoted else "refused"
+        reason = decision.reason
+        if not decision.promoted:
+            stays = (
+                f"version {champion.version} stays champion" if champion else "there is no champion"
+            )
+            reason = f"{stays}, for {reason}"
+        evidence = decision.as_json() | {"rules": self.rules.model_dump(mode="json")}
+        # Where nothing was compared the test set is not worn out.
+        test_set = answers.digest() if decision.evidence else ""
+        return Verdict(outcome, reason, evidence, test_set)  # type: ignore[arg-type]
+
+    def _decision(
+        self, answers: Answers, champion: RegisteredVersion | None, number: int
+    ) -> Decision:
+        mine = fetch_classifier(self.tracking, f"{self.version.name}/{self.version.version}")
+        learned = _learned(mine, answers)
+        if learned is None:
+            reason = "what it began with may have learned from pictures that judge it, and nobody knows which"
+            return Decision(False, reason)
+        if champion is None:
+            return self._as_first(answers, number, learned)
+        theirs = fetch_classifier(self.tracking, f"{champion.name}/{champion.version}")
+        comparable = set(read_card(theirs).class_names) == set(answers.class_names)
+        if refusal := self._refusal(champion, comparable=comparable):
+            return Decision(False, refusal)
+        if not comparable:
+            return self._as_first(answers, number, learned)
+        also = _learned(theirs, answers)
+        if also is None:
+            return Decision(False, "nobody knows which of these pictures that has learned from")
+        contents = self._contents(answers.ids.tolist())
+        challenger, incumbent = (
+            asked(Classifier.load(folder), answers, contents) for folder in (mine, theirs)
+        )
+        return judge(challenger, incumbent, self.rules, number=number, learned=learned | also)
+
+    def _as_first(self, answers: Answers, number: int, learned: npt.NDArray[np.bool_]) -> Decision:
+        trained: list[int] = self._workflow_file(DATA)["class_counts"]
+        return judge_first(answers, trained, self.rules, number=number, learned=learned)
+
+    def _refusal(self, champion: RegisteredVersion, *, comparable: bool) -> str:
+        """Why it is not even compared with the champion; empty if it is."""
+        if champion.version == self.version.version:
+            return "it is champion already"
+        if self.accept_new_data:
+            return ""
+        command = f"imgrec promote {self.version.name} {ACCEPT}"
+        if not comparable:
+            return f"that knows other classes; {command} lets it be replaced all the same"
+        if any(self.version.tags.get(key) != champion.tags.get(key) for key in SAME):
+            return f"that was scored on other pictures; {command} compares them on these"
+        return ""
+
+    def _recorded_answers(self) -> Answers:
+        """What it said when it was trained: which pictures are asked about, and what they show."""
+        with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
+            file = fetch_file(self.tracking, self.version.run_id, ANSWERS, Path(folder))
+            if file is None:
+                msg = (
+                    f"{self.version.name}/{self.version.version}: an earlier imgrec trained it and kept no answers; "
+                    f"train it again"
+                )
+                raise TrackingError(msg)
+            return Answers.load(file)
+
+    def _contents(self, ids: Sequence[str]) -> list[Content]:
+        """The test pictures, where they lie."""
+        data = checked(DataConfig, "data", self._workflow_file(SETTINGS)["data"])
+        source = open_source(data, self.storage / "downloads")
+        content_of = {one.id: one.content for one in list_samples(source, data)}
+        if gone := [one for one in ids if one not in content_of]:
+            msg = (
+                f"{data.source}: {len(gone):,} of the {len(ids):,} test pictures are not there any more (such as "
+                f"{gone[0]}), so they cannot judge; train again with what there is"
+            )
+            raise DataError(msg)
+        return [content_of[one] for one in ids]
+
+    def _workflow_file(self, name: str) -> dict[str, Any]:
+        """A file of the run that the version's own run stands below."""
+        run = find_run(self.tracking, self.version.run_id)
+        with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
+            file = run and run.parent and fetch_file(self.tracking, run.parent, name, Path(folder))
+            if not file:
+                msg = f"{self.version.name}/{self.version.version}: the run that made it has no {name}; train it again"
+                raise TrackingError(msg)
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return content
+
+
+def asked(classifier: Classifier, about: Answers, contents: Sequence[Content]) -> Answers:
+    """What a classifier says of pictures now, as it is served; one that it cannot read it has not recognized.
+
+    Args:
+        classifier: Of the same classes, in any order.
+        about: Other answers about these pictures, whose classes, ids and labels are taken.
+        contents: The pictures.
+    """
+    number_of = {name: number for number, name in enumerate(about.class_names)}
+    predicted = np.full(len(contents), -1)
+    confidence = np.zeros(len(contents))
+    loss = np.full(len(contents), math.log(len(number_of)))
+    for row, outcome in enumerate(classifier.predict_each(contents)):
+        if isinstance(outcome, DecodeError):
+            continue
+        predicted[row] = number_of[outcome.label]
+        confidence[row] = outcome.probability
+        true = outcome.probabilities[about.class_names[about.labels[row]]]
+        loss[row] = -math.log(max(true, 1e-12))
+    return Answers(
+        about.class_names, about.ids, about.pictures, about.labels, predicted, confidence, loss
+    )
+
+
+def _learned(folder: Path, answers: Answers) -> npt.NDArray[np.bool_] | None:
+    """Which of the pictures a fetched classifier has learned from; None where that is not known."""
+    digests = read_trained_on(folder)
+    return None if digests is None else np.isin(answers.pictures, digests)
