@@ -98,13 +98,13 @@ class _Gate:
             reason = "what it began with may have learned from pictures that judge it, and nobody knows which"
             return Decision(False, reason)
         if champion is None:
-            return self._as_first(answers, number, learned)
+            return self._as_first(mine, answers, number, learned)
         theirs = fetch_classifier(self.tracking, f"{champion.name}/{champion.version}")
         comparable = set(read_card(theirs).class_names) == set(answers.class_names)
         if refusal := self._refusal(champion, comparable=comparable):
             return Decision(False, refusal)
         if not comparable:
-            return self._as_first(answers, number, learned)
+            return self._as_first(mine, answers, number, learned)
         also = _learned(theirs, answers)
         if also is None:
             return Decision(False, "nobody knows which of these pictures that has learned from")
@@ -114,9 +114,12 @@ class _Gate:
         )
         return judge(challenger, incumbent, self.rules, number=number, learned=learned | also)
 
-    def _as_first(self, answers: Answers, number: int, learned: npt.NDArray[np.bool_]) -> Decision:
+    def _as_first(
+        self, folder: Path, answers: Answers, number: int, learned: npt.NDArray[np.bool_]
+    ) -> Decision:
         trained: list[int] = self._workflow_file(DATA)["class_counts"]
-        return judge_first(answers, trained, self.rules, number=number, learned=learned)
+        balanced = bool(read_card(folder).log_priors)
+        return judge_first(answers, trained, number=number, learned=learned, balanced=balanced)
 
     def _refusal(self, champion: RegisteredVersion, *, comparable: bool) -> str:
         """Why it is not even compared with the champion; empty if it is."""

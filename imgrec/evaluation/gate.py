@@ -16,7 +16,7 @@ from imgrec.config import PromoteConfig
 from imgrec.evaluation.answers import Answers, refuse_other_pictures
 from imgrec.evaluation.intervals import LEVEL, Interval, difference_interval, mcnemar
 
-MOST_NAMED = 3
+MOST_NAMED, PERMUTATIONS = 3, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def judge(
     refuse_other_pictures([challenger, champion])
     level = LEVEL / (number * (number + 1))
     test_set = challenger.digest()
-    if too_few := _too_few(learned, rules):
+    if too_few := _too_few(learned, rules.least_pictures):
         return too_few
     kept = np.flatnonzero(~learned)
     challenger, champion = challenger.rows(kept), champion.rows(kept)
@@ -106,47 +106,71 @@ def judge(
 def judge_first(
     challenger: Answers,
     trained: Sequence[int],
-    rules: PromoteConfig,
     *,
     number: int,
     learned: npt.NDArray[np.bool_],
+    balanced: bool,
 ) -> Decision:
     """Whether a model becomes champion where there is none: it must beat always saying the most frequent class.
+
+    One that was trained to recognize all classes alike gives up pictures of the frequent ones for those of rare ones,
+    and may have fewer right than that. It must have a balanced accuracy that no one has who does not look.
 
     Args:
         challenger: What it said of the test pictures.
         trained: Training pictures of each class, K numbers.
-        rules: By which it is decided.
         number: Of this decision among all on this test set, from 1.
         learned: Pictures that it has learned from, (N,), by what it began with; they judge nothing.
+        balanced: Training has set the frequencies of the classes aside.
     """
     level = LEVEL / (number * (number + 1))
     test_set = challenger.digest()
-    if too_few := _too_few(learned, rules):
+    if too_few := _too_few(learned, 1):  # that few show little is what the test is for
         return too_few
     challenger = challenger.rows(np.flatnonzero(~learned))
     most = int(np.argmax(trained))
     always = replace(challenger, predicted=np.full_like(challenger.predicted, most))
     evidence = _evidence(challenger, always, number, level, test_set)
-    name, pictures = challenger.class_names[most], f"{evidence.pictures:,} test pictures"
+    pictures = f"{evidence.pictures:,} test pictures"
+    what = f"always saying {challenger.class_names[most]}"
     scores = f"{evidence.challenger:.1%} against {evidence.champion:.1%} right of {pictures}"
+    if balanced:
+        mean, guessed, chance = _balanced(challenger)
+        evidence = replace(evidence, challenger=mean, champion=guessed, chance=chance)
+        what = "guessing"
+        scores = f"a balanced accuracy of {mean:.1%} against {guessed:.1%} on {pictures}"
     if evidence.chance < level:
-        return Decision(True, f"it beats always saying {name}, {scores}", evidence)
+        return Decision(True, f"it beats {what}, {scores}", evidence)
     reason = (
-        f"it does not beat always saying {name} beyond chance, {scores}; more pictures, longer training or a "
-        f"larger test split may show more"
+        f"it does not beat {what} beyond chance, {scores}; more pictures, longer training or a larger test split may "
+        f"show more"
     )
     return Decision(False, reason, evidence)
 
 
-def _too_few(learned: npt.NDArray[np.bool_], rules: PromoteConfig) -> Decision | None:
-    left = int((~learned).sum())
-    if left >= rules.least_pictures:
-        return None
-    reason = (
-        f"{left:,} test pictures are left that it has not learned from, and it takes {rules.least_pictures:,} "
-        f"(promote.least_pictures)"
+def _balanced(answers: Answers) -> tuple[float, float, float]:
+    """Balanced accuracy, that of guessing, and how often who does not look does so well: a permutation test.
+
+    Source: Ojala and Garriga 2010, "Permutation Tests for Studying Classifier Performance".
+    """
+    present, labels = np.unique(answers.labels, return_inverse=True)
+    share = 1 / (np.bincount(labels)[labels] * len(present))
+    found = float(share[answers.right].sum())
+    rng = np.random.default_rng(0)
+    as_good = sum(
+        float(share[rng.permutation(answers.predicted) == answers.labels].sum()) >= found - 1e-12
+        for _ in range(PERMUTATIONS)
     )
+    return found, 1 / len(present), (as_good + 1) / (PERMUTATIONS + 1)
+
+
+def _too_few(learned: npt.NDArray[np.bool_], least: int) -> Decision | None:
+    left = int((~learned).sum())
+    if left >= least:
+        return None
+    reason = f"{left:,} test pictures are left that were not learned from, and it takes {least:,}"
+    if least > 1:
+        reason = f"{reason} (promote.least_pictures)"
     return Decision(False, reason)
 
 

@@ -83,6 +83,13 @@ def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
                     child.kill()
 
 
+def refuse_unregistered(ended: subprocess.CompletedProcess[str]) -> None:
+    """Fail unless a run has registered its models; where few pictures show little, none need be champion."""
+    assert ended.returncode in {0, 3}, ended.stderr
+    if ended.returncode == 3:
+        assert "there is no champion, for it does not beat" in ended.stderr.splitlines()[-1]
+
+
 def make_pictures(folder: Path) -> None:
     """Pictures of three classes, one file that is none, and settings for small models."""
     for label, name in enumerate(CLASSES):

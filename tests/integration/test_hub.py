@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.e2e.user import imgrec
+from tests.e2e.user import imgrec, refuse_unregistered
 
 NAME = "test_efficientnet.r160_in1k"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -125,7 +125,7 @@ def test_fetch_brings_weights_that_a_run_without_a_network_begins_with(
     assert asked.count(("GET", f"/timm/{NAME}/resolve/main/model.safetensors")) == 1
     (file,) = json.loads(fetched.stdout)["weights"].values()
     assert Path(file).read_bytes() == files["model.safetensors"]
-    assert ran.returncode == 0, ran.stderr
+    refuse_unregistered(ran)
     (model,) = json.loads(ran.stdout)["models"]
     assert model["begins_with"] == NAME
 

@@ -77,7 +77,7 @@ mlflow.set_tracking_uri({tracking.uri!r})
 rows = pd.DataFrame({{"image": [open(file, "rb").read() for file in {[str(f) for f in files]!r}]}})
 found = {{}}
 for name in {[one.filter for one in EVERY]!r}:
-    model = mlflow.pyfunc.load_model(f"models:/{{name}}-cnn@champion")
+    model = mlflow.pyfunc.load_model(f"models:/{{name}}-cnn/1")
     found[name] = [list(p.values()) for p in model.predict(rows)["probabilities"]]
 print(json.dumps(found))
 """
@@ -89,7 +89,7 @@ print(json.dumps(found))
 
     for name, probabilities in expected.items():
         np.testing.assert_allclose(found[name], probabilities, atol=1e-5, err_msg=name)
-    folder = Path(mlflow.artifacts.download_artifacts("models:/median-cnn@champion"))
+    folder = Path(mlflow.artifacts.download_artifacts("models:/median-cnn/1"))
     needs = (folder / "requirements.txt").read_text()
     assert "kornia==" in needs
     assert "simplejpeg==" in needs

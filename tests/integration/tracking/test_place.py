@@ -100,7 +100,7 @@ def test_a_record_that_was_moved_finds_its_models_again(
     registered_in(tmp_path / "old", classifier, digits)
     (tmp_path / "old").rename(tmp_path / "new")
     here = connect(TrackingConfig(), tmp_path / "new", create=False)
-    folder = fetch_classifier(here, "moved-ann")
+    folder = fetch_classifier(here, "moved-ann/1")
     again = connect(TrackingConfig(), tmp_path / "new", create=False)
 
     assert "was moved here from" in here.note
@@ -120,7 +120,7 @@ def test_a_copy_beside_the_original_keeps_to_itself(
     here = connect(TrackingConfig(), tmp_path / "copy", create=False)
 
     assert f"is a copy of the one in {tmp_path / 'old'}" in here.note
-    assert fetch_classifier(here, "moved-ann").is_relative_to(tmp_path / "copy")
+    assert fetch_classifier(here, "moved-ann/1").is_relative_to(tmp_path / "copy")
     assert connect(TrackingConfig(), tmp_path / "old", create=False).note == ""
     assert (tmp_path / "old" / "mlflow.db").read_bytes() == before
 

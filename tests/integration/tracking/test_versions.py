@@ -32,7 +32,7 @@ def test_a_registered_model_whose_files_were_changed_is_refused_by_name(
     name = f"changed-{file.count('/')}{len(file)}"
     with start_run(tracking, "changed", "run", {}) as run:
         register(run, name, classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
-    folder = fetch_classifier(tracking, name)
+    folder = fetch_classifier(tracking, f"{name}/1")
     root = folder.parent.parent
     path = root / file
     match how:
@@ -71,7 +71,7 @@ def test_a_model_whose_files_are_gone_is_not_on_record(
     with start_run(tracking, "lost", "run", {}) as run:
         register(run, "lost-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
     assert version_of(tracking, run.id)
-    shutil.rmtree(fetch_classifier(tracking, "lost-ann").parent.parent)
+    shutil.rmtree(fetch_classifier(tracking, "lost-ann/1").parent.parent)
 
     assert version_of(tracking, run.id) is None
 

@@ -114,7 +114,7 @@ def test_what_either_has_learned_from_judges_nothing() -> None:
     assert decision.evidence.pictures == 50
     assert decision.evidence.test_set == challenger.digest()
     assert not few.promoted
-    assert "19 test pictures are left that it has not learned from, and it takes 20" in few.reason
+    assert "19 test pictures are left that were not learned from, and it takes 20" in few.reason
 
 
 @pytest.mark.parametrize(("rate", "promoted"), [(0.8, True), (0.55, False)])
@@ -127,9 +127,39 @@ def test_a_first_champion_beats_always_saying_the_most_frequent_class(
     said = np.where(rng.random(200) < rate, labels, 1 - labels)
     nothing = np.zeros(200, dtype=bool)
     decision = judge_first(
-        answers_of(labels, said, 2), (500, 400), RULES, number=1, learned=nothing
+        answers_of(labels, said, 2), (500, 400), number=1, learned=nothing, balanced=False
     )
 
     assert decision.promoted is promoted
     assert "always saying class 0" in decision.reason
     assert ("beyond chance" in decision.reason) is not promoted
+
+
+@pytest.mark.parametrize(("recall", "promoted"), [(0.75, True), (0.5, False)])
+def test_a_first_champion_that_was_trained_for_rare_classes_need_not_have_more_right(
+    recall: float, promoted: bool
+) -> None:
+    """Of 100 pictures 90 are of one class: who recognizes 3 of 4 of each has fewer right than who always says it."""
+    labels = np.repeat([0, 1], [180, 20])
+    hit = np.arange(200) % 20 < 20 * recall
+    answers = answers_of(labels, np.where(hit, labels, 1 - labels), 2)
+    nothing = np.zeros(200, dtype=bool)
+    decision = judge_first(answers, (900, 100), number=1, learned=nothing, balanced=True)
+
+    assert decision.promoted is promoted
+    assert f"a balanced accuracy of {recall:.1%} against 50.0%" in decision.reason
+
+
+def test_of_models_that_do_not_look_few_become_first_champion() -> None:
+    """By either test no more than the level: 300 sets of 40 pictures, three standard errors."""
+    rng = np.random.default_rng(0)
+    nothing = np.zeros(40, dtype=bool)
+    for balanced in (False, True):
+        promoted = 0
+        for _ in range(300):
+            labels, said = (rng.random((2, 40)) < 0.3).astype(int)
+            answers = answers_of(labels, said, 2)
+            promoted += judge_first(
+                answers, (70, 30), number=1, learned=nothing, balanced=balanced
+            ).promoted
+        assert promoted / 300 <= most(LEVEL / 2, 300)
