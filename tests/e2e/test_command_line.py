@@ -227,6 +227,37 @@ def test_compare_says_which_model_is_better(finished: Finished) -> None:
     assert "| rank | model | accuracy | macro-F1 | begins with |" in note
 
 
+def test_who_is_champion_and_why_is_told_and_can_be_asked_again(finished: Finished) -> None:
+    """On the screen of a run, by `history`, and in MLflow's own pages; what makes no sense is one line."""
+    folder, result, screen = finished
+    told = imgrec("history", "thirds-rnn", "--json", cwd=folder)
+    again = imgrec("promote", "thirds-rnn", "--version", "1", cwd=folder)
+    back = imgrec("rollback", "thirds-rnn", cwd=folder)
+    unknown = imgrec("history", "thirds-svm", cwd=folder)
+    client = connect(TrackingConfig(), folder / "mlruns", create=False).client
+    model = client.get_registered_model("thirds-rnn")
+    version = client.get_model_version("thirds-rnn", "1")
+
+    assert told.returncode == 0, told.stderr
+    (decision,) = json.loads(told.stdout)["decisions"]
+    assert (decision["version"], decision["outcome"], decision["before"]) == (1, "promoted", None)
+    assert "it beats always saying" in decision["reason"]
+    assert "imgrec run small.toml" in decision["asked_by"]
+    assert re.search(r"registered as thirds-rnn version 1; champion", screen)
+    for ended, words in (
+        (again, "thirds-rnn/1: is champion already"),
+        (back, "version 1 was the first champion"),
+        (unknown, "thirds-svm: no such model"),
+    ):
+        assert ended.returncode == 2
+        assert words in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+    assert model.tags["champion"] == "version 1"
+    assert "**Version 1 is champion**: it beats always saying" in model.description
+    assert "rnn that tells apart 3 classes (left, middle, right)" in version.description
+    assert all(one["champion"] and not one["why_not"] for one in result["models"])
+
+
 def test_a_registered_model_answers_over_http(finished: Finished, tmp_path: Path) -> None:
     """`mlflow models serve`, as anyone would who has never heard of imgrec."""
     _, result, _ = finished
