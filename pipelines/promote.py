@@ -17,7 +17,7 @@ from imgrec.config.check import checked
 from imgrec.data.content import Content
 from imgrec.data.sources import open_source
 from imgrec.data.sources.listing import list_samples
-from imgrec.errors import DataError, DecodeError, TrackingError
+from imgrec.errors import ClassifierError, DataError, DecodeError, TrackingError
 from imgrec.evaluation.answers import Answers
 from imgrec.evaluation.gate import Decision, judge, judge_first
 from imgrec.tracking.connection import Tracking
@@ -52,7 +52,6 @@ def promote(
             classes, as if there were none.
 
     Raises:
-        DataError: its test pictures are not there any more.
         TrackingError: the record lacks what it takes, or MLflow does not answer.
     """
     if version.champion:
@@ -76,7 +75,11 @@ class _Gate:
         """What is to be done, given the champion."""
         answers = self._recorded_answers()
         number = 1 + decisions_on(self.tracking, self.version.name, answers.digest())
-        decision = self._decision(answers, champion, number)
+        try:
+            decision = self._decision(answers, champion, number)
+        except (ClassifierError, DataError) as error:
+            # Nothing is lost: it is registered, and can be judged again when that is cured.
+            decision = Decision(False, f"they could not be compared: {error}")
         outcome = "promoted" if decision.promoted else "refused"
         reason = decision.reason
         if not decision.promoted:

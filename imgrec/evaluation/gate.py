@@ -246,13 +246,13 @@ def _fallen(
     return dict(sorted(found.items(), key=lambda one: one[1][1] - one[1][0]))
 
 
-def _rise(differences: npt.NDArray[np.float64]) -> Interval:
-    """Of a mean of paired differences."""
+def _rise(differences: npt.NDArray[np.float64]) -> Interval | None:
+    """Of a mean of paired differences; None where one alone says nothing."""
     from scipy.stats import t  # noqa: PLC0415 - half a second, and only at the end of a run
 
     total = len(differences)
     if total < 2:
-        return Interval(-np.inf, np.inf)
+        return None
     reach = float(t.ppf(1 - LEVEL / 2, total - 1) * differences.std(ddof=1) / np.sqrt(total))
     mean = float(differences.mean())
     return Interval(mean - reach, mean + reach)

@@ -21,7 +21,12 @@ from imgrec.tracking.promotion import decisions, roll_back
 from imgrec.tracking.query import fetch_file
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
-from imgrec.tracking.versions import RegisteredVersion, champion_of, find_challenger
+from imgrec.tracking.versions import (
+    RegisteredVersion,
+    champion_of,
+    fetch_classifier,
+    find_challenger,
+)
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import fit
 from pipelines.evaluate import build_classifier, evaluate
@@ -274,3 +279,21 @@ def test_what_learned_from_unknown_pictures_stays_challenger(
     assert "there is no champion, for what it began with may have learned" in reason
     assert np.isin(answers.predicted, range(10)).all()
     assert promotion.decisions_on(tracking, "unknown", answers.digest()) == 0
+
+
+def test_what_cannot_be_asked_stays_and_the_reason_is_told(
+    tracking: Tracking, storage: Path, bad: Made, good: Made
+) -> None:
+    """A champion whose files were changed, or pictures that are gone, end no run: the version is registered."""
+    asked_for(tracking, storage, registered(tracking, "changed", bad))
+    version = registered(tracking, "changed", good)
+    file = fetch_classifier(tracking, "changed/1") / "model.safetensors"
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + b"\0")
+    outcome, reason, champion = asked_for(tracking, storage, version)
+
+    assert (outcome, champion) == ("refused", 1)
+    assert "version 1 stays champion, for they could not be compared: changed/1" in reason
+    file.write_bytes(kept)
+    assert asked_for(tracking, storage, version)[::2] == ("promoted", 2)
+    assert len(decisions(tracking, "changed")) == 3
