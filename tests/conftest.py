@@ -2,7 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,19 @@ def processes_of(parent: psutil.Process, name: str) -> list[psutil.Process]:
 
 def no_progress(what: str, done: int, total: int) -> None:
     """For those who do not watch."""
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
+    """A server of ours that answers inside, in a thread of this process."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def picture(label: int, seed: int, size: tuple[int, int] = (12, 12)) -> Image.Image:

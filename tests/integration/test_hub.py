@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import running
 from tests.e2e.user import imgrec, refuse_unregistered
 
 NAME = "test_efficientnet.r160_in1k"
@@ -79,14 +79,8 @@ class _Answer(BaseHTTPRequestHandler):
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Hub]:
     hub = Hub(files)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(hub):
         yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

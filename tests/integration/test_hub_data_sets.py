@@ -4,13 +4,13 @@ import hashlib
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.conftest import running
 from tests.e2e.user import imgrec
 from tests.unit.data.sources.made import as_folder, as_hugging_face
 
@@ -94,14 +94,8 @@ class _Answer(BaseHTTPRequestHandler):
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Hub]:
     hub = Hub(files)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(hub):
         yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
-        thread.join()
 
 
 def files_of(folder: Path, below: str = "") -> dict[str, bytes]:

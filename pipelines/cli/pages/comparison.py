@@ -6,7 +6,7 @@ from rich.text import Text
 from imgrec.config import Config
 from imgrec.evaluation.comparison import Comparison
 from imgrec.evaluation.comparison_page import scored
-from pipelines.cli.pages.output import make_console, open_record, print_json
+from pipelines.cli.pages.output import make_console, open_record, print_json, titled_table
 from pipelines.compare import find_compared
 
 
@@ -26,14 +26,7 @@ def show_comparison(config: Config, run: str, *, as_json: bool) -> None:
 
 
 def _table(comparison: Comparison, name: str) -> Table:
-    table = Table(
-        title=f"{name}: {comparison.pictures:,} test pictures, 95 % intervals",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="dim",
-        pad_edge=False,
-    )
+    table = titled_table(f"{name}: {comparison.pictures:,} test pictures, 95 % intervals")
     for column in ("rank", "model", "begins with", "accuracy", "macro-F1"):
         table.add_column(column, no_wrap=True)
     for one in comparison.standings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     from imgrec.config import Config
@@ -22,6 +23,18 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = WIDTH
     return console
+
+
+def titled_table(title: str) -> Table:
+    """A table without lines, under a title."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+    )
 
 
 def open_record(config: "Config") -> "Tracking":

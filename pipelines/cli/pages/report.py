@@ -10,7 +10,7 @@ from rich.text import Text
 
 from imgrec.tracking.place import SQLITE
 from imgrec.tracking.tags import RANDOM
-from pipelines.cli.pages.output import make_console
+from pipelines.cli.pages.output import make_console, titled_table
 from pipelines.costs.memory import memory_in_words
 from pipelines.costs.timing import in_words
 from pipelines.formats import shown
@@ -52,14 +52,7 @@ def _leaderboard(summary: Summary) -> Table:
     count = len(summary.models)
     models = f"{count} model{'s' if count > 1 else ''}"
     title = f"{summary.name}: {models} in {summary.seconds:.0f} s"
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="dim",
-        pad_edge=False,
-    )
+    table = titled_table(title)
     columns = ["rank", "model", "test accuracy", "95 % interval", "macro-F1", "log loss"]
     columns += ["parameters", "fit", "images/s"]
     # Where all began with random weights there is nothing to tell apart.
@@ -92,14 +85,7 @@ def _rate(model: TrainedModel) -> str:
 
 def _tuned(summary: Summary) -> Table:
     """What the searches changed, beside the defaults."""
-    table = Table(
-        title="What the searches found",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="dim",
-        pad_edge=False,
-    )
+    table = titled_table("What the searches found")
     for column in ("search", "val macro-F1", "setting", "default", "chosen"):
         table.add_column(column, no_wrap=True)
     for arch, search in summary.searches.items():
