@@ -15,7 +15,7 @@ from imgrec.machine import birth_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.query import RunRecord, find_run, find_runs, set_status
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import HEARTBEAT, KIND, OWNER
+from imgrec.tracking.tags import DECISION, HEARTBEAT, KIND, OWNER
 
 SECONDS_BETWEEN_HEARTBEATS = 15.0
 SILENCE_OF_THE_DEAD = 4 * SECONDS_BETWEEN_HEARTBEATS
@@ -84,7 +84,7 @@ def process_is_alive(owner: str) -> bool | None:
 
 def close_dead_runs(tracking: Tracking) -> None:
     """Mark as KILLED what says RUNNING though its process is dead, with all that stands below it."""
-    for kind in ("workflow", "tune"):
+    for kind in ("workflow", "tune", DECISION):
         for workflow in find_runs(tracking, {KIND: kind}, status="RUNNING"):
             if not is_alive(workflow):
                 _close(tracking, workflow)

@@ -12,12 +12,14 @@ from typing import Any, Literal
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.describe import describe
+from imgrec.tracking.liveness import owner_tags
 from imgrec.tracking.query import RunRecord, find_run, find_runs
 from imgrec.tracking.runs import Run, start_run
 from imgrec.tracking.tags import (
     ASKED_BY,
     BEFORE,
     DECIDED_BY,
+    DECISION,
     KIND,
     MODEL,
     OUTCOME,
@@ -34,7 +36,6 @@ from imgrec.tracking.versions import (
     registered,
 )
 
-DECISION = "decision"
 FILE = "decision.json"
 Outcome = Literal["promoted", "refused", "rolled back"]
 
@@ -208,7 +209,7 @@ def _record(
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = "unknown"
-    tags = {KIND: DECISION, MODEL: name, ASKED_BY: f"{user}: {command}", **about}
+    tags = {KIND: DECISION, MODEL: name, ASKED_BY: f"{user}: {command}", **about, **owner_tags()}
     with start_run(tracking, experiment, title, tags) as run:
         yield run
 

@@ -48,6 +48,7 @@ checkpoint_seconds = 0.2
 cpus_per_worker = 1
 """
 SEARCH, PLAIN = ("--trials", "4"), ()
+INTERRUPTED = {("decision", "RUNNING"), ("decision", "KILLED")}
 MODEL_STAGES = ("fit", "evaluate", "register")
 
 
@@ -86,6 +87,8 @@ class Record:
                     run.tags.get(kept[2], ""),
                 )
                 for run in runs
+                # A decision that was interrupted stays on record beside the one that was carried out.
+                if (run.tags["imgrec.kind"], run.status) not in INTERRUPTED
             ),
             trials={arch: sorted(numbers) for arch, numbers in found.items()},
             models={
@@ -219,6 +222,7 @@ def test_a_driver_killed_in_a_search_and_again_in_a_fit_goes_on(
         ("search", "ann", "FINISHED", "search"): 1,
         ("trial", "ann", "FINISHED", ""): 4,
         ("model", "ann", "FINISHED", "register"): 1,
+        ("decision", "", "FINISHED", ""): 1,
     }
     assert record.trials == {"ann": [0, 1, 2, 3]}
     assert record.models == {"thirds-ann": 1}
