@@ -227,9 +227,14 @@ def test_weights_for_another_size_of_pictures_are_brought_to_ours(tmp_path: Path
     ids=lambda value: value.backbone if isinstance(value, CnnConfig) else "",
 )
 def test_weights_that_are_not_there_are_one_line_that_says_what_to_fetch(
-    model: ModelConfig, said: str, tmp_path: Path
+    model: ModelConfig, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once: nothing is tried again and again where nobody answers."""
+    """At once: nothing is tried again and again where nobody answers. No extra is installed."""
+
+    def absent(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
     with pytest.raises(ConfigError) as caught:
         Sources(tmp_path).find(model)
 
