@@ -3,9 +3,8 @@
 The rules are in `evaluation.gate`; this carries out what they say.
 """
 
-import getpass
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from imgrec.tracking.connection import Tracking
 from imgrec.tracking.describe import describe
 from imgrec.tracking.liveness import owner_tags
 from imgrec.tracking.query import RunRecord, find_run, find_runs
-from imgrec.tracking.runs import Run, start_run
+from imgrec.tracking.runs import Run, start_run, user_name
 from imgrec.tracking.tags import (
     ASKED_BY,
     BEFORE,
@@ -178,8 +177,8 @@ def _champion(tracking: Tracking, name: str) -> RegisteredVersion | None:
 
 def _before(history: list[Recorded], version: str) -> str:
     """The champion before this one became so; going back twice goes back two steps."""
-    promotions = [one for one in reversed(history) if one.outcome == "promoted"]
-    return next((one.before for one in reversed(promotions) if one.version == version), "")
+    promotions = (one for one in history if one.outcome == "promoted")
+    return next((one.before for one in promotions if one.version == version), "")
 
 
 @contextmanager
@@ -205,11 +204,8 @@ def _record(
     command: str,
 ) -> Iterator[Run]:
     """A run for the decision: until it ends, it counts as interrupted."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        user = "unknown"
-    tags = {KIND: DECISION, MODEL: name, ASKED_BY: f"{user}: {command}", **about, **owner_tags()}
+    asked_by = f"{user_name()}: {command}"
+    tags = {KIND: DECISION, MODEL: name, ASKED_BY: asked_by, **about, **owner_tags()}
     with start_run(tracking, experiment, title, tags) as run:
         yield run
 
@@ -227,8 +223,7 @@ def _carry_out(
             client.set_registered_model_alias(name, CHAMPION, number)
             aliases = client.get_registered_model(name).aliases
             if str(aliases.get(CHALLENGER, "")) == number:
-                with suppress(Exception):  # somebody else may have taken it away already
-                    client.delete_registered_model_alias(name, CHALLENGER)
+                client.delete_registered_model_alias(name, CHALLENGER)
         told = {number: verdict.reason}
         if champion and verdict.outcome != "refused" and str(champion.version) != number:
             told[str(champion.version)] = f"version {number} became champion"

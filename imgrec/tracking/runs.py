@@ -193,6 +193,14 @@ def start_run(
     run.end("FINISHED")
 
 
+def user_name() -> str:
+    """Who runs this process; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
 @contextmanager
 def _without_retries() -> Iterator[None]:
     kept = os.environ[RETRIES]
@@ -204,11 +212,7 @@ def _without_retries() -> Iterator[None]:
 
 
 def _start(tracking: Tracking, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        user = "unknown"
-    system = {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: "imgrec"}
+    system = {MLFLOW_USER: user_name(), MLFLOW_SOURCE_NAME: "imgrec"}
     with tracking.answering():
         created = tracking.client.create_run(experiment, run_name=name, tags={**system, **tags})
     return Run(tracking, experiment, created.info.run_id)
