@@ -152,7 +152,17 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The verdicts, for people."""
-        lines = [pair.verdict() for pair in self.pairs]
+        equal = [pair for pair in self.pairs if not (pair.accuracy.sign or pair.macro_f1.sign)]
+        if len(equal) > 1:  # a sentence for each would say the same again and again
+            lines = [pair.verdict() for pair in self.pairs if pair not in equal]
+            needed = sorted(_rounded(pair.needed) for pair in equal)
+            pairs = ", ".join(f"{pair.first} and {pair.second}" for pair in equal)
+            lines.append(
+                f"cannot be told apart on {self.pictures:,} test pictures: {pairs}; to see a difference of 1 point takes "
+                f"about {needed[0]:,} to {needed[-1]:,}"
+            )
+        else:
+            lines = [pair.verdict() for pair in self.pairs]
         starts = {one.begins_with for one in self.standings}
         if len(starts) > 1:
             told = ", ".join(f"{one.name} with {one.begins_with}" for one in self.standings)

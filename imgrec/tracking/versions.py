@@ -87,8 +87,13 @@ def find_challenger(tracking: Tracking, name: str, number: int = 0) -> Registere
         )
     if found is None:
         known = sorted({one.name for one in list_versions(tracking)[0]})
-        there = ", ".join(str(one.version) for one in versions) or ", ".join(known) or "none yet"
-        msg = f"{name}{f'/{number}' if number else ''}: no such model (there are {there}); imgrec models lists them"
+        numbers = ", ".join(str(one.version) for one in versions)
+        there = (
+            f"it has version {numbers}"
+            if numbers
+            else f"there are {', '.join(known) or 'none yet'}"
+        )
+        msg = f"{name}{f'/{number}' if number else ''}: no such model ({there}); imgrec models lists them"
         raise TrackingError(msg)
     return found
 

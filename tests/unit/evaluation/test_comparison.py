@@ -28,6 +28,28 @@ def test_a_better_model_is_called_so_and_equal_ones_are_not() -> None:
     assert "would be needed to see a difference of 1 point" in equal
 
 
+def test_models_that_cannot_be_told_apart_share_a_line() -> None:
+    """Six sentences that say the same would hide a seventh that does not."""
+    rng = np.random.default_rng(0)
+    models = drawn(rng, 300, 5, (0.9, 0.9, 0.9, 0.5))
+    better, equal = (
+        (
+            lines := compare(
+                [contender(name, one) for name, one in zip("abcd", models, strict=True)]
+            ).lines()
+        )[:3],
+        lines[3:],
+    )
+
+    assert all("is better than d by" in line for line in better)
+    assert len(equal) == 1
+    assert equal[0].startswith("cannot be told apart on 300 test pictures: ")
+    assert all(
+        f"{one} and {other}" in equal[0] or f"{other} and {one}" in equal[0]
+        for one, other in ("ab", "ac", "bc")
+    )
+
+
 def test_what_only_macro_f1_shows_is_said() -> None:
     """A model that never recognizes a rare class, beside one that does."""
     labels = [0] * 380 + [1] * 20
