@@ -3,7 +3,7 @@
     python -m tests.bench.gpu --data FOLDER [--out FILE] [--archs cnn,...] [--device cuda] [--fits 2]
 
 Needs torch and this repository's core, with what it reads pictures by (pydantic, numpy, Pillow, simplejpeg,
-filelock, safetensors); neither Ray nor MLflow. Each architecture is fitted twice with its defaults, in this process:
+filelock, safetensors); not Ray. MLflow (mlflow-skinny) is imported and not used. Each architecture is fitted twice with its defaults, in this process:
 the first pays for whatever a device does once, the last is what counts. The seconds are those of
 training steps; evaluation, after every epoch, is told apart.
 """

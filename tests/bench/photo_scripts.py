@@ -10,6 +10,7 @@ of JSON: accuracies on val and test, and the seconds of each epoch.
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from imgrec.config import CnnConfig
 from imgrec.models.sources import Sources
 
 SIZE, BATCH = 224, 32
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WORKERS = min(16, os.cpu_count() or 1)
 TO_TENSOR = [
     v2.ToImage(),
     v2.ToDtype(torch.float32, scale=True),
@@ -41,7 +44,7 @@ EVALUATION = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE), *TO_TENSOR])
 
 def loader(folder: Path, split: str, transform: v2.Compose, *, shuffle: bool) -> DataLoader:
     pictures = ImageFolder(str(folder / split), transform)
-    return DataLoader(pictures, BATCH, shuffle=shuffle, num_workers=2, drop_last=shuffle)
+    return DataLoader(pictures, BATCH, shuffle=shuffle, num_workers=WORKERS, drop_last=shuffle)
 
 
 @torch.inference_mode()
@@ -49,7 +52,7 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
     model.eval()
     right = total = 0
     for images, labels in batches:
-        right += int((model(images).argmax(1) == labels).sum())
+        right += int((model(images.to(DEVICE)).argmax(1).cpu() == labels).sum())
         total += len(labels)
     return right / total
 
@@ -58,7 +61,8 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
 def features(model: nn.Module, batches: DataLoader) -> tuple[Tensor, Tensor]:
     model.eval()
     pairs = [
-        (model.forward_head(model.forward_features(x), pre_logits=True), y) for x, y in batches
+        (model.forward_head(model.forward_features(x.to(DEVICE)), pre_logits=True).cpu(), y)
+        for x, y in batches
     ]
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
@@ -93,7 +97,7 @@ def train(
         started = time.perf_counter()
         model.train()
         for images, labels in batches:
-            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            loss = F.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -116,6 +120,7 @@ def main() -> None:
     weights = Sources(asked.storage).find(CnnConfig(backbone="tf_efficientnet_lite0"))
     model.load_state_dict(load_file(weights.file))
     model.reset_classifier(len(batches.dataset.classes))
+    model.to(DEVICE)
     epochs = 12 if len(batches.dataset) < 1000 else 6
     if asked.style == "timm":
         fit_head(model, asked.data)

@@ -1,11 +1,12 @@
 """Photos: imgrec from noise, its probe and its fine-tuning beside the scripts that people write over timm.
 
-    uv run python -m tests.bench.photos --data CLOTHES --out FOLDER [--draws 0 1 2] [--sizes 50 500 all]
+    uv run python -m tests.bench.photos --data CLOTHES --out FOLDER [--draws 0 1 2] [--sizes 50 500 all] [--core]
 
 CLOTHES is ../shared/data's clothes.tar, unpacked. A size is a number of training photos, evenly of all classes, drawn
 by a seed; val and test are whole. Every method is a process of its own, one after the other, with the same weights
 (EfficientNet-Lite0), on this machine in one run. Written are `photos.json`, a table (`photos.md`) and a picture of
-accuracy by time (`photos.png`). Where val chose nothing (the probe, the regression) accuracy is on val and test
+accuracy by time (`photos.png`). With `--core` ours is the fit alone, without Ray and a record, as on a machine
+with a GPU that has neither. Where val chose nothing (the probe, the regression) accuracy is on val and test
 together. With `--steps` only the time of a training step is measured, ours and the script's in turns.
 """
 
@@ -37,14 +38,10 @@ from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.evaluation.pictures import INK
-from imgrec.tracking.connection import connect
-from imgrec.tracking.query import find_runs, metric_history
-from imgrec.tracking.tags import KIND
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
 from pipelines.prepare import prepare
 from tests.bench.photo_scripts import TRAIN, loader, train
-from tests.conftest import no_progress
 
 ROOT = Path(__file__).parents[2]
 SPLITS = ("val", "test")
@@ -80,6 +77,10 @@ def imgrec(*settings: str) -> Callable[[Path, Path, int], Found]:
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - started
         (model,) = json.loads(done.stdout)["models"]
+        from imgrec.tracking.connection import connect
+        from imgrec.tracking.query import find_runs, metric_history
+        from imgrec.tracking.tags import KIND
+
         tracking = connect(TrackingConfig(), work / "mlruns", create=False)
         (record,) = find_runs(tracking, {KIND: "model"})
         return {split: model[split]["accuracy"] for split in SPLITS} | {
@@ -92,16 +93,34 @@ def imgrec(*settings: str) -> Callable[[Path, Path, int], Found]:
     return run
 
 
+def core(*settings: str) -> Callable[[Path, Path, int], Found]:
+    """The same of our core alone."""
+
+    def run(data: Path, work: Path, seed: int) -> Found:
+        command = [sys.executable, "-m", "tests.bench.core_fit", "--data", str(data)]
+        command += ["--storage", str(work / "mlruns"), "--set", f"seed={seed}"]
+        for setting in settings:
+            command += ["--set", setting]
+        return _timed(command)
+
+    return run
+
+
+def _timed(command: Sequence[str]) -> Found:
+    """What a program prints last, and how long it took."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found: Found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"seconds": time.perf_counter() - started}
+
+
 def script(style: str) -> Callable[[Path, Path, int], Found]:
     """The same of a script."""
 
     def run(data: Path, work: Path, seed: int) -> Found:
         command = [sys.executable, "-m", "tests.bench.photo_scripts", style, "--data", str(data)]
         command += ["--storage", str(work), "--seed", str(seed)]
-        started = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        found: Found = json.loads(done.stdout.splitlines()[-1])
-        return found | {"seconds": time.perf_counter() - started}
+        return _timed(command)
 
     return run
 
@@ -125,21 +144,24 @@ def regression(probed: Path) -> Found:
     } | {"seconds": time.perf_counter() - started}
 
 
-METHODS: dict[str, Callable[[Path, Path, int], Found]] = {
-    "imgrec, from noise": imgrec("cnn.model.backbone=compact"),
-    "imgrec, probe": imgrec("cnn.train.finetune=probe"),
-    "imgrec": imgrec(),
-    "timm script": script("timm"),
-    "fastai's way": script("fastai"),
+OURS = {
+    "imgrec, from noise": ["cnn.model.backbone=compact"],
+    "imgrec, probe": ["cnn.train.finetune=probe"],
+    "imgrec": [],
 }
+SCRIPTS = {"timm script": "timm", "fastai's way": "fastai"}
+METHODS = [*OURS, *SCRIPTS]
 CHOSE_NOTHING = {"imgrec, probe", "scikit-learn on the probe's features"}
 REGRESSION = "scikit-learn on the probe's features"
 
 
 def measured(
-    clothes: Path, sizes: Sequence[str], draws: Sequence[int], names: set[str]
+    clothes: Path, sizes: Sequence[str], draws: Sequence[int], names: set[str], *, core_alone: bool
 ) -> Iterator[Found]:
     """Every method on every draw."""
+    ours = core if core_alone else imgrec
+    methods = {name: ours(*settings) for name, settings in OURS.items()}
+    methods |= {name: script(style) for name, style in SCRIPTS.items()}
     for size in sizes:
         count = None if size == "all" else int(size)
         for seed in draws:
@@ -147,7 +169,7 @@ def measured(
                 prefix="photos-", dir=os.environ.get("TMPDIR")
             ) as made:
                 data = draw(clothes, count, seed, Path(made) / "photos")
-                for name, method in METHODS.items():
+                for name, method in methods.items():
                     if name not in names:
                         continue
                     work = Path(made) / name.replace(" ", "-").replace(",", "")
@@ -170,7 +192,7 @@ def step_milliseconds(clothes: Path, work: Path) -> Iterator[Found]:
             "cnn.train={start_size=1.0, batch_size=32}",
         ],
     )
-    prepared = prepare(config, no_progress)
+    prepared = prepare(config, lambda *_: None)
     learner = build_learner(prepared.specs["cnn"], torch.device("cpu"), Shard())
     learner.epochs_done = 1  # the first has no steps
     pictures = Pictures(prepared.store, learner.device)
@@ -272,7 +294,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["50", "500", "all"])
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", action="store_true", help="Time steps alone.")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--core", action="store_true", help="Ours without Ray and a record.")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     asked = parser.parse_args()
     clothes = asked.data.resolve()
     counts = {split: len(list((clothes / split).glob("*/*"))) for split in SPLITS}
@@ -283,7 +306,8 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
         return
     rows: list[Found] = []
-    for row in measured(clothes, asked.sizes, asked.draws, set(asked.methods)):
+    names = set(asked.methods)
+    for row in measured(clothes, asked.sizes, asked.draws, names, core_alone=asked.core):
         rows.append(row)
         print(json.dumps(row), flush=True)
         (asked.out / "photos.json").write_text(json.dumps(rows, indent=1))
