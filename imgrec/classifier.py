@@ -4,13 +4,15 @@ On disk it is two files, `classifier.json` and `model.safetensors`. Neither can 
 loaded.
 """
 
+import copy
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,12 +33,16 @@ from imgrec.models.build import lay_out
 from imgrec.models.torchvision_network import TorchvisionNetwork
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.preprocess.view import View
+from imgrec.promises import Abstention, PredictionSets
 
-FORMAT = 5
+FORMAT = 6
+READ = (4, 5, 6)
 OF_TORCHVISION = 4
 """The format whose networks, but compact ones, are torchvision's; its pictures are stored as the model sees them."""
 CARD = "classifier.json"
 WEIGHTS = "model.safetensors"
+TINY = 1e-9
+"""The share of a class that does not occur: its logarithm stays a number."""
 
 
 class Card(BaseModel):
@@ -63,6 +69,14 @@ class Card(BaseModel):
     log_priors: tuple[float, ...] = ()
     """What is then added to them, K numbers, where training has set the classes' frequencies aside
     (`training.loss.set_aside`): so probabilities are those of the data. Empty where it has not."""
+    class_shares: tuple[float, ...] = ()
+    """How frequent each class is where the probabilities hold, K numbers; empty where an earlier imgrec made it."""
+    label_by: Literal["evidence", "probability"] = "evidence"
+    """Which class is the label: the one that the picture speaks for most (its logit), or the most probable one."""
+    sets: PredictionSets | None = None
+    """None where the calibrating pictures were too few for a promise, or it holds no more."""
+    abstention: Abstention | None = None
+    """The same of this."""
     made_by: dict[str, Any] = {}
     """For people: settings, data fingerprint and scores of the run that made it."""
 
@@ -76,11 +90,16 @@ class Prediction:
             aside (`train.imbalance`), so does this: it may be a rare class that is not the most probable.
         probability: Of that class.
         probabilities: Of every class, as frequent as they are in the data.
+        abstained: The classifier is not sure: the label is its guess.
+        possible: Classes of which one is right in the share of all cases that the card states, the label among them;
+            empty where nothing is promised.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    abstained: bool = False
+    possible: tuple[str, ...] = ()
 
 
 class Classifier:
@@ -168,10 +187,50 @@ class Classifier:
         """Images (B, C, H, W) uint8 to logits (B, K) float32 on the CPU, as they were trained."""
         return self.model(self.recipe(images.to(self.device))).float().cpu()
 
-    def with_temperature(self, temperature: float) -> "Classifier":
-        """The same classifier, differently sure of itself."""
-        card = self.card.model_copy(update={"temperature": temperature})
-        return Classifier(card, self.model.state_dict())
+    def with_card(self, **changed: Any) -> "Classifier":
+        """The same classifier with other values on its card, such as another temperature."""
+        other = copy.copy(self)  # it has the same network, which nobody changes
+        other.card = self.card.model_copy(update=changed)
+        return other
+
+    def with_priors(self, shares: Mapping[str, float]) -> "Classifier":
+        """The same classifier for pictures in which the classes are differently frequent; the label is the most probable.
+
+        What it promised of sets and precision was for the frequencies of the data, and is given up.
+
+        Args:
+            shares: How frequent each class is, in any unit. A class that is not named does not occur.
+
+        Raises:
+            ClassifierError: a class is unknown, a share is no number from 0 on, or none is above 0; or an earlier imgrec
+                made the classifier, and kept no frequencies.
+
+        Source: Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities".
+        """
+        card = self.card
+        if not card.class_shares:
+            msg = "an earlier imgrec made this model and kept no class frequencies; train it again"
+            raise ClassifierError(msg)
+        if unknown := sorted(set(shares) - set(card.class_names)):
+            msg = f"priors: {unknown[0]} is no class of this model; it has {', '.join(card.class_names[:12])}"
+            raise ClassifierError(msg)
+        total = sum(shares.values())
+        if not (math.isfinite(total) and total > 0 and min(shares.values()) >= 0):
+            msg = "priors: shares are numbers from 0 on, and one of them is above 0"
+            raise ClassifierError(msg)
+        wanted = [shares.get(name, 0.0) / total for name in card.class_names]
+        known = card.log_priors or (0.0,) * len(wanted)
+        moved = [
+            prior + math.log(max(new, TINY)) - math.log(old)
+            for prior, new, old in zip(known, wanted, card.class_shares, strict=True)
+        ]
+        return self.with_card(
+            log_priors=tuple(moved),
+            class_shares=tuple(max(new, TINY) for new in wanted),
+            label_by="probability",
+            sets=None,
+            abstention=None,
+        )
 
     def save(self, folder: Path) -> None:
         """Write both files into a folder, which is made if need be."""
@@ -195,12 +254,26 @@ class Classifier:
             return cls(read_card(folder), load_file(folder / WEIGHTS))
 
     def _predictions(self, logits: Tensor) -> Iterator[Prediction]:
-        names = self.card.class_names
-        best = logits.argmax(dim=1).tolist()
-        for label, row in zip(
-            best, torch.softmax(self.calibrated(logits), dim=1).tolist(), strict=True
-        ):
-            yield Prediction(names[label], row[label], dict(zip(names, row, strict=True)))
+        names, sets = self.card.class_names, self.card.sets
+        least = self.card.abstention.below if self.card.abstention else 0.0
+        probabilities = torch.softmax(self.calibrated(logits), dim=1)
+        best = (logits if self.card.label_by == "evidence" else probabilities).argmax(dim=1)
+        inside = self._possible(probabilities, best).tolist()
+        for label, row, members in zip(best.tolist(), probabilities.tolist(), inside, strict=True):
+            yield Prediction(
+                names[label],
+                row[label],
+                dict(zip(names, row, strict=True)),
+                abstained=row[label] < least,
+                possible=tuple(itertools.compress(names, members)) if sets else (),
+            )
+
+    def _possible(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Which classes are in the sets of pictures (B, K), their labels always; none where nothing is promised."""
+        if self.card.sets is None:
+            return torch.zeros_like(probabilities, dtype=torch.bool)
+        inside = probabilities.double() >= torch.tensor(self.card.sets.thresholds).double()
+        return inside.scatter_(1, labels[:, None], value=True)
 
 
 def read_card(folder: Path) -> Card:
@@ -212,9 +285,8 @@ def read_card(folder: Path) -> Card:
     with _read_from(folder):
         raw = json.loads((folder / CARD).read_text(encoding="utf-8"))
         written = raw.get("format") if isinstance(raw, dict) else None
-        if written not in {OF_TORCHVISION, FORMAT}:
-            known = f"{OF_TORCHVISION} and {FORMAT}"
-            msg = f"{folder}: format {written}, and this imgrec reads {known}"
+        if written not in READ:
+            msg = f"{folder}: format {written}, and this imgrec reads {READ[0]} to {READ[-1]}"
             raise ClassifierError(msg)
         return Card.model_validate(_completed(raw) if written == OF_TORCHVISION else raw)
 

@@ -1,11 +1,12 @@
 """The best epoch of a fit as a calibrated classifier, and its scores."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from imgrec.classifier import Card, Classifier
 from imgrec.data.splits import Indices
-from imgrec.evaluation.calibration import fit_temperature
+from imgrec.evaluation.calibration import abstention, fit_temperature, prediction_sets
 from imgrec.evaluation.scores import Evaluation, evaluate_logits, split_logits
 from imgrec.models.network import Network
 from imgrec.training.learner import Best
@@ -15,9 +16,12 @@ from imgrec.training.spec import FitSpec
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 
+UNEVEN = 2
+"""Times the shares of classes may differ before rare ones have a promise of their own; as `choose_imbalance` has it."""
+
 
 def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str) -> Classifier:
-    """The weights of the best epoch, with a temperature fitted on the validation split."""
+    """The weights of the best epoch, calibrated on the part of the validation split that has chosen nothing."""
     config = prepared.config
     store = prepared.store
     priors = set_aside(spec.train.imbalance, spec.class_counts)
@@ -33,6 +37,7 @@ def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: 
         statistics=spec.statistics,
         class_names=store.class_names,
         log_priors=() if priors is None else tuple(priors.tolist()),
+        class_shares=_shares(spec.class_counts),
         made_by={
             "name": config.name,
             "seed": config.seed,
@@ -46,8 +51,39 @@ def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: 
         },
     )
     classifier = Classifier(card, best.weights)
-    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, prepared.splits.val)
-    return classifier.with_temperature(fit_temperature(logits, labels, priors))
+    rows = prepared.splits.calibrating
+    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, rows)
+    return _calibrated(classifier, logits, labels, prepared)
+
+
+def _calibrated(
+    classifier: Classifier, logits: Tensor, labels: Tensor, prepared: Prepared
+) -> Classifier:
+    """With a temperature, prediction sets and a threshold for saying "not sure"."""
+    wanted, card = prepared.config.calibrate, classifier.card
+    priors = torch.tensor(card.log_priors) if card.log_priors else None
+    classifier = classifier.with_card(temperature=fit_temperature(logits, labels, priors))
+    if not len(labels):
+        return classifier
+    probabilities = torch.softmax(classifier.calibrated(logits).double(), dim=1)
+    predicted = logits.argmax(dim=1)
+    sure = probabilities.gather(1, predicted[:, None]).squeeze(1)
+    # Where classes are unevenly frequent a promise for all pictures together would be kept by the frequent ones.
+    by_class = max(card.class_shares) >= UNEVEN * min(card.class_shares)
+    return classifier.with_card(
+        sets=prediction_sets(probabilities, labels, wanted.coverage, by_class=by_class)
+        if wanted.coverage
+        else None,
+        abstention=abstention(sure.tolist(), (predicted == labels).tolist(), wanted.precision)
+        if wanted.precision
+        else None,
+    )
+
+
+def _shares(class_counts: tuple[int, ...]) -> tuple[float, ...]:
+    """How frequent each class is in training; one without pictures counts as one of half a picture."""
+    counts = np.maximum(class_counts, 0.5)
+    return tuple((counts / counts.sum()).tolist())
 
 
 def evaluate(

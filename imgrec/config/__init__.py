@@ -35,6 +35,7 @@ from imgrec.config.filters import FILTERS, Filter
 from imgrec.config.load import Config, load_config, written_settings
 from imgrec.config.section import ImageShape, Resize
 from imgrec.config.sections import (
+    CalibrateConfig,
     ClusterConfig,
     Imbalance,
     PreprocessConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "AnnConfig",
     "Arch",
     "Branch",
+    "CalibrateConfig",
     "ClusterConfig",
     "CnnConfig",
     "Config",

@@ -12,6 +12,7 @@ from imgrec.config.data import DataConfig
 from imgrec.config.filters import FILTERS
 from imgrec.config.section import Section
 from imgrec.config.sections import (
+    CalibrateConfig,
     ClusterConfig,
     General,
     PreprocessConfig,
@@ -30,6 +31,7 @@ SHARED: dict[str, type[Section]] = {
     "pretrained": PretrainedConfig,
     "train": TrainConfig,
     "search": SearchConfig,
+    "calibrate": CalibrateConfig,
     "promote": PromoteConfig,
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,

@@ -11,6 +11,7 @@ from imgrec.config.branch import Branch, make_branch
 from imgrec.config.check import SECTIONS, SHARED, checked, unknown
 from imgrec.config.data import DataConfig
 from imgrec.config.sections import (
+    CalibrateConfig,
     ClusterConfig,
     General,
     PretrainedConfig,
@@ -44,6 +45,7 @@ class Config(General):
     data: DataConfig
     pretrained: PretrainedConfig
     search: SearchConfig
+    calibrate: CalibrateConfig
     promote: PromoteConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
@@ -75,6 +77,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         data=data,
         pretrained=checked(PretrainedConfig, "pretrained", tables.get("pretrained", {})),
         search=search,
+        calibrate=checked(CalibrateConfig, "calibrate", tables.get("calibrate", {})),
         promote=checked(PromoteConfig, "promote", tables.get("promote", {})),
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),

@@ -198,6 +198,16 @@ class PretrainedConfig(Section):
         return str(Path(value).expanduser().absolute()) if value else ""
 
 
+class CalibrateConfig(Section):
+    """What a classifier may promise of itself, by the part of the validation split that has chosen nothing."""
+
+    coverage: Annotated[float, Field(ge=0.0, le=0.999)] = 0.95
+    """Of prediction sets: the share of all cases in which the set of a picture holds its class. 0 makes no sets."""
+    precision: Annotated[float, Field(ge=0.0, le=0.999)] = 0.0
+    """Of answers: where the model is not sure enough to have this share of them right, it says "not sure". 0 lets it
+    always answer."""
+
+
 class PromoteConfig(Section):
     """When a new version may take the place of the champion."""
 

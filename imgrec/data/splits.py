@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,22 @@ class Splits:
 
     Attributes:
         train: To learn from.
-        val: To choose the best epoch, settings and version by.
+        val: To choose and to calibrate by, in two parts that share no picture and no duplicates.
         test: To score with, once.
         notes: What was done where the source brought some of the splits, in a line each.
+        calibrating: The part of val that fits how sure a model is of itself; what chose a model makes it look surer.
     """
 
     train: Indices
     val: Indices
     test: Indices
     notes: tuple[str, ...] = ()
+    calibrating: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def choosing(self) -> Indices:
+        """The other part of val: it chooses the best epoch and the best settings."""
+        return np.setdiff1d(self.val, self.calibrating, assume_unique=True)
 
     def digest(self, store: Store) -> str:
         """A short hash of which pictures are in which split: equal means that scores can be compared.
@@ -120,7 +127,17 @@ def make_splits(store: Store, config: DataConfig) -> Splits:
                 f"add pictures, or lower data.near_duplicates"
             )
             raise DataError(msg)
-    return Splits(rows["train"], rows["val"], rows["test"], tuple(notes))
+    calibrating = _every_other(store, rows["val"], config.split_seed)
+    return Splits(rows["train"], rows["val"], rows["test"], tuple(notes), calibrating)
+
+
+def _every_other(store: Store, rows: Indices, seed: int) -> Indices:
+    """Half of a split's rows, evenly of each class: within it every other group by a hash of its contents."""
+    groups = _groups_of(store, rows, seed)
+    order = np.lexsort((groups.ranks, groups.labels))
+    taken = np.zeros(len(order), dtype=bool)
+    taken[order[1::2]] = True
+    return rows[taken[np.searchsorted(groups.ids, store.groups[rows])]]
 
 
 def _cut(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, DataType, Map, Schema
+from mlflow.types.schema import Array, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
 from imgrec.classifier import Classifier
 from imgrec.preprocess.filters import PACKAGES
@@ -52,6 +52,14 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.string, "label"),
             ColSpec(DataType.double, "probability"),
             ColSpec(Map(DataType.double), "probabilities"),
+            ColSpec(DataType.boolean, "abstained"),
+            ColSpec(Array(DataType.string), "possible"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("output", DataType.string, "all"),
+            ParamSpec("priors", DataType.string, ""),
         ]
     ),
 )

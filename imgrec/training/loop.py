@@ -108,7 +108,8 @@ def fit(
             _refuse_divergence(spec, train, epoch + 1)
             learner.share_buffers()
             with learner.clock.on(EVALUATION):
-                val = evaluate(learner, pictures, splits.val, share=spec.share_after(epoch + 1))
+                share = spec.share_after(epoch + 1)
+                val = evaluate(learner, pictures, splits.choosing, share=share)
         learner.epochs_done = epoch + 1
         best = learner.keep_if_best(val)
         metrics = train.as_metrics("train") | val.as_metrics("val")
@@ -213,7 +214,7 @@ def train_last_layer(
         learner.begin_anew()
     with learner.clock.on(EVALUATION), torch.inference_mode():
         scores = []
-        for rows in (splits.train, splits.val):
+        for rows in (splits.train, splits.choosing):
             meter = Meter(spec.num_classes, learner.device)
             logits = network.classify(torch.from_numpy(features[rows]).to(learner.device))
             meter.update(logits, labels[rows].to(learner.device))

@@ -95,6 +95,13 @@ def predict(
         list[str],
         typer.Argument(help="Pictures, folders of them, patterns, or - for standard input."),
     ],
+    priors: Annotated[
+        str,
+        typer.Option(
+            help="How frequent classes are where the pictures come from: cat=0.9,dog=0.1, or even.",
+            show_default=False,
+        ),
+    ] = "",
     config: MlflowSettings = None,
     settings: Set = None,
     as_json: Json = False,
@@ -102,7 +109,8 @@ def predict(
     """Say what is in pictures, with a registered model."""
     from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415
 
-    show_predictions(load_settings(config, settings=settings), model, files, as_json=as_json)
+    loaded = load_settings(config, settings=settings)
+    show_predictions(loaded, model, files, priors=priors, as_json=as_json)
 
 
 def ui(

@@ -13,6 +13,7 @@ from imgrec.data.decode import encode_png
 from imgrec.data.loader import Pictures, Shard
 from imgrec.errors import ClassifierError, DecodeError
 from imgrec.evaluation.scores import evaluate_classifier
+from imgrec.promises import Abstention, PredictionSets
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import evaluate, fit
 from pipelines.prepare import Prepared, prepare
@@ -83,7 +84,7 @@ def test_saved_and_loaded_it_predicts_the_same_and_holds_no_pickle(
 ) -> None:
     """Two files, neither of which can run code."""
     classifier, prepared, _ = fitted
-    classifier.with_temperature(1.7).save(tmp_path)
+    classifier.with_card(temperature=1.7).save(tmp_path)
     loaded = Classifier.load(tmp_path)
     content = encode_png(prepared.store.images[0])
 
@@ -92,7 +93,65 @@ def test_saved_and_loaded_it_predicts_the_same_and_holds_no_pickle(
         "model.safetensors",
     ]
     assert loaded.card.temperature == 1.7
-    assert loaded.predict([content]) == classifier.with_temperature(1.7).predict([content])
+    assert loaded.predict([content]) == classifier.with_card(temperature=1.7).predict([content])
+
+
+def test_a_card_of_the_format_before_is_read(fitted: Fitted, tmp_path: Path) -> None:
+    """Models that were registered before go on serving; they promise nothing."""
+    classifier, prepared, _ = fitted
+    classifier.save(tmp_path)
+    file = tmp_path / "classifier.json"
+    card = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("class_shares", "label_by", "sets", "abstention"):
+        del card[key]
+    file.write_text(json.dumps(card | {"format": 5}), encoding="utf-8")
+    (prediction,) = Classifier.load(tmp_path).predict([encode_png(prepared.store.images[0])])
+
+    assert not prediction.possible
+    assert not prediction.abstained
+    with pytest.raises(ClassifierError, match="kept no class frequencies"):
+        Classifier.load(tmp_path).with_priors({"0": 1})
+
+
+def test_other_frequencies_follow_bayes(fitted: Fitted) -> None:
+    """p(class | picture) is in proportion to what the picture says and how frequent the class is."""
+    classifier, prepared, _ = fitted
+    names = classifier.card.class_names
+    classifier = classifier.with_card(class_shares=(0.1,) * 10)
+    told = {name: float(row + 1) for row, name in enumerate(names)}
+    contents = [encode_png(image) for image in prepared.store.images[:30]]
+    moved = classifier.with_priors(told).predict(contents)
+
+    for before, after in zip(classifier.predict(contents), moved, strict=True):
+        weighted = {name: before.probabilities[name] * told[name] for name in names}
+        total = sum(weighted.values())
+        assert after.probabilities == pytest.approx(
+            {name: one / total for name, one in weighted.items()}, abs=1e-5
+        )
+        assert after.label == max(after.probabilities, key=after.probabilities.__getitem__)
+
+
+@pytest.mark.parametrize(
+    "priors", [{"10": 1.0}, {"0": -1.0}, {"0": 0.0}, {"0": float("nan")}], ids=str
+)
+def test_priors_that_are_none_are_refused(fitted: Fitted, priors: dict[str, float]) -> None:
+    """Rather than answers for a world that cannot be."""
+    with pytest.raises(ClassifierError, match="priors"):
+        fitted[0].with_card(class_shares=(0.1,) * 10).with_priors(priors)
+
+
+def test_a_classifier_says_when_it_is_not_sure_and_what_else_it_may_be(fitted: Fitted) -> None:
+    """The threshold and the sets of its card."""
+    classifier, prepared, _ = fitted
+    contents = [encode_png(image) for image in prepared.store.images[:60]]
+    sets = PredictionSets(coverage=0.9, thresholds=(0.05,) * 10, by_class=False, pictures=90)
+    sure = Abstention(below=0.6, precision=0.9, pictures=90)
+    careful = classifier.with_card(sets=sets, abstention=sure)
+
+    for one in careful.predict(contents):
+        assert one.abstained == (one.probability < 0.6)
+        inside = {name for name, share in one.probabilities.items() if share >= 0.05}
+        assert set(one.possible) == inside | {one.label}
 
 
 def test_no_pictures_give_no_predictions(fitted: Fitted) -> None:

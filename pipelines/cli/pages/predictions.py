@@ -2,6 +2,7 @@
 
 import glob
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -12,23 +13,28 @@ from imgrec.config import Config
 from imgrec.data.content import Content, InMemoryFile, Missing
 from imgrec.data.sources.node import looks_like_picture
 from imgrec.data.sources.sample import MOST_BYTES, File
-from imgrec.errors import DataError, UnreadError
+from imgrec.errors import ClassifierError, DataError, UnreadError
 from pipelines.cli.pages.output import make_console, open_record, print_json
 
 RUNNERS_UP = 3
+EVEN = "even"
 
 
-def show_predictions(config: Config, model: str, files: list[str], *, as_json: bool) -> None:
+def show_predictions(
+    config: Config, model: str, files: list[str], *, priors: str, as_json: bool
+) -> None:
     """Print a prediction for each file; those that cannot be read are listed with their reasons.
 
     Args:
         config: Names the MLflow.
         model: Registered, or a folder.
         files: Paths of pictures or of folders, patterns, or `-` for a picture on standard input.
+        priors: How frequent classes are among them: `cat=0.9,dog=0.1`, `even`, or empty for as in the data.
         as_json: Print one JSON object.
 
     Raises:
         DataError: no picture is named.
+        ClassifierError: the priors are none of this model.
         TrackingError: there is no such model.
         UnreadError: some could not be read; the others have been answered.
     """
@@ -37,6 +43,8 @@ def show_predictions(config: Config, model: str, files: list[str], *, as_json: b
         msg = f"{' '.join(files)}: no picture there"
         raise DataError(msg)
     classifier = Classifier.load(_folder(config, model))
+    if priors:
+        classifier = classifier.with_priors(_shares(priors, classifier.card.class_names))
     answered: list[tuple[str, Prediction]] = []
     unread: list[tuple[str, str]] = []
     answers = classifier.predict_each([content for _, content in named])
@@ -57,6 +65,23 @@ def show_predictions(config: Config, model: str, files: list[str], *, as_json: b
         if len(named) > 1:
             msg = f"{len(unread)} of {len(named)} pictures cannot be read (such as {msg})"
         raise UnreadError(msg)
+
+
+def _shares(priors: str, class_names: Sequence[str]) -> dict[str, float]:
+    """What `--priors` says."""
+    if priors == EVEN:
+        return dict.fromkeys(class_names, 1.0)
+    shares = {}
+    for part in priors.split(","):
+        name, equals, share = part.rpartition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals:
+            msg = f"--priors {priors}: write cat=0.9,dog=0.1, or {EVEN}"
+            raise ClassifierError(msg)
+    return shares
 
 
 def _pictures(name: str) -> list[tuple[str, Content]]:
@@ -88,7 +113,9 @@ def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]
         rest = ", ".join(f"{label} {share:.1%}" for label, share in others[:RUNNERS_UP])
         table.add_row(
             Text(name),
-            Text(prediction.label),
+            Text(f"not sure: {prediction.label}", style="yellow")
+            if prediction.abstained
+            else Text(prediction.label),
             f"{prediction.probability:.1%}",
             Text(rest, style="dim"),
         )
@@ -114,4 +141,6 @@ def _as_json(file: str, prediction: Prediction) -> dict[str, object]:
         "label": prediction.label,
         "probability": prediction.probability,
         "probabilities": prediction.probabilities,
+        "abstained": prediction.abstained,
+        "possible": list(prediction.possible),
     }

@@ -45,6 +45,18 @@ def test_splits_are_disjoint_complete_stratified_and_repeatable(digits: Store, s
     assert other.digest(digits) != splits.digest(digits)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_calibrates_has_chosen_nothing(digits: Store, seed: int) -> None:
+    """Two halves of val, evenly of each class, without a picture or a pair of duplicates in both."""
+    splits = make_splits(digits, DataConfig(split_seed=seed))
+    parts = splits.choosing, splits.calibrating
+    counts = [np.bincount(digits.labels[rows], minlength=10) for rows in parts]
+
+    assert sorted(np.concatenate(parts).tolist()) == splits.val.tolist()
+    assert np.abs(counts[0] - counts[1]).max() <= 2
+    assert not set(digits.groups[parts[0]]) & set(digits.groups[parts[1]])
+
+
 class Bare(Store):
     """A store without pictures: what decides the splits, each picture with contents of its own."""
 

@@ -42,7 +42,7 @@ def test_a_registered_network_of_torchvision_still_answers(name: str, tmp_path: 
         expected = network((images / 255 - 0.5) / 0.2)
 
     torch.testing.assert_close(classifier.logits(images), expected, atol=1e-4, rtol=1e-4)
-    classifier.with_temperature(2.0).save(tmp_path / "again")
+    classifier.with_card(temperature=2.0).save(tmp_path / "again")
     torch.testing.assert_close(
         Classifier.load(tmp_path / "again").logits(images), expected, atol=1e-4, rtol=1e-4
     )
