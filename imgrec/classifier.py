@@ -258,7 +258,7 @@ class Classifier:
         least = self.card.abstention.below if self.card.abstention else 0.0
         probabilities = torch.softmax(self.calibrated(logits), dim=1)
         best = (logits if self.card.label_by == "evidence" else probabilities).argmax(dim=1)
-        inside = self._possible(probabilities, best).tolist()
+        inside = self.possible(probabilities, best).tolist()
         for label, row, members in zip(best.tolist(), probabilities.tolist(), inside, strict=True):
             yield Prediction(
                 names[label],
@@ -268,8 +268,13 @@ class Classifier:
                 possible=tuple(itertools.compress(names, members)) if sets else (),
             )
 
-    def _possible(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Which classes are in the sets of pictures (B, K), their labels always; none where nothing is promised."""
+    def possible(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Which classes are in the sets of pictures, (B, K); none where nothing is promised.
+
+        Args:
+            probabilities: Of the pictures, (B, K).
+            labels: What is said of them, (B,); they are always in the sets.
+        """
         if self.card.sets is None:
             return torch.zeros_like(probabilities, dtype=torch.bool)
         inside = probabilities.double() >= torch.tensor(self.card.sets.thresholds).double()

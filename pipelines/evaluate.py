@@ -1,5 +1,7 @@
 """The best epoch of a fit as a calibrated classifier, and its scores."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,11 +9,17 @@ from torch import Tensor
 from imgrec.classifier import Card, Classifier
 from imgrec.data.splits import Indices
 from imgrec.evaluation.calibration import abstention, fit_temperature, prediction_sets
+from imgrec.evaluation.label_errors import Suspect, find_suspects, most_suspicious
 from imgrec.evaluation.scores import Evaluation, evaluate_logits, split_logits
 from imgrec.models.network import Network
 from imgrec.training.learner import Best
 from imgrec.training.loss import set_aside
-from imgrec.training.probe import known_logits
+from imgrec.training.probe import (
+    MOST_CROSS_VALIDATED,
+    held_out_probabilities,
+    kept_features,
+    known_logits,
+)
 from imgrec.training.spec import FitSpec
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
@@ -20,7 +28,20 @@ UNEVEN = 2
 """Times the shares of classes may differ before rare ones have a promise of their own; as `choose_imbalance` has it."""
 
 
-def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str) -> Classifier:
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A classifier, and what its network says of the validation split.
+
+    Attributes:
+        classifier: Calibrated.
+        val: Logits, (Nval, K).
+    """
+
+    classifier: Classifier
+    val: Tensor
+
+
+def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str) -> Built:
     """The weights of the best epoch, calibrated on the part of the validation split that has chosen nothing."""
     config = prepared.config
     store = prepared.store
@@ -51,9 +72,11 @@ def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: 
         },
     )
     classifier = Classifier(card, best.weights)
-    rows = prepared.splits.calibrating
-    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, rows)
-    return _calibrated(classifier, logits, labels, prepared)
+    splits = prepared.splits
+    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, splits.val)
+    calibrating = torch.from_numpy(np.isin(splits.val, splits.calibrating))
+    calibrated = _calibrated(classifier, logits[calibrating], labels[calibrating], prepared)
+    return Built(calibrated, logits)
 
 
 def _calibrated(
@@ -93,6 +116,41 @@ def evaluate(
     rows = prepared.splits.test
     logits, _ = _logits(classifier, prepared, spec, best, arithmetic, rows)
     return evaluate_logits(classifier, logits, prepared.store, rows, spec.class_counts)
+
+
+def suspected_labels(
+    built: Built, evaluation: Evaluation, prepared: Prepared, spec: FitSpec, arithmetic: str
+) -> list[Suspect]:
+    """Pictures of all splits whose label is probably wrong, the most suspicious first.
+
+    Of the training split only where the network began with weights whose features of all pictures are kept: what it
+    has learned from shows nothing.
+    """
+    store, splits = prepared.store, prepared.splits
+    ids = np.array(store.ids())
+    known = {
+        "val": (splits.val, torch.softmax(built.classifier.calibrated(built.val), dim=1)),
+        "test": (splits.test, evaluation.probabilities),
+    }
+    features = kept_features(spec, arithmetic) if spec.weights else None
+    if features is not None and len(splits.train) <= MOST_CROSS_VALIDATED:
+        rows = splits.train
+        labels = torch.from_numpy(store.labels[rows])
+        inputs = torch.from_numpy(features[rows])
+        held_out = held_out_probabilities(inputs, labels, spec.num_classes, spec.seed)
+        known["train"] = (rows, held_out)
+    suspects = [
+        one
+        for split, (rows, probabilities) in known.items()
+        for one in find_suspects(
+            probabilities,
+            torch.from_numpy(store.labels[rows]),
+            ids[rows].tolist(),
+            split,
+            store.class_names,
+        )
+    ]
+    return most_suspicious(suspects)
 
 
 def _logits(

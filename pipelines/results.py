@@ -123,6 +123,7 @@ class Searched:
         default: The score of the defaults: `val/macro_f1` of the best epoch.
         best: The best trial.
         tuned: What the best trial changed: the default and what it was replaced with.
+        scores: Of the trials that were trained to their end, or of all that count where none was.
         taken: Whether an earlier run had made the search.
     """
 
@@ -133,6 +134,7 @@ class Searched:
     default: float | None
     best: Trial
     tuned: dict[str, tuple[Any, Any]]
+    scores: tuple[float, ...]
     taken: bool
 
     @classmethod
@@ -158,6 +160,9 @@ class Searched:
                 for key, value in best.settings.items()
                 if value != defaults.get(key)
             },
+            scores=tuple(
+                trial.score for trial in [t for t in counted if t.state == "finished"] or counted
+            ),
             taken=taken,
         )
 

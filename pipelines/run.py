@@ -31,8 +31,9 @@ from pipelines.costs.memory import MemoryWatch
 from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared, prepare
-from pipelines.record.entries import record_comparison, record_inputs
+from pipelines.record.entries import record_comparison, record_inputs, record_report
 from pipelines.record.ledger import Begun, Ledger, last_begun
+from pipelines.report import make_report
 from pipelines.results import Searched, Summary, TrainedModel
 from pipelines.search import search, spec_with
 from pipelines.train import train
@@ -88,7 +89,7 @@ def run(
                     failures[arch] = str(outcome)
                 else:
                     models[arch] = outcome
-            comparison = _compare(workflow, models)
+            comparison = _compare(workflow, models, searches)
             summary = start.summary(workflow.run.id, searches, models, failures, comparison)
             workflow.run.log_metrics(summary.cost() | {"models": len(summary.models)})
             workflow.run.log_table(*summary.leaderboard(), "leaderboard.json")
@@ -223,15 +224,19 @@ def _ranked(config: Config, models: Mapping[Arch, TrainedModel]) -> list[Trained
     return sorted(in_order, key=lambda model: -model.test.macro_f1)
 
 
-def _compare(workflow: Workflow, models: Mapping[Arch, TrainedModel]) -> Comparison | None:
-    """The models beside each other, on record."""
+def _compare(
+    workflow: Workflow, models: Mapping[Arch, TrainedModel], searches: Mapping[Arch, Searched]
+) -> Comparison | None:
+    """The models beside each other, and a report of all about them, on record."""
     if not models:
         return None
-    workflow.clock.enter("compare")
+    workflow.begin("compare")
     ranked = _ranked(workflow.config, models)
     comparison = compare_models(workflow.ledger.tracking, ranked)
-    title = f"{workflow.config.name}: {len(ranked)} model{'s' if len(ranked) > 1 else ''}"
-    record_comparison(workflow.run, comparison, title)
+    record_comparison(workflow.run, comparison)
+    workflow.begin("report")
+    record_report(workflow.run, make_report(workflow, ranked, searches, comparison))
+    workflow.clock.enter("end")
     return comparison
 
 

@@ -14,7 +14,7 @@ from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
-from pipelines.evaluate import build_classifier, evaluate
+from pipelines.evaluate import build_classifier, evaluate, suspected_labels
 from pipelines.preview import preview
 from pipelines.promote import promote
 from pipelines.record.curves import Curves
@@ -121,14 +121,16 @@ class _Model:
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
         self._workflow.observer.evaluating(self._arch)
-        classifier = build_classifier(prepared, self._spec, fitted.best, fitted.precision)
+        built = build_classifier(prepared, self._spec, fitted.best, fitted.precision)
+        classifier = built.classifier
         evaluation = evaluate(classifier, prepared, self._spec, fitted.best, fitted.precision)
         metrics = model_metrics(fitted, self._spec, classifier, evaluation)
         for file in fitted.profile:
             self._run.log_file(file)
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})
-            record_evaluation(self._run, self.name, fitted, evaluation, metrics)
+            suspects = suspected_labels(built, evaluation, prepared, self._spec, fitted.precision)
+            record_evaluation(self._run, self.name, fitted, evaluation, suspects, metrics)
         version = register_classifier(self._run, config, prepared, fitted, classifier, evaluation)
         if not version.champion:  # unless a process that was killed had come so far
             _, version = promote(

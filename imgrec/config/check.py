@@ -18,6 +18,7 @@ from imgrec.config.sections import (
     PreprocessConfig,
     PretrainedConfig,
     PromoteConfig,
+    ReportConfig,
     SearchConfig,
     TrackingConfig,
     TrainConfig,
@@ -33,6 +34,7 @@ SHARED: dict[str, type[Section]] = {
     "search": SearchConfig,
     "calibrate": CalibrateConfig,
     "promote": PromoteConfig,
+    "report": ReportConfig,
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
 }

@@ -16,6 +16,7 @@ from imgrec.config.sections import (
     General,
     PretrainedConfig,
     PromoteConfig,
+    ReportConfig,
     SearchConfig,
     TrackingConfig,
 )
@@ -47,6 +48,7 @@ class Config(General):
     search: SearchConfig
     calibrate: CalibrateConfig
     promote: PromoteConfig
+    report: ReportConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
     branches: tuple[Branch, ...]
@@ -78,6 +80,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         pretrained=checked(PretrainedConfig, "pretrained", tables.get("pretrained", {})),
         search=search,
         calibrate=checked(CalibrateConfig, "calibrate", tables.get("calibrate", {})),
+        report=checked(ReportConfig, "report", tables.get("report", {})),
         promote=checked(PromoteConfig, "promote", tables.get("promote", {})),
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),

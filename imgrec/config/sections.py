@@ -208,6 +208,14 @@ class CalibrateConfig(Section):
     always answer."""
 
 
+class ReportConfig(Section):
+    """What the report of a run looks into."""
+
+    corrupted: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Test pictures that are made noisy, blurred, dark and so on, in 9 kinds and 5 strengths, to see how much worse they
+    are recognized. `auto` takes so many that it costs about a twentieth of training (`choose_pictures`); 0 takes none."""
+
+
 class PromoteConfig(Section):
     """When a new version may take the place of the champion."""
 

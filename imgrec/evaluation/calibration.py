@@ -151,7 +151,7 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
 def reliability(
     confidence: Tensor, right: Tensor, bins: int = 15
 ) -> list[tuple[float, float, float]]:
-    """For each bin of confidence that has pictures: their share of all, mean confidence and accuracy."""
+    """For each bin of confidence, of equal width, that has pictures: their share of all, mean confidence and accuracy."""
     confidence = confidence.double()
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     counts = torch.bincount(place, minlength=bins).double()

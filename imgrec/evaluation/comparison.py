@@ -21,6 +21,7 @@ from imgrec.evaluation.intervals import (
     resampled_macro_f1,
     share_interval,
 )
+from imgrec.evaluation.words import Say, english
 
 SMALL_DIFFERENCE = 0.01
 Floats = npt.NDArray[np.float64]
@@ -85,10 +86,16 @@ class Difference:
         """1 where the first is better beyond chance, -1 where the second is, 0 where that cannot be told."""
         return int(np.sign(self.value)) if self.corrected < LEVEL else 0
 
-    def in_words(self, measure: str) -> str:
+    def in_words(self, measure: str, say: Say) -> str:
         """`4.1 points of accuracy (95 % interval 3.2 to 5.0)`, of a difference in favour of whoever is named first."""
         low, high = sorted(100 * self.sign * end for end in asdict(self.interval).values())
-        return f"{100 * abs(self.value):.1f} points of {measure} (95 % interval {low:.1f} to {high:.1f})"
+        return say(
+            "{points} points of {measure} (95 % interval {low} to {high})",
+            points=f"{100 * abs(self.value):.1f}",
+            measure=say(measure),
+            low=f"{low:.1f}",
+            high=f"{high:.1f}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +120,43 @@ class Pair:
         signs = {self.accuracy.sign, self.macro_f1.sign} - {0}
         return signs.pop() if len(signs) == 1 else 0
 
-    def verdict(self) -> str:
+    def verdict(self, say: Say = english) -> str:
         """One sentence, for people."""
         first, second = self.first, self.second
         if self.accuracy.sign * self.macro_f1.sign == -1:
-            return (
-                f"{first} recognizes more pictures than {second}, by {self.accuracy.in_words('accuracy')}, and "
-                f"{second} is better by {self.macro_f1.in_words('macro-F1')}: rare classes count more in that"
+            return say(
+                "{first} recognizes more pictures than {second}, by {accuracy}, and {second} is better by {macro_f1}: "
+                "rare classes count more in that",
+                first=first,
+                second=second,
+                accuracy=self.accuracy.in_words("accuracy", say),
+                macro_f1=self.macro_f1.in_words("macro-F1", say),
             )
         if not self.sign:
             if self.pictures >= self.needed:
-                return (
-                    f"{first} and {second} cannot be told apart on {self.pictures:,} test pictures; a difference of one "
-                    f"point would most likely show"
+                return say(
+                    "{first} and {second} cannot be told apart on {pictures} test pictures; a difference of one point "
+                    "would most likely show",
+                    first=first,
+                    second=second,
+                    pictures=f"{self.pictures:,}",
                 )
-            return (
-                f"{first} and {second} cannot be told apart on {self.pictures:,} test pictures; about "
-                f"{_rounded(self.needed):,} would be needed to see a difference of 1 point"
+            return say(
+                "{first} and {second} cannot be told apart on {pictures} test pictures; about {needed} would be needed "
+                "to see a difference of 1 point",
+                first=first,
+                second=second,
+                pictures=f"{self.pictures:,}",
+                needed=f"{_rounded(self.needed):,}",
             )
         better, worse = (first, second) if self.sign == 1 else (second, first)
         by = (self.accuracy, "accuracy") if self.accuracy.sign else (self.macro_f1, "macro-F1")
-        return f"{better} is better than {worse} by {by[0].in_words(by[1])}"
+        return say(
+            "{better} is better than {worse} by {difference}",
+            better=better,
+            worse=worse,
+            difference=by[0].in_words(by[1], say),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +173,36 @@ class Comparison:
     standings: tuple[Standing, ...]
     pairs: tuple[Pair, ...]
 
-    def lines(self) -> list[str]:
+    def lines(self, say: Say = english) -> list[str]:
         """The verdicts, for people."""
         equal = [pair for pair in self.pairs if not (pair.accuracy.sign or pair.macro_f1.sign)]
         if len(equal) > 1:  # a sentence for each would say the same again and again
-            lines = [pair.verdict() for pair in self.pairs if pair not in equal]
+            lines = [pair.verdict(say) for pair in self.pairs if pair not in equal]
             needed = sorted(_rounded(pair.needed) for pair in equal)
-            pairs = ", ".join(f"{pair.first} and {pair.second}" for pair in equal)
+            pairs = ", ".join(
+                say("{first} and {second}", first=pair.first, second=pair.second) for pair in equal
+            )
             lines.append(
-                f"cannot be told apart on {self.pictures:,} test pictures: {pairs}; to see a difference of 1 point takes "
-                f"about {needed[0]:,} to {needed[-1]:,}"
+                say(
+                    "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 point "
+                    "takes about {least} to {most}",
+                    pictures=f"{self.pictures:,}",
+                    pairs=pairs,
+                    least=f"{needed[0]:,}",
+                    most=f"{needed[-1]:,}",
+                )
             )
         else:
-            lines = [pair.verdict() for pair in self.pairs]
+            lines = [pair.verdict(say) for pair in self.pairs]
         starts = {one.begins_with for one in self.standings}
         if len(starts) > 1:
-            told = ", ".join(f"{one.name} with {one.begins_with}" for one in self.standings)
-            lines.append(f"they began differently ({told}): starts are compared too")
+            told = ", ".join(
+                say("{name} with {start}", name=one.name, start=one.begins_with)
+                for one in self.standings
+            )
+            lines.append(
+                say("they began differently ({starts}): starts are compared too", starts=told)
+            )
         return lines
 
     def as_json(self) -> dict[str, Any]:

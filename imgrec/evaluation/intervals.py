@@ -92,6 +92,27 @@ def needed_pictures(disagreement: float, difference: float) -> int:
     return int(np.ceil((spread / difference) ** 2))
 
 
+def expected_optimism(scores: Sequence[float], pictures: int) -> float:
+    """How much better the best of several trials is to be expected to look than it is.
+
+    What the pictures add to a score by chance has the variance p (1 - p) / n; what is more than that in the scores is
+    real. The best one is drawn back towards the mean by the share of chance, as in the empirical Bayes estimate of a
+    normal mean. Trials are judged by the same pictures and so share a part of their chance: the truth is rather below.
+
+    Args:
+        scores: Of the trials that may be chosen, as shares.
+        pictures: That judged them.
+
+    Source: Efron and Morris 1973, "Stein's Estimation Rule and Its Competitors: An Empirical Bayes Approach".
+    """
+    if len(scores) < 2:
+        return 0.0
+    mean = float(np.mean(scores))
+    chance = max(mean * (1 - mean), 1e-12) / max(1, pictures)
+    spread = float(np.var(scores, ddof=1))
+    return (max(scores) - mean) * min(1.0, chance / max(spread, 1e-12))
+
+
 def resampled_macro_f1(answers: Sequence[Answers]) -> Floats:
     """Macro-F1 of models on sets drawn from the pictures with replacement, the same sets for all: (R, M).
 

@@ -13,6 +13,7 @@ from imgrec.data.loader import Pictures, Shard, evaluation_batches
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.evaluation.answers import Answers
+from imgrec.evaluation.trust import Trust, judge_trust
 from imgrec.training.metrics import Scores, confusion_scores
 
 MANY, FEW = 100, 20
@@ -28,6 +29,8 @@ class Evaluation:
         class_names: K names.
         trained: Training pictures of each class.
         answers: What it said of each picture.
+        probabilities: That it gave, (N, K).
+        trust: How far they hold.
     """
 
     scores: Scores
@@ -35,6 +38,8 @@ class Evaluation:
     class_names: tuple[str, ...]
     trained: tuple[int, ...]
     answers: Answers
+    probabilities: Tensor
+    trust: Trust
 
     def by_frequency(self) -> dict[str, float]:
         """Balanced accuracy of the classes with many, medium and few training pictures.
@@ -103,7 +108,8 @@ def evaluate_logits(
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
     calibrated = classifier.calibrated(logits).double()
     loss = F.cross_entropy(calibrated, labels, reduction="none")
-    sure = torch.softmax(calibrated, dim=1).gather(1, predicted[:, None]).squeeze(1)
+    probabilities = torch.softmax(calibrated, dim=1)
+    sure = probabilities.gather(1, predicted[:, None]).squeeze(1)
     return Evaluation(
         scores=confusion_scores(confusion, float(loss.sum())),
         confusion=confusion,
@@ -118,6 +124,8 @@ def evaluate_logits(
             sure.numpy(),
             loss.numpy(),
         ),
+        probabilities=probabilities,
+        trust=judge_trust(classifier, logits, labels),
     )
 
 

@@ -114,15 +114,23 @@ def all_features(
     return features
 
 
+def kept_features(spec: FitSpec, arithmetic: str) -> Features | None:
+    """The features of every picture of a store, (N, F) float32; None where nobody has computed them here."""
+    file = features_file(spec, arithmetic)
+    if not file.exists():
+        return None
+    features: Features = np.load(file, mmap_mode="r")
+    return features
+
+
 @torch.inference_mode()
 def known_logits(
     spec: FitSpec, arithmetic: str, network: Network, rows: npt.NDArray[np.int64]
 ) -> Tensor | None:
     """Logits (n, K) of a network's last layer on features that are kept; None where they are not."""
-    file = features_file(spec, arithmetic)
-    if not file.exists():
+    features = kept_features(spec, arithmetic)
+    if features is None:
         return None
-    features = np.load(file, mmap_mode="r")
     some = torch.from_numpy(features[rows]).to(network.last_layer.weight.device)
     return network.classify(some).cpu()
 
@@ -266,6 +274,31 @@ def fit_probe(
     return Probe(weight, layer.bias.detach() - weight @ mean, strength)
 
 
+def held_out_probabilities(features: Tensor, labels: Tensor, num_classes: int, seed: int) -> Tensor:
+    """What a linear layer says of each picture that it has not learned from, (N, K): of five, each learns from four fifths.
+
+    Args:
+        features: Of the training split, (N, F) float32.
+        labels: (N,) int64.
+        num_classes: K.
+        seed: Of the folds.
+    """
+    loss_fn = Loss("none", (1,) * num_classes, 0.0)
+    mean, std = features.mean(dim=0), features.std(dim=0)
+    std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
+    inputs = (features - mean) / std
+    strength = _choose_strength(inputs, labels, loss_fn, seed, biased=True)
+    folds = _folds(labels, seed)
+    probabilities = torch.zeros(len(labels), num_classes)
+    for fold in sorted(set(folds.tolist())):
+        outside = folds == fold
+        layer = _Regression(inputs[~outside], labels[~outside], loss_fn, biased=True)
+        for stronger in STRENGTHS[: STRENGTHS.index(strength) + 1]:
+            layer.solve(stronger, roughly=True)
+        probabilities[outside] = layer.probabilities(inputs[outside])
+    return probabilities
+
+
 def _choose_strength(
     inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool
 ) -> float:
@@ -329,6 +362,11 @@ class _Regression:
             return value
 
         solver.step(loss)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Of other pictures, (n, K)."""
+        return torch.softmax(inputs @ self.weight.T + self.bias, dim=1)
 
     @torch.no_grad()
     def loss_of(self, inputs: Tensor, labels: Tensor) -> float:

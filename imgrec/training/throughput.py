@@ -53,6 +53,20 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     return counter.get_total_flops() // 2
 
 
+def multiply_adds(model: nn.Module, image_shape: ImageShape) -> int:
+    """Multiplications with an addition of a forward pass over one picture, counted as `training_flops` does."""
+    height, width, channels = image_shape
+    throwaway = copy.deepcopy(model).cpu().eval()
+    with (
+        warnings.catch_warnings(action="ignore"),
+        mkldnn.flags(enabled=False),
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        throwaway(torch.zeros(1, channels, height, width))
+    return counter.get_total_flops() // 2
+
+
 @cache
 def operations_of(config: ModelConfig, image_shape: ImageShape) -> float:
     """Operations to train a network on one picture, counted without computing them."""

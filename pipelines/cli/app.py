@@ -31,6 +31,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     train.tune,
     record.runs,
     record.compare,
+    record.report,
     record.models,
     record.promote,
     record.rollback,

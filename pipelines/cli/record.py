@@ -41,6 +41,26 @@ def compare(
     show_comparison(load_settings(config, settings=settings), run, as_json=as_json)
 
 
+def report(
+    run: Annotated[
+        str, typer.Argument(help="Name or id of a run; the last one without.", show_default=False)
+    ] = "",
+    language: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: NAME-report.html here.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run as one page: which model is better, what it costs, what it gets wrong."""
+    from pipelines.cli.pages.report_page import write_report  # noqa: PLC0415
+
+    loaded = load_settings(config, settings=settings)
+    write_report(loaded, run, language=language, out=out, show=show, as_json=as_json)
+
+
 def models(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:
     """List the registered models, newest version first."""
     from pipelines.cli.pages.models import show_models  # noqa: PLC0415

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imgrec.classifier import Classifier
@@ -12,11 +12,18 @@ from imgrec.data.decode import encode_png
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.comparison import Comparison
-from imgrec.evaluation.comparison_page import comparison_in_markdown, comparison_picture, scored
+from imgrec.evaluation.comparison_page import comparison_in_markdown, scored
 from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.fonts import lettering
 from imgrec.evaluation.intervals import share_interval
+from imgrec.evaluation.label_errors import Suspect, write_suspects
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
+from imgrec.evaluation.report import Report, report_figures, report_page
+from imgrec.evaluation.report_pictures import (
+    intervals_picture,
+    precision_picture,
+    reliability_picture,
+)
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.registry import register
@@ -34,10 +41,14 @@ MOST_CLASSES = 12
 """That a version names in its description."""
 ANSWERS = "test_answers.npz"
 """Of a model's run: what it said of each test picture."""
+TRUST, LABEL_ERRORS = "trust.json", "label_errors.csv"
+"""Of a model's run: how far its probabilities hold, and pictures whose label is probably wrong."""
 SETTINGS, DATA = "config.json", "data.json"
 """Of a workflow's run: what it was asked for, and what it was trained on."""
 COMPARISON = "comparison.json"
 """Of a workflow's run: its models beside each other."""
+REPORT, REPORT_PAGE = "report.json", "report.html"
+"""Of a workflow's run: everything about its models, for programs and for people."""
 
 
 def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
@@ -55,6 +66,8 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "class_names": store.class_names,
         "train": len(splits.train),
         "val": len(splits.val),
+        "choosing": len(splits.choosing),
+        "calibrating": len(splits.calibrating),
         "test": len(splits.test),
         "quarantined": store.quarantined,
         "class_counts": next(iter(prepared.specs.values())).class_counts,
@@ -131,6 +144,7 @@ def model_metrics(
     return (
         evaluation.scores.as_metrics("test")
         | {f"test/{name}": value for name, value in evaluation.by_frequency().items()}
+        | evaluation.trust.as_metrics("test")
         | fitted.best.val.as_metrics("best_val")
         | {
             "best_epoch": fitted.best.epoch,
@@ -162,7 +176,12 @@ def _throughput(fitted: Fitted, spec: FitSpec, classifier: Classifier) -> dict[s
 
 
 def record_evaluation(
-    run: Run, name: str, fitted: Fitted, evaluation: Evaluation, metrics: Mapping[str, float]
+    run: Run,
+    name: str,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    suspects: Sequence[Suspect],
+    metrics: Mapping[str, float],
 ) -> None:
     """Scores as numbers, pictures and a table for each class; the numbers last, and all at once."""
     curves_title = f"{name}: epoch {fitted.best.epoch} of {len(fitted.history)} was kept"
@@ -181,17 +200,34 @@ def record_evaluation(
         )
     columns = ("class", "trained on", "images", "precision", "recall", "f1")
     run.log_table(columns, evaluation.per_class(), "per_class.json")
+    trusted = [(name, evaluation.trust)]
+    run.log_figure(reliability_picture(trusted), "reliability.png")
+    run.log_figure(precision_picture(trusted), "precision.png")
+    run.log_dict(evaluation.trust.as_json(), TRUST)
     with tempfile.TemporaryDirectory() as folder:
         evaluation.answers.save(Path(folder, ANSWERS))
         run.log_file(Path(folder, ANSWERS))
+        write_suspects(suspects, Path(folder, LABEL_ERRORS))
+        run.log_file(Path(folder, LABEL_ERRORS))
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
 
 
-def record_comparison(workflow: Run, comparison: Comparison, title: str) -> None:
+def record_comparison(workflow: Run, comparison: Comparison) -> None:
     """The models beside each other: as numbers, as a picture, and in words at the top of the run's page."""
     workflow.log_dict(comparison.as_json(), COMPARISON)
-    workflow.log_figure(comparison_picture(comparison, title), "comparison.png")
+    workflow.log_figure(intervals_picture(comparison.standings), "comparison.png")
     workflow.describe(comparison_in_markdown(comparison))
+
+
+def record_report(workflow: Run, report: Report) -> None:
+    """Everything about the models: as numbers, as a page, and its figures."""
+    workflow.log_dict(report.as_json(), REPORT)
+    for name, figure in report_figures(report).items():
+        workflow.log_figure(figure, f"report/{name}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, REPORT_PAGE)
+        page.write_text(report_page(report), encoding="utf-8")
+        workflow.log_file(page)
 
 
 def register_classifier(

@@ -37,7 +37,7 @@ def main() -> None:
     fitted = time.perf_counter() - started
     assert learner.best is not None
     arithmetic = learner.precision.arithmetic
-    classifier = build_classifier(prepared, spec, learner.best, arithmetic)
+    classifier = build_classifier(prepared, spec, learner.best, arithmetic).classifier
     test = evaluate(classifier, prepared, spec, learner.best, arithmetic)
     found = {
         "val": learner.best.val.accuracy,

@@ -39,6 +39,8 @@ STAGES = {
     "ray": "starting Ray",
     "search": "starting the processes of the trials",
     "train": "starting the first workers",
+    "compare": "comparing the models",
+    "report": "writing the report",
 }
 
 
