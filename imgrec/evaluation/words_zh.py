@@ -95,7 +95,7 @@ CHINESE = {
     "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 point takes about {least} to {most}": "在 {pictures} 张测试图片上无法区分：{pairs}；要看出 1 个百分点的差别，约需 {least} 至 {most} 张",
     "they began differently ({starts}): starts are compared too": "它们的初始权重不同（{starts}）：比较中也包含了这一差别",
     "{first} and {second}": "{first} 与 {second}",
-    "{name} with {start}": "{name}：{start}",
+    "{name} with {start}": "{name} 从{start}开始",
     "milliseconds for one picture": "单张图片毫秒数",
     "test accuracy": "测试准确率",
     "probability of the answer": "回答的概率",

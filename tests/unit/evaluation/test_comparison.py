@@ -43,7 +43,7 @@ def test_models_that_cannot_be_told_apart_share_a_line() -> None:
 
     assert all("is better than d by" in line for line in better)
     assert len(equal) == 1
-    assert equal[0].startswith("cannot be told apart on 300 test pictures: ")
+    assert equal[0].startswith("on 300 test pictures these cannot be told apart: ")
     assert all(
         f"{one} and {other}" in equal[0] or f"{other} and {one}" in equal[0]
         for one, other in ("ab", "ac", "bc")

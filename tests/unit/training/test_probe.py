@@ -144,8 +144,8 @@ def test_the_first_epoch_recognizes_photos_and_says_what_evaluation_says(spec: F
     with pytest.raises(OverError):
         fit(learner, on_epoch=on_epoch)
     pictures = Pictures(learner.store, CPU)
-    whole = evaluate(learner, pictures, learner.splits.val)
-    known = known_logits(spec, "fp32", learner.model, learner.splits.val)
+    whole = evaluate(learner, pictures, learner.splits.choosing)
+    known = known_logits(spec, "fp32", learner.model, learner.splits.choosing)
 
     assert spec.weights is not None
     assert reports[0].metrics["val/accuracy"] == whole.accuracy
@@ -153,7 +153,7 @@ def test_the_first_epoch_recognizes_photos_and_says_what_evaluation_says(spec: F
     assert reports[0].metrics["train/accuracy"] > 0.9
     assert reports[0].metrics["learning_rate"] == 0
     assert known is not None
-    assert known.shape == (len(learner.splits.val), 2)
+    assert known.shape == (len(learner.splits.choosing), 2)
 
 
 def test_features_are_computed_once_for_all_seeds(spec: FitSpec) -> None:
