@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from imgrec.classifier import Classifier, read_card
+from imgrec.classifier import WEIGHTS, Classifier, read_card
 from imgrec.config import DataConfig, PromoteConfig
 from imgrec.config.check import checked
 from imgrec.data.content import Content
@@ -19,10 +20,13 @@ from imgrec.data.sources import open_source
 from imgrec.data.sources.listing import list_samples
 from imgrec.errors import ClassifierError, DataError, DecodeError, TrackingError
 from imgrec.evaluation.answers import Answers
+from imgrec.evaluation.costs import time_in_turns
 from imgrec.evaluation.gate import Decision, judge, judge_first
+from imgrec.evaluation.golden import Parity
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.promotion import Verdict, decide, decisions_on
 from imgrec.tracking.query import fetch_file, find_run
+from imgrec.tracking.tags import PARITY
 from imgrec.tracking.versions import RegisteredVersion, fetch_classifier, read_trained_on
 from pipelines.record.entries import ANSWERS, DATA, SETTINGS
 
@@ -96,10 +100,10 @@ class _Gate:
         self, answers: Answers, champion: RegisteredVersion | None, number: int
     ) -> Decision:
         mine = fetch_classifier(self.tracking, f"{self.version.name}/{self.version.version}")
+        if refusal := self._unfit(mine, champion):
+            return Decision(False, refusal)
         learned = _learned(mine, answers)
-        if learned is None:
-            reason = "what it began with may have learned from pictures that judge it, and nobody knows which"
-            return Decision(False, reason)
+        assert learned is not None
         if champion is None:
             return self._as_first(mine, answers, number, learned)
         theirs = fetch_classifier(self.tracking, f"{champion.name}/{champion.version}")
@@ -116,6 +120,39 @@ class _Gate:
             asked(Classifier.load(folder), answers, contents) for folder in (mine, theirs)
         )
         return judge(challenger, incumbent, self.rules, number=number, learned=learned | also)
+
+    def _unfit(self, folder: Path, champion: RegisteredVersion | None) -> str:
+        """Why it cannot be champion, whatever it recognizes; empty if it can."""
+        if not (told := self.version.tags.get(PARITY)) or not Parity(**json.loads(told)).holds:
+            return "nobody has seen that it answers the same wherever it is loaded; train it again"
+        if read_trained_on(folder) is None:
+            return "what it began with may have learned from pictures that judge it, and nobody knows which"
+        megabytes = (folder / WEIGHTS).stat().st_size / 1e6
+        if 0 < self.rules.most_megabytes < megabytes:
+            return (
+                f"its weights take {megabytes:,.1f} MB, and promote.most_megabytes allows "
+                f"{self.rules.most_megabytes:g}"
+            )
+        if self.rules.most_milliseconds:
+            return self._too_slow(folder, champion)
+        return ""
+
+    def _too_slow(self, folder: Path, champion: RegisteredVersion | None) -> str:
+        models = [Classifier.load(folder)]
+        if champion:
+            theirs = fetch_classifier(self.tracking, f"{champion.name}/{champion.version}")
+            models.append(Classifier.load(theirs))
+        some = [
+            torch.zeros(1, *np.roll(one.card.stored_shape, 1), dtype=torch.uint8) for one in models
+        ]
+        (mine, _), *others = time_in_turns(models, some)
+        if mine <= self.rules.most_milliseconds:
+            return ""
+        beside = f" (the champion {others[0][0]:.2f})" if others else ""
+        return (
+            f"one picture takes it {mine:.2f} ms{beside}, and promote.most_milliseconds allows "
+            f"{self.rules.most_milliseconds:g}"
+        )
 
     def _as_first(
         self, folder: Path, answers: Answers, number: int, learned: npt.NDArray[np.bool_]

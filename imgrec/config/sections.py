@@ -228,6 +228,11 @@ class PromoteConfig(Section):
     """No class may surely lose more of its recall than this: a better mean can hide a class that is no longer seen."""
     loss_margin: Annotated[float, Field(ge=0.0)] = 0.02
     """The log loss may not surely rise by more than this, in nats: who acts on probabilities needs them right."""
+    most_megabytes: Annotated[float, Field(ge=0.0)] = 0.0
+    """The weights may not take more than this on disk; 0 sets no limit."""
+    most_milliseconds: Annotated[float, Field(ge=0.0)] = 0.0
+    """One picture may not take longer than this on the machine that decides, measured in turns with the champion; 0 sets
+    no limit, and nothing is measured."""
     least_pictures: Annotated[int, Field(ge=1)] = 20
     """With fewer test pictures that neither model has learned from, nothing is decided."""
 

@@ -98,6 +98,16 @@ def find_challenger(tracking: Tracking, name: str, number: int = 0) -> Registere
     return found
 
 
+def find_registered(tracking: Tracking, model: str) -> RegisteredVersion:
+    """The version that such a name stands for now, with the champion of its model.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+    """
+    version = find_version(tracking, model)
+    return registered(version, champion_of(tracking, version.name))
+
+
 def version_of(tracking: Tracking, run_id: str) -> RegisteredVersion | None:
     """The registered version that a run made, if it is still there."""
     with tracking.answering():

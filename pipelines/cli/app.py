@@ -36,6 +36,8 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     record.promote,
     record.rollback,
     record.history,
+    record.why,
+    record.reproduce,
     record.predict,
     cluster.jobs,
     cluster.logs,

@@ -8,6 +8,7 @@ import typer
 from pipelines.cli.options import (
     ConfigFile,
     Json,
+    Quiet,
     Set,
 )
 from pipelines.request import (
@@ -59,6 +60,40 @@ def report(
 
     loaded = load_settings(config, settings=settings)
     write_report(loaded, run, language=language, out=out, show=show, as_json=as_json)
+
+
+ModelVersion = Annotated[
+    str, typer.Argument(help="digits-cnn (its champion), digits-cnn@alias or digits-cnn/3.")
+]
+
+
+def why(
+    model: ModelVersion,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask it now, also over HTTP, and compare its answers.")
+    ] = False,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a model comes from: data, settings, code, scores, decisions, and the command that made it."""
+    from pipelines.cli.pages.lineage import show_lineage  # noqa: PLC0415
+
+    show_lineage(load_settings(config, settings=settings), model, check=check, as_json=as_json)
+
+
+def reproduce(
+    model: ModelVersion,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model again from its record, and say whether the weights are the same; status 3 if not."""
+    from pipelines.cli.pages.reproduction import show_reproduction  # noqa: PLC0415
+
+    loaded = load_settings(config, settings=settings)
+    show_reproduction(loaded, model, as_json=as_json, quiet=quiet)
 
 
 def models(config: ConfigFile = None, settings: Set = None, as_json: Json = False) -> None:

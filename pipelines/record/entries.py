@@ -26,7 +26,8 @@ from imgrec.evaluation.report_pictures import (
 )
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
-from imgrec.tracking.registry import register
+from imgrec.tracking.datasets import Pictures, log_datasets
+from imgrec.tracking.registry import Judged, register
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM, SEEN
 from imgrec.tracking.versions import RegisteredVersion
@@ -73,6 +74,8 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
         "class_counts": next(iter(prepared.specs.values())).class_counts,
     }
     workflow.log_dict(data, DATA)
+    if not workflow.resumed:
+        log_datasets(workflow, pictures_of(prepared))
     findings = prepared.findings
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "data.html")
@@ -106,6 +109,28 @@ def record_data(run: Run, findings: Findings, page: Path) -> None:
     run.set_tags({"data.fingerprint": findings.store.fingerprint})
 
 
+def pictures_of(prepared: Prepared) -> list[Pictures]:
+    """The data as MLflow knows them, a part for each use."""
+    store, splits, config = prepared.store, prepared.splits, prepared.config
+    parts = (
+        ("training", splits.train),
+        ("validation", splits.val),
+        ("test", splits.test),
+    )
+    digest = f"{store.fingerprint[:16]}-{splits.digest(store)}"
+    return [
+        Pictures(
+            name=f"{config.name} {use}",
+            digest=digest,
+            source=config.data.source,
+            count=len(rows),
+            classes=len(store.class_names),
+            context=use,
+        )
+        for use, rows in parts
+    ]
+
+
 def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec, key: str) -> Run:
     """The run of one architecture's model, with everything that it is trained with."""
     arch = spec.model.arch
@@ -129,6 +154,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
             "workers": config.cluster.workers,
         }
     )
+    log_datasets(branch, pictures_of(prepared))
     return branch
 
 
@@ -259,7 +285,10 @@ def register_classifier(
         tags[SEEN] = json.dumps(start.seen(store, prepared.splits))
     example = encode_png(store.images[prepared.splits.test[0]])
     trained_on = learned_from(store, prepared.splits, start)
-    return register(run, f"{config.name}-{arch}", classifier, example, tags, trained_on)
+    scores = evaluation.scores.as_metrics("test") | evaluation.trust.as_metrics("test")
+    test = pictures_of(prepared)[-1]
+    judged = Judged(scores, len(fitted.history), test)
+    return register(run, f"{config.name}-{arch}", classifier, example, tags, trained_on, judged)
 
 
 def _about(

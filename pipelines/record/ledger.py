@@ -200,26 +200,30 @@ class Ledger:
         records = find_runs(
             self.tracking, {KIND: "trial"}, experiment=self.experiment, parent=search.id
         )
-        return [
-            (
-                Trial(
-                    number=int(record.tags[NUMBER]),
-                    settings=_settings(record.tags[SETTINGS]),
-                    scores=metric_history(self.tracking, record.id, MONITOR),
-                    shares=metric_history(self.tracking, record.id, JUDGED_BY),
-                    used=record.metrics.get("search_seconds", 0.0),
-                    state=record.tags.get(STATE, "stopped"),  # type: ignore[arg-type]
-                    seconds=record.metrics.get("seconds", 0.0),
-                    reason=record.tags.get("failure", ""),
-                ),
-                record,
-            )
-            for record in records
-        ]
+        return [(_trial(self.tracking, record), record) for record in records]
 
     def _last(self, tags: dict[str, str]) -> RunRecord | None:
         records = find_runs(self.tracking, tags, experiment=self.experiment)
         return records[0] if records else None
+
+
+def trials_of(tracking: Tracking, search: RunRecord) -> list[Trial]:
+    """The trials of any search on record."""
+    records = find_runs(tracking, {KIND: "trial"}, parent=search.id)
+    return [_trial(tracking, record) for record in records]
+
+
+def _trial(tracking: Tracking, record: RunRecord) -> Trial:
+    return Trial(
+        number=int(record.tags[NUMBER]),
+        settings=_settings(record.tags[SETTINGS]),
+        scores=metric_history(tracking, record.id, MONITOR),
+        shares=metric_history(tracking, record.id, JUDGED_BY),
+        used=record.metrics.get("search_seconds", 0.0),
+        state=record.tags.get(STATE, "stopped"),  # type: ignore[arg-type]
+        seconds=record.metrics.get("seconds", 0.0),
+        reason=record.tags.get("failure", ""),
+    )
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _trained(folder: Path, denoiser: str, seed: int) -> tuple[Classifier, Store,
     learner = build_learner(prepared.specs["cnn"], torch.device("cpu"), Shard())
     fit(learner, on_epoch=lambda _: None)
     assert learner.best
-    classifier = build_classifier(prepared, learner.spec, learner.best, "fp32")
+    classifier = build_classifier(prepared, learner.spec, learner.best, "fp32").classifier
     return classifier, prepared.store, prepared.splits.test
 
 

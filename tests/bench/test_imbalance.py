@@ -57,7 +57,7 @@ def _balanced_accuracy(folder: Path, way: str, seed: int) -> float:
     fit(learner, on_epoch=lambda _: None)
     assert learner.best
     found = evaluate_classifier(
-        build_classifier(prepared, spec, learner.best, "fp32"),
+        build_classifier(prepared, spec, learner.best, "fp32").classifier,
         prepared.store,
         prepared.splits.test,
         spec.class_counts,

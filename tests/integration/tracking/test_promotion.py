@@ -92,7 +92,7 @@ def registered(tracking: Tracking, name: str, model: Made) -> RegisteredVersion:
     with start_run(tracking, "promotions", "flow", {}) as flow:
         record_inputs(flow, prepared.config, prepared)
         run = flow.start_child(name, {})
-        classifier = build_classifier(prepared, spec, best, "fp32")
+        classifier = build_classifier(prepared, spec, best, "fp32").classifier
         evaluation = evaluate(classifier, prepared, spec, best, "fp32")
         file = prepared.store.folder.parent / ANSWERS
         evaluation.answers.save(file)
@@ -266,7 +266,7 @@ def test_what_learned_from_unknown_pictures_stays_challenger(
     with start_run(tracking, "promotions", "flow", {}) as flow:
         record_inputs(flow, prepared.config, prepared)
         run = flow.start_child("unknown", {})
-        classifier = build_classifier(prepared, prepared.specs["ann"], best, "fp32")
+        classifier = build_classifier(prepared, prepared.specs["ann"], best, "fp32").classifier
         answers = evaluate(classifier, prepared, prepared.specs["ann"], best, "fp32").answers
         answers.save(storage / ANSWERS)
         run.log_file(storage / ANSWERS)

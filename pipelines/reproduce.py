@@ -1,0 +1,123 @@
+"""A registered model made again from its record, in a place of its own, and compared weight by weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors.torch import load_file
+
+from imgrec.classifier import WEIGHTS
+from imgrec.config import Config, load_config
+from imgrec.config.architectures.architecture import REGISTERED
+from imgrec.errors import TrackingError
+from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.versions import fetch_classifier
+from imgrec.version import code_version
+from pipelines.lineage import Lineage
+from pipelines.observer import Observer
+from pipelines.run import run
+
+PARTS = ("model", "train", "preprocess")
+SECTIONS = ("data", "pretrained", "calibrate", "cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """What came of it.
+
+    Attributes:
+        same: The weights are the same, bit for bit.
+        largest: Largest difference of a weight; infinite where the networks differ.
+        accuracy: On the test pictures, then and now.
+        changed: What was not as it was then, for people.
+    """
+
+    same: bool
+    largest: float
+    accuracy: tuple[float, float]
+    changed: list[str]
+
+
+def reproduce(
+    tracking: Tracking, lineage: Lineage, folder: Path, observer: Observer, log_file: Path
+) -> Reproduced:
+    """Train a version again with the settings of its record.
+
+    Args:
+        tracking: Where it is registered.
+        lineage: Of the version.
+        folder: An empty one, for the new record.
+        observer: Told how it goes.
+        log_file: For the logs of workers.
+
+    Raises:
+        TrackingError: it begins with a registered model, which the new record does not have.
+    """
+    if lineage.network.startswith(REGISTERED):
+        msg = f"{lineage.name}/{lineage.version}: begins with {lineage.network}, so it is made again in its own record only: {lineage.command}"
+        raise TrackingError(msg)
+    config = again(lineage, folder)
+    summary = run(config, observer, log_file, command=lineage.command)
+    (made,) = summary.models
+    record = connect(config.tracking, folder, create=False)
+    theirs = fetch_classifier(tracking, f"{lineage.name}/{lineage.version}")
+    ours = fetch_classifier(record, f"{made.registered_model}/{made.version}")
+    largest = _largest(load_file(theirs / WEIGHTS), load_file(ours / WEIGHTS))
+    changed = []
+    if summary.store.fingerprint != lineage.data["fingerprint"]:
+        changed.append(f"the pictures of {lineage.source} are others")
+    if lineage.code != code_version():
+        changed.append(f"the code was {lineage.code} and is {code_version()}")
+    return Reproduced(
+        same=largest == 0.0,
+        largest=largest,
+        accuracy=(float(lineage.about["accuracy"].split()[0]), made.test.accuracy),
+        changed=changed,
+    )
+
+
+def again(lineage: Lineage, folder: Path) -> Config:
+    """The settings of a version with all that was decided then, for a record of its own in a folder."""
+    config, arch = lineage.config, lineage.arch
+    written: dict[str, dict[str, Any]] = {
+        part: dict(config[arch]["written"].get(part, {})) for part in PARTS
+    }
+    if lineage.network:
+        written["model"]["backbone"] = lineage.network
+    if lineage.arithmetic:
+        written["train"]["precision"] = lineage.arithmetic
+    for key, value in (lineage.search.settings if lineage.search else {}).items():
+        part, _, name = key.partition(".")
+        written[part][name] = value
+    document = {
+        "name": config["name"],
+        "seed": config["seed"],
+        "archs": [arch],
+        "storage": str(folder),
+        "report": {"corrupted": 0},
+        **{section: config[section] for section in SECTIONS},
+        arch: written,
+    }
+    file = folder / "again.toml"
+    file.write_text(tomli_w.dumps(_without_none(document)), encoding="utf-8")
+    return load_config(file)
+
+
+def _without_none(document: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no word for nothing."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in document.items()
+        if value is not None
+    }
+
+
+def _largest(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
+    if {name: one.shape for name, one in first.items()} != {
+        name: one.shape for name, one in second.items()
+    }:
+        return float("inf")
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
