@@ -74,8 +74,8 @@ SIGNATURE = ModelSignature(
     ),
     params=ParamSchema(
         [
-            ParamSpec("output", DataType.string, "all"),
-            ParamSpec("priors", DataType.string, ""),
+            ParamSpec(name, DataType.string, default)
+            for name, default in served_model.DEFAULTS.items()
         ]
     ),
 )
@@ -227,6 +227,7 @@ def _log(
             # The code that made the model travels with it, so it serves the same for ever.
             code_paths=[str(_served_code(Path(temporary)))],
             signature=SIGNATURE,
+            model_config=served_model.DEFAULTS,
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=_requirements(classifier),
         )

@@ -3,7 +3,8 @@
 Models-from-code: nothing is pickled. Input: a table with one column `image` of encoded pictures
 (PNG, JPEG, ...; over HTTP base64). Output: `label`, `probability`, `probabilities` of every class, `abstained`,
 `possible`; with the parameter `output` something simpler, which other tools expect of a classifier, and with `priors`
-for other frequencies of the classes than those of the data.
+for other frequencies of the classes than those of the data. Tools that know no parameters give the same two as
+`model_config` when they load it.
 """
 
 import json
@@ -20,6 +21,8 @@ from imgrec.classifier import Classifier, Prediction
 from imgrec.errors import ClassifierError, DecodeError
 
 OUTPUTS = ("all", "label", "probabilities")
+DEFAULTS = {"output": OUTPUTS[0], "priors": ""}
+"""Of the parameters."""
 
 
 class ServedClassifier(PythonModel):  # type: ignore[misc]
@@ -28,6 +31,7 @@ class ServedClassifier(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Read the classifier that lies beside this script."""
         self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
+        self.configured = dict(context.model_config or {})
 
     def predict(
         self,
@@ -46,14 +50,16 @@ class ServedClassifier(PythonModel):  # type: ignore[misc]
         Raises:
             MlflowException: a row holds no picture, or a parameter is wrong; over HTTP status 400, naming it.
         """
-        wanted = params or {}
-        output = wanted.get("output", OUTPUTS[0])
+        # A parameter that is not given comes as its default, and then the configuration counts.
+        given = {key: value for key, value in (params or {}).items() if value != DEFAULTS.get(key)}
+        wanted = DEFAULTS | self.configured | given
+        output = wanted["output"]
         contents = [bytes(content) for content in model_input["image"]]
         if output not in OUTPUTS:
             msg = f"output = {output}: must be one of {', '.join(OUTPUTS)}"
             raise MlflowException(msg, error_code=INVALID_PARAMETER_VALUE)
         try:
-            predictions = self._for(wanted.get("priors", "")).predict(contents)
+            predictions = self._for(wanted["priors"]).predict(contents)
         except (ClassifierError, DecodeError) as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         if output == "label":

@@ -229,6 +229,72 @@ def test_compare_says_which_model_is_better(finished: Finished) -> None:
     assert "| rank | model | accuracy | macro-F1 | begins with |" in note
 
 
+def test_the_report_is_a_page_that_needs_nothing_beside_it(finished: Finished) -> None:
+    """In MLflow, and as a file in two languages; its numbers for programs."""
+    folder, result, _ = finished
+    here = imgrec("report", cwd=folder)
+    chinese = imgrec("report", "thirds", "--language", "zh", "--out", "zh.html", cwd=folder)
+    told = imgrec("report", result["run_id"][:12], "--json", cwd=folder)
+    unknown = imgrec("report", "fourths", cwd=folder)
+    other = imgrec("report", "--language", "fr", cwd=folder)
+    nowhere = imgrec("report", "--out", "no/such/folder/page.html", cwd=folder)
+    client = connect(TrackingConfig(), folder / "mlruns", create=False).client
+    page = (folder / "thirds-report.html").read_text(encoding="utf-8")
+    numbers = json.loads(told.stdout)
+
+    assert here.stdout.strip() == f"{folder}/thirds-report.html"
+    assert {one["arch"] for one in numbers["models"]} == {"ann", "cnn", "rnn", "transformer"}
+    for model in numbers["models"]:
+        assert model["costs"]["milliseconds"] > 0
+        assert model["robustness"]["pictures"] == 20
+        assert model["trust"]["pictures"] == 36
+        # Nine calibrating pictures cannot promise 95 %.
+        assert model["trust"]["sets"] is None
+    assert numbers["data"]["choosing"] + numbers["data"]["calibrating"] == 18
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]+", page)
+    assert "可信度" in (folder / "zh.html").read_text(encoding="utf-8")
+    assert chinese.returncode == 0, chinese.stderr
+    files = {one.path for one in client.list_artifacts(result["run_id"])}
+    assert {"report.html", "report.json", "report"} <= files
+    for ended, words in (
+        (unknown, "fourths: no such run"),
+        (other, "--language fr: must be one of en, zh"),
+        (nowhere, "cannot be written"),
+    ):
+        assert ended.returncode == 2
+        assert words in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_model_says_where_it_comes_from_and_is_made_again_bit_for_bit(finished: Finished) -> None:
+    """Its lineage on one page; and its command, run again elsewhere, ends with the same weights."""
+    folder, result, _ = finished
+    page = imgrec("why", "thirds-ann", cwd=folder)
+    told = imgrec("why", "thirds-ann/1", "--json", cwd=folder)
+    unknown = imgrec("why", "thirds-ann/7", cwd=folder)
+    again = imgrec("reproduce", "thirds-ann@champion", "--json", "--quiet", cwd=folder)
+    lineage = json.loads(told.stdout)
+    made = json.loads(again.stdout)
+
+    for words in (
+        "thirds-ann version 1: champion",
+        "3 classes (left, middle, right)",
+        result["data"]["fingerprint"],
+        "ann.train.epochs = 20 (0)",
+        "imgrec run small.toml",
+        "promoted: it beats always saying",
+        "golden pictures",
+    ):
+        assert words in page.stdout, words
+    assert lineage["data"]["quarantined"] == 1
+    assert lineage["settings"]["ann.model.hidden"] == {"value": [32], "default": [512, 256]}
+    assert lineage["search"] is None
+    assert unknown.returncode == 2
+    assert again.returncode == 0, again.stderr
+    assert made["same"]
+    assert made["changed"] == []
+
+
 def test_who_is_champion_and_why_is_told_and_can_be_asked_again(finished: Finished) -> None:
     """On the screen of a run, by `history`, and in MLflow's own pages; what makes no sense is one line."""
     folder, result, screen = finished

@@ -121,6 +121,7 @@ def _next_commands(summary: Summary) -> list[tuple[str, str]]:
     serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"
     return [
         look,
+        ("report", f"uv run imgrec report {summary.run_id[:12]} --open{where}"),
         ("predict", f"uv run imgrec predict {best} FILE...{where}"),
         ("serve", f"MLFLOW_TRACKING_URI={quote(summary.tracking_uri)} uv run {serve}"),
     ]

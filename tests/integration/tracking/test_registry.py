@@ -3,19 +3,27 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
+import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
 from imgrec.classifier import Classifier
 from imgrec.data.decode import encode_png
 from imgrec.data.store import Store
-from imgrec.errors import TrackingError
+from imgrec.errors import ClassifierError, TrackingError
+from imgrec.evaluation.golden import MOST_DIFFERENT
 from imgrec.tracking.connection import Tracking
+from imgrec.tracking.doors import ask_all_doors
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
-from imgrec.tracking.versions import fetch_classifier, version_of
+from imgrec.tracking.tags import PARITY
+from imgrec.tracking.versions import fetch_classifier, find_version, version_of
 from tests.integration.tracking.made import NOTHING, tags
 
 
@@ -111,3 +119,91 @@ def test_registering_again_after_a_crash_makes_no_second_version(
     assert version_of(tracking, run.id) == second
     aliases = tracking.client.get_registered_model("again-ann").aliases
     assert {name: int(one) for name, one in aliases.items()} == {"challenger": 1}
+
+
+def test_a_classifier_that_answers_otherwise_where_it_is_loaded_is_not_registered(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """Nothing of it is left in the registry; the certificate of one that does not is on its version."""
+    example = encode_png(digits.images[0])
+    wrong = Classifier(classifier.card, classifier.model.state_dict())
+    wrong.recipe.scale = wrong.recipe.scale * 2  # what is saved is the card, and that is right
+    with start_run(tracking, "parity", "run", {}) as run:
+        with pytest.raises(ClassifierError, match=r"saved it answers differently, by .* of a prob"):
+            register(run, "parity-ann", wrong, example, tags(0.9), NOTHING)
+        assert not tracking.client.search_registered_models("name = 'parity-ann'")
+        register(run, "parity-ann", classifier, example, tags(0.9), NOTHING)
+    told = json.loads(tracking.client.get_model_version("parity-ann", "1").tags[PARITY])
+
+    assert told["pictures"] > 20
+    assert told["largest"] <= MOST_DIFFERENT
+
+
+def test_the_served_model_says_what_it_is_asked_for(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """All, labels or probabilities; for other frequencies of the classes; and what makes no sense is refused."""
+    contents = [encode_png(image) for image in digits.images[:5]]
+    even = classifier.with_card(class_shares=(0.1,) * 10)
+    with start_run(tracking, "outputs", "run", {}) as run:
+        register(run, "outputs-ann", even, contents[0], tags(0.9), NOTHING)
+    tracking.use()
+    model = mlflow.pyfunc.load_model("models:/outputs-ann/1")
+    table = pd.DataFrame({"image": contents})
+    direct = even.predict(contents)
+
+    def ask(**params: str) -> Any:
+        return model.predict(table, params=params)
+
+    assert ask(output="label").tolist() == [one.label for one in direct]
+    found = ask(output="probabilities")
+    assert list(found.columns) == list("0123456789")
+    np.testing.assert_allclose(found, [list(one.probabilities.values()) for one in direct])
+    assert set(ask()["abstained"]) == {False}
+    only = ask(output="label", priors=json.dumps({"3": 1}))
+    assert only.tolist() == ["3"] * 5
+    for params, words in (
+        ({"output": "labels"}, "must be one of all, label, probabilities"),
+        ({"priors": "3=1"}, "write a JSON object"),
+        ({"priors": '{"10": 1}'}, "10 is no class"),
+    ):
+        with pytest.raises(MlflowException, match=words):
+            ask(**params)
+
+
+def test_mlflows_own_evaluation_works_on_what_is_registered(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """The call that README shows."""
+    contents = [encode_png(image) for image in digits.images[:40]]
+    labels = [str(label) for label in digits.labels[:40]]
+    with start_run(tracking, "evaluated", "run", {}) as run:
+        register(run, "evaluated-ann", classifier, contents[0], tags(0.9), NOTHING)
+    tracking.use()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow, about itself
+        found = mlflow.models.evaluate(
+            "models:/evaluated-ann/1",
+            pd.DataFrame({"image": contents, "label": labels}),
+            targets="label",
+            model_type="classifier",
+            evaluator_config={"log_explainer": False},
+            model_config={"output": "label"},
+        )
+    right = [
+        one.label == label for one, label in zip(classifier.predict(contents), labels, strict=True)
+    ]
+
+    assert found.metrics["accuracy_score"] == pytest.approx(np.mean(right))
+
+
+def test_every_door_gives_the_answers_of_the_day_it_was_registered(
+    tracking: Tracking, classifier: Classifier, digits: Store
+) -> None:
+    """Loaded, as MLflow loads it, and over HTTP."""
+    with start_run(tracking, "doors", "run", {}) as run:
+        register(run, "doors-ann", classifier, encode_png(digits.images[0]), tags(0.9), NOTHING)
+    doors = ask_all_doors(tracking, find_version(tracking, "doors-ann/1"))
+
+    assert set(doors) == {"loaded", "as MLflow loads it", "over HTTP"}
+    assert all(one.holds and one.pictures > 20 for one in doors.values())
