@@ -234,7 +234,7 @@ def _compare(
     ranked = _ranked(workflow.config, models)
     comparison = compare_models(workflow.ledger.tracking, ranked)
     record_comparison(workflow.run, comparison)
-    workflow.begin("report")
+    workflow.begin("examine")
     record_report(workflow.run, make_report(workflow, ranked, searches, comparison))
     workflow.clock.enter("end")
     return comparison

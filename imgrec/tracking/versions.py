@@ -43,6 +43,7 @@ class RegisteredVersion:
         champion_version: That the alias `champion` points to; 0 where there is none.
         run_id: The run that made it.
         tags: Data fingerprint, code version and scores, as text.
+        challenger_version: That the alias `challenger` points to, as far as that was asked; 0 where there is none.
     """
 
     name: str
@@ -50,6 +51,12 @@ class RegisteredVersion:
     champion_version: int
     run_id: str
     tags: dict[str, str]
+    challenger_version: int = 0
+
+    @property
+    def challenger(self) -> bool:
+        """Whether it waits for what is decided about it, or was refused last."""
+        return self.challenger_version == self.version
 
     @property
     def champion(self) -> bool:
@@ -124,16 +131,17 @@ def list_versions(tracking: Tracking) -> tuple[list[RegisteredVersion], int]:
     """
     client = tracking.client
     with tracking.answering():
-        champions = {
-            model.name: int(model.aliases.get(CHAMPION, 0))
+        aliases = {
+            model.name: [int(model.aliases.get(one, 0)) for one in (CHAMPION, CHALLENGER)]
             for model in _pages(client.search_registered_models)
         }
         # All at once: in a filter a name with a quote in it could not be written.
         ours = [v for v in _pages(client.search_model_versions) if ARCH in v.tags]
     versions = [
-        RegisteredVersion(v.name, int(v.version), champions.get(v.name, 0), v.run_id, v.tags)
+        RegisteredVersion(v.name, int(v.version), champion, v.run_id, v.tags, challenger)
         for v in ours
         if _is_ours(v.tags)
+        for champion, challenger in [aliases.get(v.name, [0, 0])]
     ]
     return sorted(versions, key=lambda v: (v.name, -v.version)), len(ours) - len(versions)
 

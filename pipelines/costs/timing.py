@@ -21,7 +21,7 @@ LABELS = {
     OTHER: "between steps",
     "register": "scoring and registering",
     "compare": "comparing models",
-    "report": "writing the report",
+    "examine": "examining the models",
     "end": "ending",
 }
 CURES = {
@@ -37,7 +37,7 @@ CURES = {
     OTHER: "a larger train.batch_size takes fewer steps",
     "register": "a tracking server that is nearer, or not behind a slow link",
     "compare": "fewer architectures, or a smaller test split",
-    "report": "report.corrupted = 0 leaves out the pictures that are made worse",
+    "examine": "report.corrupted = 0 leaves out the pictures that are made worse",
 }
 
 

@@ -236,8 +236,6 @@ def test_the_report_is_a_page_that_needs_nothing_beside_it(finished: Finished) -
     chinese = imgrec("report", "thirds", "--language", "zh", "--out", "zh.html", cwd=folder)
     told = imgrec("report", result["run_id"][:12], "--json", cwd=folder)
     unknown = imgrec("report", "fourths", cwd=folder)
-    other = imgrec("report", "--language", "fr", cwd=folder)
-    nowhere = imgrec("report", "--out", "no/such/folder/page.html", cwd=folder)
     client = connect(TrackingConfig(), folder / "mlruns", create=False).client
     page = (folder / "thirds-report.html").read_text(encoding="utf-8")
     numbers = json.loads(told.stdout)
@@ -256,14 +254,8 @@ def test_the_report_is_a_page_that_needs_nothing_beside_it(finished: Finished) -
     assert chinese.returncode == 0, chinese.stderr
     files = {one.path for one in client.list_artifacts(result["run_id"])}
     assert {"report.html", "report.json", "report"} <= files
-    for ended, words in (
-        (unknown, "fourths: no such run"),
-        (other, "--language fr: must be one of en, zh"),
-        (nowhere, "cannot be written"),
-    ):
-        assert ended.returncode == 2
-        assert words in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+    assert unknown.returncode == 2
+    assert unknown.stderr == "imgrec: fourths: no such run; imgrec runs lists them\n"
 
 
 def test_a_model_says_where_it_comes_from_and_is_made_again_bit_for_bit(finished: Finished) -> None:

@@ -40,7 +40,7 @@ STAGES = {
     "search": "starting the processes of the trials",
     "train": "starting the first workers",
     "compare": "comparing the models",
-    "report": "writing the report",
+    "examine": "examining the models for the report",
 }
 
 

@@ -26,7 +26,7 @@ def show_models(config: Config, *, as_json: bool) -> None:
         table.add_row(
             version.name,
             str(version.version),
-            "champion" if version.champion else "",
+            "champion" if version.champion else "challenger" if version.challenger else "",
             version.begins_with,
             f"{float(version.tags['test/accuracy']):.4f}",
             f"{float(version.tags['test/macro_f1']):.4f}",
@@ -45,6 +45,7 @@ def _as_json(version: RegisteredVersion) -> dict[str, object]:
         "registered_model": version.name,
         "version": version.version,
         "champion": version.champion,
+        "challenger": version.challenger,
         "run_id": version.run_id,
         "arch": version.tags[ARCH],
         "begins_with": version.begins_with,
