@@ -26,8 +26,10 @@ def compare_models(tracking: Tracking, models: Sequence[TrainedModel]) -> Compar
             Contender(
                 model.arch,
                 model.begins_with,
-                _answers(tracking, model.run_id, Path(folder, str(number))),
-                model.test.macro_f1,
+                tuple(
+                    _answers(tracking, run, Path(folder, f"{number}-{turn}"))
+                    for turn, run in enumerate(model.seed_runs)
+                ),
             )
             for number, model in enumerate(models)
         ]

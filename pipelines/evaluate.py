@@ -61,7 +61,7 @@ def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: 
         class_shares=_shares(spec.class_counts),
         made_by={
             "name": config.name,
-            "seed": config.seed,
+            "seed": spec.seed,
             "weights": spec.weights and spec.weights.told(),
             "train": spec.train.model_dump(mode="json"),
             "epoch": best.epoch,

@@ -10,7 +10,7 @@ from typing import Any
 from imgrec.config import load_config
 from imgrec.errors import TrackingError
 from imgrec.evaluation.golden import Parity
-from imgrec.search.study import best_of
+from imgrec.search.study import best_confirmed, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.promotion import Recorded, decisions
 from imgrec.tracking.query import RunRecord, fetch_file, find_run, find_runs
@@ -28,7 +28,7 @@ from imgrec.tracking.tags import (
 )
 from imgrec.tracking.versions import RegisteredVersion, find_registered
 from pipelines.record.entries import DATA, SETTINGS
-from pipelines.record.ledger import trials_of
+from pipelines.record.ledger import confirmed_by, trials_of
 
 NOT_OF_THE_MODEL = ("storage", "tracking", "archs", "name")
 
@@ -145,7 +145,7 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
         begins_with=version.tags.get(BEGINS_WITH, ""),
         network=json.loads(tags.get(NETWORKS, "{}")).get(arch, ""),
         settings=_differences(config, arch),
-        seed=config["seed"],
+        seed=int(version.tags.get("seed", config["seed"])),
         arithmetic=version.tags.get("precision", tags.get(ARITHMETIC + arch, "")),
         devices=tags.get(DEVICES, ""),
         search=_chosen(tracking, workflow, arch),
@@ -185,7 +185,8 @@ def _chosen(tracking: Tracking, workflow: RunRecord, arch: str) -> Chosen | None
     searches = find_runs(tracking, {KIND: "search", ARCH: arch}, parent=workflow.id)
     for search in searches:
         trials = trials_of(tracking, search)
-        if best := best_of(trials):
+        number = best_confirmed(confirmed_by(search))
+        if best := next((one for one in trials if one.number == number), best_of(trials)):
             return Chosen(search.id, len(trials), best.number, best.settings)
     return None
 

@@ -18,7 +18,7 @@ class Observer(Protocol):
     """
 
     def stage(self, name: str) -> None:
-        """A part of the run begins: `tracking`, `data`, `ray`, `search`, `train`, `compare` or `examine`."""
+        """A part of the run begins: `tracking`, `data`, `ray`, `search`, `confirm`, `train`, `compare` or `examine`."""
 
     def note(self, text: str) -> None:
         """Something is worth a line."""

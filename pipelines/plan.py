@@ -22,6 +22,7 @@ from imgrec.tracking.liveness import owner_host
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KIND, STATE
 from imgrec.training.spec import FitSpec
+from pipelines.confirm import CANDIDATES
 from pipelines.costs.estimate import (
     SEARCHED_SHARE,
     Overheads,
@@ -39,7 +40,7 @@ from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import begins_with
 from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.registered import begin_with_registered
-from pipelines.search import spec_with
+from pipelines.search_specs import spec_with
 
 # The package, its tables and pictures, beside the weights of a registered model.
 BYTES_BESIDE_WEIGHTS = 1_000_000
@@ -130,7 +131,8 @@ def _branch(
         )
         assert ledger
         spec = spec_with(ledger.prepared, arch, searched.best.settings)
-    model = ledger.finished_model(arch, spec) if ledger else None
+    seeds = ledger.seeds(spec) if ledger else (spec,) * config.seeds
+    model = ledger.finished_model(arch, seeds) if ledger else None
     if model:
         yield Stage("fit", arch, "done", note=f"run {model.run_id[:12]}")
         registered = f"{model.registered_model} version {model.version}"
@@ -141,7 +143,13 @@ def _branch(
         yield Stage("fit", arch, "done", note=f"run {begun.id[:12]}")
         yield _register(spec, overheads)
         return
-    yield _fit(spec, speed, note, begun)
+    fit, left = _fit(spec, speed, note, begun), len(seeds)
+    if ledger:
+        left -= len(ledger.scored(seeds))
+    if config.seeds > 1:
+        about = f"{fit.note}; {left} of {config.seeds} seeds"
+        fit = replace(fit, seconds=left * fit.seconds, note=about)
+    yield fit
     yield _register(spec, overheads)
 
 
@@ -173,6 +181,8 @@ def _search(
     seconds = search.budget / len(config.archs) if left is None else left * each
     if search.budget and left is not None:
         seconds = min(seconds, search.budget / len(config.archs))
+    # The best trials and the defaults, once more with each other seed.
+    seconds += search.confirm * (CANDIDATES + 1) * fit_seconds(spec, speed)
     parts = [f"{search.trials} trials"] if search.trials else []
     if begun:
         best = best_of(ended)

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,9 @@ def _search_report(arch: Arch, search: Searched, pictures: int) -> SearchReport:
         pictures=pictures,
         default=search.default,
         best=search.best.score,
+        confirmed=fmean(search.confirmed[search.best.number])
+        if search.best.number in search.confirmed
+        else None,
         optimism=expected_optimism(search.scores, pictures),
     )
 

@@ -94,7 +94,7 @@ def again(lineage: Lineage, folder: Path) -> Config:
         written[part][name] = value
     document = {
         "name": config["name"],
-        "seed": config["seed"],
+        "seed": lineage.seed,
         "archs": [arch],
         "storage": str(folder),
         "report": {"corrupted": 0},

@@ -77,6 +77,7 @@ def make_request(
     settings: list[str] | None = None,
     trials: int | None = None,
     budget: str | None = None,
+    seeds: int | None = None,
 ) -> Request:
     """Settings from a file and from options, checked; without file and data those of the digits.
 
@@ -88,6 +89,7 @@ def make_request(
         settings: What `--set` said, strongest of all.
         trials: Of a search.
         budget: Of a search, such as `10m`.
+        seeds: How many to train each architecture with.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -97,7 +99,8 @@ def make_request(
     file, source = path, None if data is None else absolute(data)
     if file is None and data in {None, "digits"}:
         file = DIGITS
-    options = {"name": name, "archs": archs, "search.trials": trials, "search.budget": budget}
+    options = {"name": name, "archs": archs, "seeds": seeds}
+    options |= {"search.trials": trials, "search.budget": budget}
     changes = [f"{key}={json.dumps(said)}" for key, said in options.items() if said is not None]
     changes += settings or []
     if source is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.evaluation.comparison import Comparison, Standing
-from imgrec.search.study import DEFAULTS, Trial, best_of, default_settings
+from imgrec.search.study import DEFAULTS, Trial, best_confirmed, best_of, default_settings
 from imgrec.tracking.tags import REASON
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.metrics import Scores, scores_from
@@ -28,6 +29,7 @@ class TrainedModel:
         taken: An earlier run had registered it.
         champion_version: The version of the registered model that is champion; 0 where none is.
         why_not: Why it is not champion, as far as that was decided.
+        seed_runs: The runs of all seeds that it was trained with, its own among them.
     """
 
     arch: Arch
@@ -46,10 +48,17 @@ class TrainedModel:
     spent: dict[str, float]
     taken: bool
     why_not: str
+    seed_runs: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, arch: Arch, version: RegisteredVersion, metrics: Mapping[str, float], *, taken: bool
+        cls,
+        arch: Arch,
+        version: RegisteredVersion,
+        metrics: Mapping[str, float],
+        *,
+        taken: bool,
+        seed_runs: tuple[str, ...],
     ) -> "TrainedModel":
         """From what its run has on record (`record.model_metrics`)."""
         return cls(
@@ -73,6 +82,7 @@ class TrainedModel:
             },
             taken=taken,
             why_not="" if version.champion else version.tags.get(REASON, ""),
+            seed_runs=seed_runs,
         )
 
     @property
@@ -98,6 +108,7 @@ class TrainedModel:
             "flops_per_second": self.flops_per_second,
             "share_of_peak": self.share_of_peak or None,
             "taken": self.taken,
+            "seed_runs": list(self.seed_runs),
         }
 
 
@@ -123,6 +134,7 @@ class Searched:
         default: The score of the defaults: `val/macro_f1` of the best epoch.
         best: The best trial.
         tuned: What the best trial changed: the default and what it was replaced with.
+        confirmed: Scores of its best trials with other seeds, by their numbers; empty where that was not asked for.
         scores: Of the trials that were trained to their end, or of all that count where none was.
         taken: Whether an earlier run had made the search.
     """
@@ -135,14 +147,23 @@ class Searched:
     best: Trial
     tuned: dict[str, tuple[Any, Any]]
     scores: tuple[float, ...]
+    confirmed: dict[int, tuple[float, ...]]
     taken: bool
 
     @classmethod
     def of(
-        cls, branch: Branch, spec: FitSpec, trials: Sequence[Trial], run_id: str, *, taken: bool
+        cls,
+        branch: Branch,
+        spec: FitSpec,
+        trials: Sequence[Trial],
+        run_id: str,
+        *,
+        taken: bool,
+        confirmed: Mapping[int, tuple[float, ...]] = MappingProxyType({}),
     ) -> "Searched":
-        """From the trials of a search, of which one at least counts."""
-        best = best_of(trials)
+        """From the trials of a search, of which one at least counts; the best is the best confirmed one."""
+        number = best_confirmed(confirmed)
+        best = next((one for one in trials if one.number == number), best_of(trials))
         assert best is not None
         defaults = default_settings(branch, spec)
         # Trials that failed say nothing of what stopping saves.
@@ -163,6 +184,7 @@ class Searched:
             scores=tuple(
                 trial.score for trial in [t for t in counted if t.state == "finished"] or counted
             ),
+            confirmed=dict(confirmed),
             taken=taken,
         )
 
@@ -170,6 +192,7 @@ class Searched:
         """For programs."""
         return {
             "run_id": self.run_id,
+            "confirmed": {str(number): list(one) for number, one in self.confirmed.items()},
             "trials": self.trials,
             "failed": self.failed,
             "steps_saved": self.steps_saved,
@@ -284,10 +307,10 @@ class Summary:
                 model.version,
                 model.champion,
                 model.begins_with,
-                model.test.accuracy,
+                standing.accuracy,
                 standing.accuracy_interval.low,
                 standing.accuracy_interval.high,
-                model.test.macro_f1,
+                standing.macro_f1,
                 model.test.loss,
                 model.parameters,
                 model.fit_seconds,

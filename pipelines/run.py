@@ -35,7 +35,8 @@ from pipelines.record.entries import record_comparison, record_inputs, record_re
 from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.report import make_report
 from pipelines.results import Searched, Summary, TrainedModel
-from pipelines.search import search, spec_with
+from pipelines.search import search
+from pipelines.search_specs import spec_with
 from pipelines.train import train
 from pipelines.workflow import Workflow
 
@@ -80,7 +81,7 @@ def run(
             models |= _finished_models(ledger, searches, made)
             observer.taken({}, {arch: models[arch] for arch in made if arch in models})
             specs = {
-                arch: spec_with(ledger.prepared, arch, _settings(searches, arch))
+                arch: ledger.seeds(spec_with(ledger.prepared, arch, _settings(searches, arch)))
                 for arch in _pretrained_first(ledger.prepared)
                 if arch not in models and arch not in failures
             }
@@ -276,7 +277,7 @@ def _finished_models(
     config = ledger.config
     on_record = {
         arch: ledger.finished_model(
-            arch, spec_with(ledger.prepared, arch, _settings(searches, arch))
+            arch, ledger.seeds(spec_with(ledger.prepared, arch, _settings(searches, arch)))
         )
         for arch in archs
         if arch in searches or not config.search.wanted

@@ -16,17 +16,18 @@ from imgrec.evaluation.search_pictures import (
     optimization_history,
     parallel_coordinates,
 )
-from imgrec.search.study import Study, Trial
+from imgrec.search.study import Scores, Study, Trial
 from imgrec.tracking.query import RunRecord
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
+from pipelines.confirm import confirm
 from pipelines.costs.estimate import largest_checkpoint
-from pipelines.prepare import Prepared
 from pipelines.record.curves import Curves
 from pipelines.results import Searched
+from pipelines.search_specs import spec_with
 from pipelines.workflow import Workflow
 
 SearchOutcome = Searched | TrainingError
@@ -74,12 +75,16 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
         storage=workflow.work,
         on_event=on_event,
     )
-    return {arch: recorder.finish() for arch, recorder in recorders.items()}
-
-
-def spec_with(prepared: Prepared, arch: Arch, settings: Mapping[str, Any]) -> FitSpec:
-    """What an architecture is trained with, with some settings replaced."""
-    return prepared.spec_of(prepared.config.branch(arch).with_settings(settings))
+    confirmed: dict[Arch, Scores] = {}
+    if config.search.confirm:
+        found = {
+            arch: (one.run, one.study.trials.values())
+            for arch, one in recorders.items()
+            if one.study.best
+        }
+        workflow.begin("confirm")
+        confirmed = confirm(workflow, found, arithmetics)
+    return {arch: recorder.finish(confirmed.get(arch, {})) for arch, recorder in recorders.items()}
 
 
 def _spec_of_trial(
@@ -102,10 +107,10 @@ class _Recorder:
         earlier = ledger.last("search", key)
         name = f"{ledger.config.name}-{arch} search"
         if earlier and earlier.status != "FAILED":
-            self._run = workflow.run.resume_child(earlier)
+            self.run = workflow.run.resume_child(earlier)
             trials = ledger.trial_runs(earlier)
         else:
-            self._run = workflow.run.start_child(name, {KIND: "search", ARCH: arch, KEY: key})
+            self.run = workflow.run.start_child(name, {KIND: "search", ARCH: arch, KEY: key})
             trials = []
         self._interrupted: dict[int, tuple[Trial, RunRecord]] = {
             trial.number: (trial, record) for trial, record in trials if STATE not in record.tags
@@ -132,8 +137,12 @@ class _Recorder:
                 self._end(event.trial)
         self._workflow.observer.trial(self.arch, event)
 
-    def finish(self) -> SearchOutcome:
-        """After the last trial: what came of it, with pictures."""
+    def finish(self, confirmed: Scores) -> SearchOutcome:
+        """After the last trial: what came of it, with pictures.
+
+        Args:
+            confirmed: Scores of its best trials with other seeds; empty where that was not asked for.
+        """
         trials = sorted(self.study.trials.values(), key=lambda trial: trial.number)
         best = self.study.best
         if best is None:
@@ -141,12 +150,13 @@ class _Recorder:
                 (trial.reason for trial in trials if trial.reason), "no time for an epoch"
             )
             error = TrainingError(f"none of {len(trials)} trials came to a score: {reason}")
-            self._run.set_tags({"failure": error})
-            self._run.end("FAILED")
+            self.run.set_tags({"failure": error})
+            self.run.end("FAILED")
             return error
         branch = self._workflow.config.branch(self.arch)
         spec = self._workflow.prepared.specs[self.arch]
-        result = Searched.of(branch, spec, trials, self._run.id, taken=False)
+        result = Searched.of(branch, spec, trials, self.run.id, taken=False, confirmed=confirmed)
+        best = result.best
         title = f"{self._workflow.config.name}-{self.arch}"
         figures = {
             "optimization_history.png": optimization_history(trials, spec.train.epochs, title),
@@ -158,9 +168,9 @@ class _Recorder:
         if importances := self.study.importances():
             figures["parameter_importance.png"] = importance_picture(importances, title)
         for file, figure in figures.items():
-            self._run.log_figure(figure, file)
+            self.run.log_figure(figure, file)
         rows = [[key, str(default), str(value)] for key, (default, value) in result.tuned.items()]
-        self._run.log_table(("setting", "default", "chosen"), rows, "tuned.json")
+        self.run.log_table(("setting", "default", "chosen"), rows, "tuned.json")
         metrics = {
             "trials": result.trials,
             "failed": result.failed,
@@ -171,8 +181,8 @@ class _Recorder:
             "best.trial": best.number,
             "best.settings": json.dumps(best.settings),
         }
-        self._run.log_history({0: metrics}, tags)
-        self._run.end("FINISHED", {DONE: "search"})
+        self.run.log_history({0: metrics}, tags)
+        self.run.end("FINISHED", {DONE: "search"})
         self._workflow.observer.searched(self.arch, result)
         return result
 
@@ -180,7 +190,7 @@ class _Recorder:
         number = event.number
         if number in self._interrupted:
             trial, record = self._interrupted[number]
-            self._runs[number] = self._run.resume_child(record)
+            self._runs[number] = self.run.resume_child(record)
             self._curves[number] = Curves(self._runs[number], list(trial.scores))
             return
         tags = {
@@ -189,7 +199,7 @@ class _Recorder:
             NUMBER: str(number),
             SETTINGS: json.dumps(event.settings),
         }
-        run = self._runs[number] = self._run.start_child(f"trial {number}", tags)
+        run = self._runs[number] = self.run.start_child(f"trial {number}", tags)
         run.log_params(event.settings or self.study.defaults)
         self._curves[number] = Curves(run)
 

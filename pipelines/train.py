@@ -1,14 +1,18 @@
 """From settings to a registered model: fit, evaluate, register, for several architectures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from imgrec.classifier import Classifier
 from imgrec.config import Arch
 from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
 from imgrec.errors import TrainingError
+from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE
+from imgrec.tracking.versions import version_of
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
@@ -20,10 +24,12 @@ from pipelines.promote import promote
 from pipelines.record.curves import Curves
 from pipelines.record.entries import (
     model_metrics,
+    name_of,
     record_evaluation,
     register_classifier,
     start_model,
 )
+from pipelines.record.ledger import rank_of
 from pipelines.results import TrainedModel
 from pipelines.workflow import Workflow
 
@@ -31,68 +37,137 @@ ModelOutcome = TrainedModel | TrainingError
 
 
 def train(
-    workflow: Workflow, specs: Mapping[Arch, FitSpec], *, profile: bool = False
+    workflow: Workflow, specs: Mapping[Arch, Sequence[FitSpec]], *, profile: bool = False
 ) -> dict[Arch, ModelOutcome]:
-    """Train, score and register, each architecture as it ends; one that fails stops no other.
+    """Train and score, and register each architecture's best seed as it ends; one that fails stops no other.
 
     A fit that a trial or an interrupted run has begun goes on from its last checkpoint; one that was
     trained to its end needs no worker.
 
     Args:
         workflow: The run that the models' runs stand below.
-        specs: What to train.
+        specs: What to train: of each architecture one spec for each seed.
         profile: Trace some steps of each.
     """
-    models = {arch: _Model(workflow, arch, spec) for arch, spec in specs.items()}
-    outcomes: dict[Arch, ModelOutcome] = {}
+    groups = {arch: _Seeds(workflow, arch, each) for arch, each in specs.items()}
     begun: dict[str, Path] = {}
+    waiting: dict[str, _Model] = {}
     work = workflow.work
-    for arch, spec in specs.items():
-        checkpoint = latest_state(work if workflow.ledger.fresh else work.parent, spec.key)
-        fitted = load_fitted(checkpoint) if checkpoint else None
-        if fitted and len(fitted.history) == spec.train.epochs:
-            workflow.clock.enter("register")
-            workflow.observer.trained_already(arch)
-            outcomes[arch] = models[arch].finish(fitted)
-        elif checkpoint:
-            begun[models[arch].name] = checkpoint
-    arch_of = {model.name: arch for arch, model in models.items() if arch not in outcomes}
-    if not arch_of:
-        return outcomes
+    for arch, group in groups.items():
+        for model in group.models:
+            key, epochs = model.spec.key, model.spec.train.epochs
+            checkpoint = latest_state(work if workflow.ledger.fresh else work.parent, key)
+            fitted = load_fitted(checkpoint) if checkpoint else None
+            if fitted and len(fitted.history) == epochs:
+                workflow.clock.enter("register")
+                workflow.observer.trained_already(arch)
+                group.ended(model, fitted)
+                continue
+            waiting[model.name] = model
+            if checkpoint:
+                begun[model.name] = checkpoint
+    if not waiting:
+        return {arch: group.outcome for arch, group in groups.items()}
     session = workflow.session()
     arithmetics = decide_arithmetic(workflow)
     workflow.begin("train")
     fits = fit_on_workers(
         session,
-        {name: in_arithmetic(specs[arch], arithmetics) for name, arch in arch_of.items()},
+        {name: in_arithmetic(model.spec, arithmetics) for name, model in waiting.items()},
         workflow.config.cluster,
         workflow.demand,
         storage=work,
-        on_event=lambda name, event: models[arch_of[name]].progress(event),
+        on_event=lambda name, event: waiting[name].progress(event),
         resume=begun,
         profile=profile,
     )
-    for name, outcome in fits:
-        arch = arch_of[name]
-        if len(outcomes) == len(specs) - 1:  # nothing is left to train
+    for left, (name, outcome) in zip(reversed(range(len(waiting))), fits, strict=True):
+        if not left:  # nothing is left to train
             workflow.clock.enter("register")
+        groups[waiting[name].arch].ended(waiting[name], outcome)
+    return {arch: group.outcome for arch, group in groups.items()}
+
+
+class _Seeds:
+    """An architecture trained with one seed or several, of which the best on validation is registered."""
+
+    def __init__(self, workflow: Workflow, arch: Arch, specs: Sequence[FitSpec]) -> None:
+        self._workflow, self._arch = workflow, arch
+        self._known = workflow.ledger.scored(specs)
+        workflow.observer.will_train(arch, specs[0])
+        self.models = [
+            _Model(workflow, arch, spec) for spec in specs if spec.key not in self._known
+        ]
+        self._left = len(self.models)
+        self._best: _Model | None = None
+        self._error: TrainingError | None = None
+        self._outcome: ModelOutcome | None = None
+        if not self._left:
+            self._finish()
+
+    @property
+    def outcome(self) -> ModelOutcome:
+        """The registered model, or why there is none; after the last seed."""
+        assert self._outcome
+        return self._outcome
+
+    def ended(self, model: "_Model", outcome: Fitted | TrainingError) -> None:
+        """A seed was trained, or came to nothing."""
+        self._left -= 1
         if isinstance(outcome, TrainingError):
-            models[arch].fail(outcome)
-            outcomes[arch] = outcome
+            model.fail(outcome)
+            self._error = outcome
         else:
-            outcomes[arch] = models[arch].finish(outcome)
-    return outcomes
+            model.score(outcome)
+            if self._best is None:
+                self._best = model
+            else:
+                worse, self._best = sorted((self._best, model), key=lambda one: one.rank)
+                worse.let_go()
+        if not self._left:
+            self._finish()
+
+    def _finish(self) -> None:
+        """All seeds have ended: register the best, unless that is on record already."""
+        if self._error:
+            if self._best:
+                self._best.let_go()
+            self._outcome = self._error
+            return
+        runs = (*(one.id for one in self._known.values()), *(one.run_id for one in self.models))
+        known = max(self._known.values(), key=rank_of, default=None)
+        if known and (self._best is None or rank_of(known) >= self._best.rank):
+            if self._best:
+                self._best.let_go()
+            version = version_of(self._workflow.ledger.tracking, known.id)
+            assert version
+            model = TrainedModel.of(self._arch, version, known.metrics, taken=True, seed_runs=runs)
+        else:
+            assert self._best
+            model = self._best.register(runs)
+        self._outcome = model
+        self._workflow.observer.registered(model)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A fit with its classifier and what it came to."""
+
+    fitted: Fitted
+    classifier: Classifier
+    evaluation: Evaluation
+    metrics: dict[str, float]
 
 
 class _Model:
-    """One architecture's way from its first epoch to the registry."""
+    """One fit's way from its first epoch to the registry."""
 
     def __init__(self, workflow: Workflow, arch: Arch, spec: FitSpec) -> None:
         ledger = workflow.ledger
-        self.name = f"{ledger.config.name}-{arch}"
+        self.name = name_of(ledger.config, spec)
+        self.arch, self.spec = arch, spec
         self._workflow = workflow
-        self._arch = arch
-        self._spec = spec
+        self._scored: _Scored | None = None
         key = ledger.fit_key(spec)
         earlier = ledger.last("model", key)
         if earlier:
@@ -103,8 +178,15 @@ class _Model:
             self._run = start_model(workflow.run, ledger.config, ledger.prepared, spec, key)
             self._run.log_figure(preview(ledger.prepared, spec), "preview.png")
             known, self._done = {}, ""
+        self.run_id = self._run.id
         self._curves = Curves(self._run, list(known))
-        workflow.observer.will_train(arch, spec)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """How good it is on the pictures that choose: the larger, the better."""
+        assert self._scored
+        val = self._scored.fitted.best.val
+        return val.macro_f1, -val.loss
 
     def progress(self, event: ProgressEvent) -> None:
         """Something came from the workers."""
@@ -112,26 +194,45 @@ class _Model:
             self._workflow.clock.enter("fit")
         if isinstance(event, EpochReport):
             self._curves.add(event.epoch, event.metrics)
-        self._workflow.observer.worker(self._arch, event)
+        self._workflow.observer.worker(self.arch, event)
 
-    def finish(self, fitted: Fitted) -> TrainedModel:
-        """Training has ended: score and register what came of it."""
-        config, prepared = self._workflow.config, self._workflow.prepared
+    def score(self, fitted: Fitted) -> None:
+        """Training has ended: what came of it, on record."""
+        prepared = self._workflow.prepared
         for epoch, values in enumerate(fitted.history, start=1):
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
-        self._workflow.observer.evaluating(self._arch)
-        built = build_classifier(prepared, self._spec, fitted.best, fitted.precision)
+        self._workflow.observer.evaluating(self.arch)
+        built = build_classifier(prepared, self.spec, fitted.best, fitted.precision)
         classifier = built.classifier
-        evaluation = evaluate(classifier, prepared, self._spec, fitted.best, fitted.precision)
-        metrics = model_metrics(fitted, self._spec, classifier, evaluation)
+        evaluation = evaluate(classifier, prepared, self.spec, fitted.best, fitted.precision)
+        metrics = model_metrics(fitted, self.spec, classifier, evaluation)
         for file in fitted.profile:
             self._run.log_file(file)
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})
-            suspects = suspected_labels(built, evaluation, prepared, self._spec, fitted.precision)
+            suspects = suspected_labels(built, evaluation, prepared, self.spec, fitted.precision)
             record_evaluation(self._run, self.name, fitted, evaluation, suspects, metrics)
-        version = register_classifier(self._run, config, prepared, fitted, classifier, evaluation)
+        self._scored = _Scored(fitted, classifier, evaluation, metrics)
+        if self._workflow.config.seeds > 1:
+            val, test = fitted.best.val.macro_f1, evaluation.scores.accuracy
+            self._workflow.observer.note(
+                f"{self.arch}: seed {self.spec.seed}: val macro-F1 {val:.4f}, test accuracy {test:.4f}"
+            )
+
+    def let_go(self) -> None:
+        """Another seed is better: its scores stay on record, and its weights go."""
+        assert self._scored
+        self._run.end("FINISHED", {"precision": self._scored.fitted.precision})
+        self._scored = None
+
+    def register(self, seed_runs: tuple[str, ...]) -> TrainedModel:
+        """The best of its seeds: make it a version, and champion if it has earned that."""
+        assert self._scored
+        config, one = self._workflow.config, self._scored
+        version = register_classifier(
+            self._run, config, self._workflow.prepared, one.fitted, one.classifier, one.evaluation
+        )
         if not version.champion:  # unless a process that was killed had come so far
             _, version = promote(
                 self._workflow.ledger.tracking,
@@ -140,14 +241,12 @@ class _Model:
                 config.promote,
                 self._workflow.command,
             )
-        self._run.end("FINISHED", {DONE: "register", "precision": fitted.precision})
-        model = TrainedModel.of(self._arch, version, metrics, taken=False)
-        self._workflow.observer.registered(model)
-        return model
+        self._run.end("FINISHED", {DONE: "register", "precision": one.fitted.precision})
+        return TrainedModel.of(self.arch, version, one.metrics, taken=False, seed_runs=seed_runs)
 
     def fail(self, error: TrainingError) -> None:
         """There will be no model."""
         self._curves.flush()
         self._run.set_tags({"failure": error})
         self._run.end("FAILED")
-        self._workflow.observer.failed(self._arch, error)
+        self._workflow.observer.failed(self.arch, error)

@@ -251,6 +251,9 @@ class SearchConfig(Section):
     reduction: Annotated[int, Field(ge=2, le=10)] = 4
     """Of the trials that come to min_epochs one in this many goes on, and again at each multiple by
     this number."""
+    confirm: Annotated[int, Field(ge=0, le=20)] = 0
+    """Other seeds with which the three best trials and the defaults are trained again before one is chosen: the best of
+    many trials owes a part of its score to its seed. 0 chooses by the trials alone."""
     workers_per_trial: Annotated[int, Field(ge=1, le=4096)] = 1
     """Training processes of a trial. With one, a trial is the plain loop; with more, each trial
     starts its own workers, which takes 10 s or more."""
@@ -351,6 +354,9 @@ class General(Section):
     Default: the name of the source, so that models of other pictures are other models."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of initial weights, order and augmentation; of splits see data.split_seed."""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often to train each architecture, with this seed and the ones after it, on the same splits. The best on
+    validation is registered; scores are compared as means, with intervals that hold seeds too."""
     archs: Annotated[tuple[Arch, ...], Field(min_length=1, strict=False)] = ARCHS
     """The architectures to train, in this order."""
     storage: str = "mlruns"

@@ -15,9 +15,12 @@ from imgrec.evaluation.intervals import (
     chance_of_zero,
     difference_interval,
     holm,
+    macro_f1,
     mcnemar,
     needed_pictures,
+    over_seeds,
     percentiles,
+    resampled_accuracy,
     resampled_macro_f1,
     share_interval,
 )
@@ -34,14 +37,27 @@ class Contender:
     Attributes:
         name: For people.
         begins_with: The name of the weights that it began with.
-        answers: What it said of the test pictures.
-        macro_f1: On them.
+        answers: What it said of the test pictures, one for each seed that it was trained with.
     """
 
     name: str
     begins_with: str
-    answers: Answers
-    macro_f1: float
+    answers: tuple[Answers, ...]
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len(self.answers)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over its seeds."""
+        return float(np.mean([one.right.mean() for one in self.answers]))
+
+    @property
+    def macro_f1(self) -> float:
+        """The same of that."""
+        return float(np.mean([macro_f1(one) for one in self.answers]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +66,11 @@ class Standing:
 
     Attributes:
         rank: One more than there are models that are better beyond chance; equal ones cannot be told apart.
-        accuracy: Share of the test pictures that it recognized.
+        accuracy: Share of the test pictures that it recognized; the mean over its seeds.
         accuracy_interval: Where its accuracy lies on all pictures of the kind.
         macro_f1: On the test pictures.
         macro_f1_interval: The same of that.
+        seeds: How many it was trained with.
     """
 
     name: str
@@ -63,6 +80,7 @@ class Standing:
     accuracy_interval: Interval
     macro_f1: float
     macro_f1_interval: Interval
+    seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +212,13 @@ class Comparison:
             )
         else:
             lines = [pair.verdict(say) for pair in self.pairs]
+        if (seeds := max(one.seeds for one in self.standings)) > 1:
+            lines.append(
+                say(
+                    "each was trained with {seeds} seeds: scores are means over them, and intervals hold other seeds too",
+                    seeds=str(seeds),
+                )
+            )
         starts = {one.begins_with for one in self.standings}
         if len(starts) > 1:
             told = ", ".join(
@@ -242,37 +267,54 @@ def compare(contenders: Sequence[Contender]) -> Comparison:
     """Scores with intervals, and a test of each pair on the same pictures.
 
     Accuracies are tested by McNemar's exact test, macro-F1 by a paired bootstrap; all of these tests together are
-    held to LEVEL by Holm's correction.
+    held to LEVEL by Holm's correction. Where architectures were trained with several seeds scores are means over them,
+    and both are tested by a bootstrap of pictures and seeds.
 
     Raises:
         ValueError: they were not asked about the same pictures.
     """
-    resampled = resampled_macro_f1([one.answers for one in contenders])
-    pairs = _pairs(contenders, resampled)
+    everything = [one for contender in contenders for one in contender.answers]
+    ends = np.cumsum([len(one.answers) for one in contenders])[:-1]
+    accuracy, macro_f1 = (
+        [over_seeds(part) for part in np.split(resampled(everything), ends, axis=1)]
+        for resampled in (resampled_accuracy, resampled_macro_f1)
+    )
+    sides = [_Side(*one) for one in zip(contenders, accuracy, macro_f1, strict=True)]
+    pairs = _pairs(sides)
     worse = [pair.second if pair.sign == 1 else pair.first for pair in pairs if pair.sign]
     standings = []
-    for number, one in enumerate(contenders):
-        right = one.answers.right
+    for side in sides:
+        one = side.contender
+        right = one.answers[0].right
         standing = Standing(
             name=one.name,
             begins_with=one.begins_with,
             rank=1 + worse.count(one.name),
-            accuracy=float(right.mean()),
-            accuracy_interval=share_interval(int(right.sum()), len(right)),
+            accuracy=one.accuracy,
+            accuracy_interval=share_interval(int(right.sum()), len(right))
+            if one.seeds == 1
+            else percentiles(side.accuracy),
             macro_f1=one.macro_f1,
-            macro_f1_interval=percentiles(resampled[:, number]),
+            macro_f1_interval=percentiles(side.macro_f1),
+            seeds=one.seeds,
         )
         standings.append(standing)
-    return Comparison(len(contenders[0].answers.labels), tuple(standings), tuple(pairs))
+    return Comparison(len(everything[0].labels), tuple(standings), tuple(pairs))
 
 
-def _pairs(contenders: Sequence[Contender], resampled: Floats) -> list[Pair]:
-    couples = [
-        _Couple.of(*two)
-        for two in itertools.combinations(zip(contenders, resampled.T, strict=True), 2)
-    ]
-    chances = [mcnemar(*one.only) for one in couples]
-    chances += [chance_of_zero(one.differences) for one in couples]
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A contender with its resampled scores, each (R,)."""
+
+    contender: Contender
+    accuracy: Floats
+    macro_f1: Floats
+
+
+def _pairs(sides: Sequence[_Side]) -> list[Pair]:
+    couples = [_Couple.of(*two) for two in itertools.combinations(sides, 2)]
+    chances = [one.chance_of_accuracy for one in couples]
+    chances += [chance_of_zero(one.first.macro_f1 - one.second.macro_f1) for one in couples]
     tests = list(zip(chances, holm(chances), strict=True))
     by_pair = zip(couples, tests[: len(couples)], tests[len(couples) :], strict=True)
     return [one.tested(accuracy, macro_f1) for one, accuracy, macro_f1 in by_pair]
@@ -280,36 +322,51 @@ def _pairs(contenders: Sequence[Contender], resampled: Floats) -> list[Pair]:
 
 @dataclass(frozen=True, slots=True)
 class _Couple:
-    """Two models, the one with more right first, before their differences are judged beside all others.
+    """Two models, the more accurate one first, before their differences are judged beside all others.
 
     Attributes:
-        only: Pictures that the first alone, and that the second alone recognized.
-        differences: Of their resampled macro-F1, (R,).
+        only: Pictures that the first alone, and that the second alone recognized, with their first seeds.
     """
 
-    first: Contender
-    second: Contender
+    first: _Side
+    second: _Side
     only: tuple[int, int]
-    differences: Floats
 
     @classmethod
-    def of(cls, one: tuple[Contender, Floats], other: tuple[Contender, Floats]) -> "_Couple":
-        if other[0].answers.right.sum() > one[0].answers.right.sum():
+    def of(cls, one: _Side, other: _Side) -> "_Couple":
+        if other.contender.accuracy > one.contender.accuracy:
             one, other = other, one
-        first, second = one[0].answers.right, other[0].answers.right
+        first, second = (side.contender.answers[0].right for side in (one, other))
         only = int((first & ~second).sum()), int((second & ~first).sum())
-        return cls(one[0], other[0], only, one[1] - other[1])
+        return cls(one, other, only)
+
+    @property
+    def of_one_seed(self) -> bool:
+        return self.first.contender.seeds == self.second.contender.seeds == 1
+
+    @property
+    def chance_of_accuracy(self) -> float:
+        if self.of_one_seed:
+            return mcnemar(*self.only)
+        return chance_of_zero(self.first.accuracy - self.second.accuracy)
 
     def tested(self, accuracy: tuple[float, float], macro_f1: tuple[float, float]) -> Pair:
         """With the chance of each difference, by itself and corrected."""
-        total = len(self.first.answers.labels)
-        gain = (self.only[0] - self.only[1]) / total
+        first, second = self.first.contender, self.second.contender
+        total = len(first.answers[0].labels)
+        interval = (
+            difference_interval(*self.only, total)
+            if self.of_one_seed
+            else percentiles(self.first.accuracy - self.second.accuracy)
+        )
         return Pair(
-            self.first.name,
-            self.second.name,
-            Difference(gain, difference_interval(*self.only, total), *accuracy),
+            first.name,
+            second.name,
+            Difference(first.accuracy - second.accuracy, interval, *accuracy),
             Difference(
-                self.first.macro_f1 - self.second.macro_f1, percentiles(self.differences), *macro_f1
+                first.macro_f1 - second.macro_f1,
+                percentiles(self.first.macro_f1 - self.second.macro_f1),
+                *macro_f1,
             ),
             total,
             needed_pictures((sum(self.only) + 1) / (total + 2), SMALL_DIFFERENCE),

@@ -127,6 +127,39 @@ def resampled_macro_f1(answers: Sequence[Answers]) -> Floats:
     return np.concatenate([np.stack(part, axis=1) for part in scores])
 
 
+def macro_f1(answers: Answers) -> float:
+    """Of all pictures, each once."""
+    once = np.ones((1, len(answers.labels)))
+    return float(_macro_f1(answers, once, len(answers.class_names))[0])
+
+
+def resampled_accuracy(answers: Sequence[Answers]) -> Floats:
+    """The same of accuracy, on the same sets: (R, M)."""
+    refuse_other_pictures(answers)
+    right = np.stack([one.right for one in answers], axis=1).astype(np.float64)
+    total = len(right)
+    return np.concatenate([weights @ right / total for weights in _resamples(total)])
+
+
+def over_seeds(resampled: Floats) -> Floats:
+    """The mean over an architecture's seeds, (R, S) to (R,), with what other seeds would change.
+
+    In every row as many seeds are drawn from those that there are, with replacement. Few seeds lie closer together than
+    all there could be, so how far the drawn ones are from the mean is enlarged by sqrt(S / (S - 1)).
+
+    Source: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 2.4, on the bootstrap of two
+    levels; the factor makes its variance unbiased.
+    """
+    rows, seeds = resampled.shape
+    mean: Floats = resampled.mean(axis=1)
+    if seeds == 1:
+        return mean
+    drawn = np.random.default_rng(1).integers(0, seeds, (rows, seeds))
+    among = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)
+    spread: Floats = mean + np.sqrt(seeds / (seeds - 1)) * (among - mean)
+    return spread
+
+
 def percentiles(values: Floats) -> Interval:
     """The middle of resampled values."""
     low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])

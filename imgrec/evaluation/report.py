@@ -96,6 +96,7 @@ class SearchReport:
         pictures: That judged them.
         default: Macro-F1 of the defaults; None where they were not tried.
         best: Of the best trial.
+        confirmed: Of the chosen trial with other seeds; None where that was not asked for.
         optimism: How much better the best one looks than it is, as is to be expected of choosing.
     """
 
@@ -104,6 +105,7 @@ class SearchReport:
     pictures: int
     default: float | None
     best: float
+    confirmed: float | None
     optimism: float
 
 

@@ -4,6 +4,7 @@ TPE: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
 """
 
 import json
+import statistics
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ STATES = {
     "stopped": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+Scores = dict[int, tuple[float, ...]]
+"""Validation macro-F1 with each other seed, by the number of a trial."""
 DEFAULTS = 0
 """The number of the trial that tries the defaults: always the first."""
 # Trials drawn at random before TPE has something to go by.
@@ -249,6 +252,11 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
     counted = [trial for trial in trials if trial.counts]
     candidates = [trial for trial in counted if trial.state == "finished"] or counted
     return max(candidates, key=lambda trial: (trial.rank, -trial.number), default=None)
+
+
+def best_confirmed(scores: Mapping[int, tuple[float, ...]]) -> int | None:
+    """The number of the trial with the best mean over other seeds; of two alike the earlier, so the defaults first."""
+    return max(scores, key=lambda number: (statistics.fmean(scores[number]), -number), default=None)
 
 
 def default_settings(branch: Branch, spec: FitSpec) -> dict[str, Any]:

@@ -38,6 +38,9 @@ Budget = Annotated[
     str | None,
     typer.Option(help="Time for searching, such as 10m, divided evenly among architectures."),
 ]
+Seeds = Annotated[
+    int | None, typer.Option(help="Train each architecture so often, with seeds of its own.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what is on record already.")]
 Profile = Annotated[
     bool, typer.Option("--profile", help="Keep a trace of some training steps with each model.")
@@ -66,12 +69,15 @@ class RunOptions:
     as_json: Json = False
     quiet: Quiet = False
 
-    def request(self, archs: list[str] | None, *, trials: int | None = None) -> Request:
+    def request(
+        self, archs: list[str] | None, *, trials: int | None = None, seeds: int | None = None
+    ) -> Request:
         """What they ask for.
 
         Args:
             archs: Of this command; None leaves them to the settings.
             trials: In place of those that were asked for.
+            seeds: How many to train each architecture with.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -84,6 +90,7 @@ class RunOptions:
             settings=self.settings,
             trials=trials or self.trials,
             budget=self.budget,
+            seeds=seeds,
         )
 
     def flags(self, *, profile: bool = False) -> RunFlags:

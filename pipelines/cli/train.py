@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from imgrec.errors import ConfigError, TrainingError
-from pipelines.cli.options import OneArch, Profile, RunOptions, SomeArchs, with_run_options
+from pipelines.cli.options import (
+    OneArch,
+    Profile,
+    RunOptions,
+    Seeds,
+    SomeArchs,
+    with_run_options,
+)
 from pipelines.cli.pages.output import print_json
 from pipelines.request import (
     TUNE_TRIALS,
@@ -29,9 +36,10 @@ def run(
         bool, typer.Option("--plan", help="Show the stages, and start nothing.")
     ] = False,
     profile: Profile = False,
+    seeds: Seeds = None,
 ) -> None:
     """Search, train and register every architecture, and rank them."""
-    request = options.request(arch.split(",") if arch else None)
+    request = options.request(arch.split(",") if arch else None, seeds=seeds)
     if not show_plan:
         _run(context, request, options.flags(profile=profile))
         return
@@ -45,10 +53,14 @@ def run(
 
 @with_run_options
 def train(
-    context: typer.Context, options: RunOptions, arch: OneArch, profile: Profile = False
+    context: typer.Context,
+    options: RunOptions,
+    arch: OneArch,
+    profile: Profile = False,
+    seeds: Seeds = None,
 ) -> None:
     """Train and register one architecture."""
-    _run(context, options.request([arch]), options.flags(profile=profile))
+    _run(context, options.request([arch], seeds=seeds), options.flags(profile=profile))
 
 
 @with_run_options

@@ -141,7 +141,7 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
         BEGINS_WITH: begins_with(spec.weights.told() if spec.weights else None),
         "data.fingerprint": prepared.store.fingerprint,
     }
-    branch = workflow.start_child(f"{config.name}-{arch}", tags)
+    branch = workflow.start_child(name_of(config, spec), tags)
     branch.log_params(
         {
             "model": spec.model.model_dump(mode="json"),
@@ -150,12 +150,18 @@ def start_model(workflow: Run, config: Config, prepared: Prepared, spec: FitSpec
             "filters": [one.model_dump(mode="json") for one in spec.filters],
             "augmentation": dataclasses.asdict(spec.augmentation),
             "data": config.data.model_dump(mode="json") | {"image_shape": spec.image_shape},
-            "seed": config.seed,
+            "seed": spec.seed,
             "workers": config.cluster.workers,
         }
     )
     log_datasets(branch, pictures_of(prepared))
     return branch
+
+
+def name_of(config: Config, spec: FitSpec) -> str:
+    """Of the run of a model: `digits-cnn`; of other seeds than the first `digits-cnn-seed-1`."""
+    name = f"{config.name}-{spec.model.arch}"
+    return name if spec.seed == config.seed else f"{name}-seed-{spec.seed}"
 
 
 def begins_with(weights: Mapping[str, str] | None) -> str:
@@ -274,6 +280,7 @@ def register_classifier(
         "data.quarantined": store.quarantined,
         "code.version": code_version(),
         "precision": fitted.precision,
+        "seed": classifier.card.made_by["seed"],
         **fitted.best.val.as_metrics("val"),
         **evaluation.scores.as_metrics("test"),
     }

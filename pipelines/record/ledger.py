@@ -10,19 +10,30 @@ A stage whose key stands on a run that got past it is not run again. The keys:
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from imgrec.config import Arch, Config
 from imgrec.config.architectures.architecture import REGISTERED
-from imgrec.search.study import Trial, best_of
+from imgrec.search.study import Scores, Trial, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.liveness import heartbeat, is_at_work, owner_tags, refuse_alive
 from imgrec.tracking.query import RunRecord, find_runs, metric_history
 from imgrec.tracking.runs import Run, start_run
-from imgrec.tracking.tags import ASKED, COMMAND, DONE, KEY, KIND, NETWORKS, NUMBER, SETTINGS, STATE
+from imgrec.tracking.tags import (
+    ASKED,
+    COMMAND,
+    CONFIRMED,
+    DONE,
+    KEY,
+    KIND,
+    NETWORKS,
+    NUMBER,
+    SETTINGS,
+    STATE,
+)
 from imgrec.tracking.turns import one_at_a_time
 from imgrec.tracking.versions import version_of
 from imgrec.training.loop import JUDGED_BY
@@ -104,6 +115,8 @@ class Ledger:
         how = self.config.search.model_dump(
             include={"trials", "budget", "min_epochs", "reduction", "workers_per_trial"}
         )
+        if self.config.search.confirm:
+            how["confirm"] = self.config.search.confirm
         if self.config.search.budget:
             how["searches"] = len(self.config.archs)  # among which the time is divided
         return key_of(self.config.name, spec.key, branch.model_dump(mode="json")["space"], how)
@@ -116,8 +129,14 @@ class Ledger:
     def workflow_key(self) -> str:
         """The key of the whole."""
         if self.config.search.wanted:
-            return key_of(*(self.search_key(arch) for arch in self.config.archs))
-        return key_of(*(self.fit_key(spec) for spec in self.prepared.specs.values()))
+            keys = [self.search_key(arch) for arch in self.config.archs]
+            return key_of(*keys, *([self.config.seeds] if self.config.seeds > 1 else []))
+        specs = self.prepared.specs.values()
+        return key_of(*(self.fit_key(one) for spec in specs for one in self.seeds(spec)))
+
+    def seeds(self, spec: FitSpec) -> tuple[FitSpec, ...]:
+        """A spec with each of the seeds that it is to be trained with."""
+        return tuple(replace(spec, seed=spec.seed + turn) for turn in range(self.config.seeds))
 
     @contextmanager
     def workflow(self, kind: str, command: str) -> Iterator[Run]:
@@ -170,16 +189,48 @@ class Ledger:
         if best_of(trials) is None:
             return None
         return Searched.of(
-            self.config.branch(arch), self.prepared.specs[arch], trials, record.id, taken=True
+            self.config.branch(arch),
+            self.prepared.specs[arch],
+            trials,
+            record.id,
+            taken=True,
+            confirmed=confirmed_by(record),
         )
 
-    def finished_model(self, arch: Arch, spec: FitSpec) -> TrainedModel | None:
-        """A model of exactly this spec that is registered."""
-        record = self.last("model", self.fit_key(spec), done="register")
-        if record is None:
+    def finished_model(self, arch: Arch, specs: Sequence[FitSpec]) -> TrainedModel | None:
+        """The best model of exactly these specs, which differ in their seed alone, if all of them are on record."""
+        known = self.scored(specs)
+        if len(known) < len(specs):
             return None
-        version = version_of(self.tracking, record.id)
-        return TrainedModel.of(arch, version, record.metrics, taken=True) if version else None
+        runs = tuple(record.id for record in known.values())
+        best = max(known.values(), key=rank_of)
+        version = version_of(self.tracking, best.id)
+        if version is None:
+            return None
+        return TrainedModel.of(arch, version, best.metrics, taken=True, seed_runs=runs)
+
+    def scored(self, specs: Sequence[FitSpec]) -> dict[str, RunRecord]:
+        """The runs of these specs that need not be trained, by the keys of the specs.
+
+        Those that were registered, and of other seeds those that are not better than the best of them: who was not
+        registered has no weights on record.
+        """
+        ended: dict[str, RunRecord] = {}
+        registered: list[RunRecord] = []
+        for spec in specs:
+            key = self.fit_key(spec)
+            made = self.last("model", key, done="register")
+            if made and version_of(self.tracking, made.id):
+                ended[spec.key] = made
+                registered.append(made)
+            elif (other := self.last("model", key, done="evaluate")) and other.status == "FINISHED":
+                ended[spec.key] = other
+        least = max(map(rank_of, registered), default=None)
+        return {
+            key: record
+            for key, record in ended.items()
+            if record in registered or (least is not None and rank_of(record) <= least)
+        }
 
     def last(self, kind: str, key: str, done: Done | None = None) -> RunRecord | None:
         """The last run of this kind and key that no other process is at work on.
@@ -205,6 +256,17 @@ class Ledger:
     def _last(self, tags: dict[str, str]) -> RunRecord | None:
         records = find_runs(self.tracking, tags, experiment=self.experiment)
         return records[0] if records else None
+
+
+def confirmed_by(search: RunRecord) -> Scores:
+    """The scores of a search's best trials with other seeds; empty where nothing was confirmed."""
+    told = json.loads(search.tags.get(CONFIRMED, "{}"))
+    return {int(number): tuple(scores) for number, scores in told.items()}
+
+
+def rank_of(record: RunRecord) -> tuple[float, float]:
+    """How good a model is on the pictures that choose, of what its run has on record: the larger, the better."""
+    return record.metrics["best_val/macro_f1"], -record.metrics["best_val/loss"]
 
 
 def trials_of(tracking: Tracking, search: RunRecord) -> list[Trial]:

@@ -64,7 +64,7 @@ def test_what_tune_found_is_what_run_trains_with(pictures: Path, tmp_path: Path)
         "--name",
         "tuned",
     ]
-    words += ["--trials", "6", "--arch", "ann", "--json"]
+    words += ["--trials", "6", "--arch", "ann", "--json", "--set", "search.confirm=1"]
     tuned = imgrec("tune", *words, cwd=tmp_path)
     ran = imgrec("run", *words, cwd=tmp_path)
     search = json.loads(tuned.stdout)["searches"]["ann"]
@@ -74,13 +74,54 @@ def test_what_tune_found_is_what_run_trains_with(pictures: Path, tmp_path: Path)
     params = tracking.client.get_run(result["models"][0]["run_id"]).data.params
 
     assert search["trials"] == 6
-    assert search["best_val_macro_f1"] >= search["default_val_macro_f1"]
+    if search["best_trial"] or search["confirmed"]:
+        # It was chosen by another seed than the one that found it.
+        chosen = search["confirmed"][str(search["best_trial"])]
+        assert "0" in search["confirmed"]
+        assert chosen == max(search["confirmed"].values())
+    assert search["taken"] is False
     assert {"optimization_history.png", "parallel_coordinates.png", "tuned.json"} <= files
     assert "search taken from the record: 6 trials" in ran.stderr
     assert result["searches"]["ann"]["taken"]
     for key, values in search["tuned"].items():
         if key.startswith("train."):
             assert params[key] == str(values["chosen"])
+
+
+def test_several_seeds_register_the_best_and_are_compared_as_means(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Two models on record and one version; the same command takes all, and one seed more trains one more."""
+    words = [str(pictures / "small.toml"), "--data", str(pictures / "my pictures")]
+    words += ["--name", "seeds", "--arch", "ann", "--json"]
+    first = imgrec("run", *words, "--seeds", "2", cwd=tmp_path)
+    again = imgrec("run", *words, "--seeds", "2", cwd=tmp_path)
+    more = imgrec("run", *words, "--seeds", "3", cwd=tmp_path)
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    (model,) = json.loads(first.stdout)["models"]
+    (standing,) = json.loads(first.stdout)["comparison"]["models"]
+    (taken,) = json.loads(again.stdout)["models"]
+    (third,) = json.loads(more.stdout)["models"]
+    runs = [tracking.client.get_run(run) for run in model["seed_runs"]]
+
+    for ended in (first, again, more):
+        assert ended.returncode == 0, ended.stderr
+    assert {run.info.run_name for run in runs} == {"seeds-ann", "seeds-ann-seed-1"}
+    assert model["run_id"] in model["seed_runs"]
+    accuracies = [run.data.metrics["test/accuracy"] for run in runs]
+    assert standing["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert standing["seeds"] == 2
+    best = max(runs, key=lambda run: run.data.metrics["best_val/macro_f1"])
+    assert (
+        best.data.metrics["best_val/macro_f1"]
+        == tracking.client.get_run(model["run_id"]).data.metrics["best_val/macro_f1"]
+    )
+    assert taken["taken"]
+    assert set(taken["seed_runs"]) == set(model["seed_runs"])
+    assert "seeds-ann-seed-2" not in again.stderr
+    assert set(third["seed_runs"]) > set(model["seed_runs"])
+    assert len(third["seed_runs"]) == 3
+    assert third["version"] <= 2
 
 
 def test_a_tracking_server_holds_everything_including_the_artifacts(

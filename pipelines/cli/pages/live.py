@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from statistics import fmean
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -38,6 +39,7 @@ STAGES = {
     "data": "looking at the pictures",
     "ray": "starting Ray",
     "search": "starting the processes of the trials",
+    "confirm": "confirming the best trials with other seeds",
     "train": "starting the first workers",
     "compare": "comparing the models",
     "examine": "examining the models for the report",
@@ -191,6 +193,9 @@ class LiveTable(Observer):
             f"{arch}: {result.trials} trials{failed}, {saved}; best val macro-F1 "
             f"{result.best.score:.4f} (trial {result.best.number}){default}"
         )
+        for number, scores in result.confirmed.items():
+            what = f"trial {number}" if number else "the defaults"
+            self._line(f"{arch}: {what} with other seeds: {fmean(scores):.4f}")
         if not result.tuned:
             self._line(f"{arch}: no trial was better than the defaults")
         for key, (before, after) in result.tuned.items():
@@ -249,7 +254,8 @@ class LiveTable(Observer):
                     self._line(f"{arch}: a worker died; going on from epoch {done}")
                 elif done:
                     self._line(f"{arch}: going on after epoch {done}, which was trained before")
-                row.state, row.epoch, row.step = "training", max(row.epoch, done), 0
+                epoch = max(row.epoch, done) if row.state == "training" else done
+                row.state, row.epoch, row.step = "training", epoch, 0
                 row.shortages = event.shortages
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
                 if event.decoders:

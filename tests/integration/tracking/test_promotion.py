@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from imgrec.tracking.promotion import decisions, roll_back
 from imgrec.tracking.query import fetch_file
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
+from imgrec.tracking.tags import PARITY
 from imgrec.tracking.versions import (
     RegisteredVersion,
     champion_of,
@@ -297,3 +298,27 @@ def test_what_cannot_be_asked_stays_and_the_reason_is_told(
     file.write_bytes(kept)
     assert asked_for(tracking, storage, version)[::2] == ("promoted", 2)
     assert len(decisions(tracking, "changed")) == 3
+
+
+def test_a_model_that_is_too_large_too_slow_or_not_seen_to_answer_alike_stays_challenger(
+    tracking: Tracking, storage: Path, good: Made
+) -> None:
+    """Whatever it recognizes: limits that somebody has set hold for every champion."""
+    version = registered(tracking, "limits", good)
+    outcomes = {}
+    for key, value in (("most_megabytes", 0.001), ("most_milliseconds", 1e-6)):
+        rules = RULES.model_copy(update={key: value})
+        verdict, _ = promote(tracking, storage, version, rules, "a test")
+        outcomes[key] = (verdict.outcome, verdict.reason)
+    bare = replace(version, tags={k: v for k, v in version.tags.items() if k != PARITY})
+    unseen, _ = promote(tracking, storage, bare, RULES, "a test")
+    last, _ = promote(tracking, storage, version, RULES, "a test")
+
+    assert outcomes["most_megabytes"][0] == outcomes["most_milliseconds"][0] == "refused"
+    assert "MB, and promote.most_megabytes allows 0.001" in outcomes["most_megabytes"][1]
+    assert "ms, and promote.most_milliseconds allows 1e-06" in outcomes["most_milliseconds"][1]
+    assert unseen.outcome == "refused"
+    assert "answers the same wherever it is loaded" in unseen.reason
+    # Nothing was compared, so the test set is as good as before.
+    assert last.outcome == "promoted"
+    assert last.evidence["evidence"]["number"] == 1

@@ -41,7 +41,7 @@ def report() -> Report:
     sure = Abstention(below=0.7, precision=0.95, pictures=100)
     trust = judge_trust(classifier(sets=sets, abstention=sure), *made())
     robustness = Robustness(100, 0.95, dict.fromkeys(CORRUPTIONS, (0.9, 0.8, 0.7, 0.6, 0.5)))
-    comparison = compare([contender("cnn", cnn), contender("ann", ann, "lite0")])
+    comparison = compare([contender("cnn", cnn), contender("ann", ann, begins_with="lite0")])
     dot = "data:image/png;base64,"
     models = tuple(
         ModelReport(
@@ -79,7 +79,7 @@ def report() -> Report:
         },
         comparison=comparison,
         models=models,
-        searches=(SearchReport("cnn", 20, 50, 0.9, 0.93, 0.02),),
+        searches=(SearchReport("cnn", 20, 50, 0.9, 0.93, 0.915, 0.02),),
         suspects=(Suspect("x.png", "train", "cat", "dog", 0.1, 0.9),),
         suspected=70,
     )
