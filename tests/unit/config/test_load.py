@@ -129,6 +129,9 @@ def test_the_bundled_digits_show_every_key_that_there_is() -> None:
         "pretrained": config.pretrained,
         "train": config.branches[0].train,
         "search": config.search,
+        "calibrate": config.calibrate,
+        "report": config.report,
+        "promote": config.promote,
         "cluster": config.cluster,
         "tracking": config.tracking,
     }
