@@ -201,6 +201,7 @@ def report_page(report: Report, language: Language = "en") -> str:
         shaken={one.arch: one.robustness for one in report.models if one.robustness},
         most_suspects=MOST_SUSPECTS,
         most_classes=MOST_CLASSES,
+        names={one.arch for one in report.models},
         several_workers=any(
             one.costs.device_seconds > one.costs.fit_seconds for one in report.models
         ),

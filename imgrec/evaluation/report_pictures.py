@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from imgrec.evaluation.comparison import Standing
 from imgrec.evaluation.corruptions import SEVERITIES, Robustness
@@ -56,6 +56,7 @@ def cost_picture(models: Sequence[tuple[Standing, Costs]]) -> Figure:
     front = pareto([(costs.milliseconds, one.accuracy) for one, costs in models])
     axes.plot(*zip(*front, strict=True), color=INK, linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15)

@@ -138,7 +138,7 @@ def register(
     if made is None:
         pictures = golden_pictures()
         answers = answers_of(classifier, pictures)
-        uri, model_id = _log(run, classifier, example, trained_on, pictures, answers)
+        uri, model_id = _log(run, name, classifier, example, trained_on, pictures, answers)
         folder = download(run.tracking, uri)
         parity = refuse_other_answers(folder, pictures, answers, f"{name}, made by run {run.id}")
         text |= hash_tags(folder) | {PARITY: json.dumps(asdict(parity))}
@@ -202,6 +202,7 @@ def served_answers(folder: Path, pictures: Mapping[str, bytes]) -> Probabilities
 
 def _log(
     run: Run,
+    name: str,
     classifier: Classifier,
     example: bytes,
     trained_on: Digests | None,
@@ -221,7 +222,7 @@ def _log(
         if trained_on is not None:
             np.save(folder / TRAINED_ON, trained_on, allow_pickle=False)
         logged = mlflow.pyfunc.log_model(
-            name="classifier",
+            name=name.replace(".", "-"),  # which MLflow does not take
             python_model=served_model.__file__,
             artifacts={"classifier": str(folder)},
             # The code that made the model travels with it, so it serves the same for ever.

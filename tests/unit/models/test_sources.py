@@ -230,7 +230,6 @@ def test_weights_that_are_not_there_are_one_line_that_says_what_to_fetch(
     model: ModelConfig, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once: nothing is tried again and again where nobody answers. No extra is installed."""
-
     known = metadata.distribution
 
     def absent(name: str) -> metadata.Distribution:
