@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imgrec.config import load_config
+from imgrec.config import ARCHS, Arch, load_config
 from imgrec.errors import TrackingError
 from imgrec.evaluation.golden import Parity
 from imgrec.search.study import best_confirmed, best_of
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.promotion import Recorded, decisions
-from imgrec.tracking.query import RunRecord, fetch_file, find_run, find_runs
+from imgrec.tracking.query import RunRecord, fetch_file, find_run
 from imgrec.tracking.tags import (
     ABOUT,
     ARCH,
@@ -21,10 +21,10 @@ from imgrec.tracking.tags import (
     BEGINS_WITH,
     COMMAND,
     DEVICES,
-    KIND,
     NETWORKS,
     PARITY,
     REASON,
+    SEARCHED,
 )
 from imgrec.tracking.versions import RegisteredVersion, find_registered
 from pipelines.record.entries import DATA, SETTINGS
@@ -83,7 +83,7 @@ class Lineage:
     version: int
     champion_version: int
     why: str
-    arch: str
+    arch: Arch
     run_id: str
     about: dict[str, str]
     data: dict[str, Any]
@@ -126,7 +126,7 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
     version = find_registered(tracking, model)
     run, workflow = _runs(tracking, version)
     config = _file(tracking, workflow, SETTINGS)
-    arch, tags = version.tags[ARCH], workflow.tags
+    arch, tags = _arch_of(version), workflow.tags
     told = version.tags.get(PARITY)
     return Lineage(
         name=version.name,
@@ -148,7 +148,7 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
         seed=int(version.tags.get("seed", config["seed"])),
         arithmetic=version.tags.get("precision", tags.get(ARITHMETIC + arch, "")),
         devices=tags.get(DEVICES, ""),
-        search=_chosen(tracking, workflow, arch),
+        search=_chosen(tracking, run),
         epoch=int(run.metrics.get("best_epoch", 0)),
         code=version.tags.get("code.version", ""),
         parity=Parity(**json.loads(told)) if told else None,
@@ -158,6 +158,10 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
         command=tags.get(COMMAND, ""),
         config=config,
     )
+
+
+def _arch_of(version: RegisteredVersion) -> Arch:
+    return next(one for one in ARCHS if one == version.tags[ARCH])
 
 
 def _runs(tracking: Tracking, version: RegisteredVersion) -> tuple[RunRecord, RunRecord]:
@@ -180,15 +184,18 @@ def _file(tracking: Tracking, run: RunRecord, name: str) -> dict[str, Any]:
         return content
 
 
-def _chosen(tracking: Tracking, workflow: RunRecord, arch: str) -> Chosen | None:
-    """The search below the workflow that the architecture's settings come from."""
-    searches = find_runs(tracking, {KIND: "search", ARCH: arch}, parent=workflow.id)
-    for search in searches:
-        trials = trials_of(tracking, search)
-        number = best_confirmed(confirmed_by(search))
-        if best := next((one for one in trials if one.number == number), best_of(trials)):
-            return Chosen(search.id, len(trials), best.number, best.settings)
-    return None
+def _chosen(tracking: Tracking, model: RunRecord) -> Chosen | None:
+    """The search that a model's settings come from, of this run or an earlier one."""
+    if not (known := model.tags.get(SEARCHED)):
+        return None
+    search = find_run(tracking, known)
+    if search is None:
+        msg = f"run {model.id}: the search that has chosen its settings (run {known}) is gone"
+        raise TrackingError(msg)
+    trials = trials_of(tracking, search)
+    number = best_confirmed(confirmed_by(search))
+    best = next((one for one in trials if one.number == number), best_of(trials))
+    return Chosen(search.id, len(trials), best.number, best.settings) if best else None
 
 
 def _differences(config: Mapping[str, Any], arch: str) -> dict[str, tuple[Any, Any]]:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from imgrec.classifier import WEIGHTS
 from imgrec.config import Config, load_config
-from imgrec.config.architectures.architecture import REGISTERED
+from imgrec.config.architectures.architecture import COMPACT, REGISTERED
+from imgrec.config.branch import make_branch
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.versions import fetch_classifier
@@ -20,7 +21,6 @@ from pipelines.lineage import Lineage
 from pipelines.observer import Observer
 from pipelines.run import run
 
-PARTS = ("model", "train", "preprocess")
 SECTIONS = ("data", "pretrained", "calibrate", "cluster")
 
 
@@ -82,11 +82,10 @@ def reproduce(
 def again(lineage: Lineage, folder: Path) -> Config:
     """The settings of a version with all that was decided then, for a record of its own in a folder."""
     config, arch = lineage.config, lineage.arch
-    written: dict[str, dict[str, Any]] = {
-        part: dict(config[arch]["written"].get(part, {})) for part in PARTS
-    }
-    if lineage.network:
-        written["model"]["backbone"] = lineage.network
+    branch = make_branch(arch, config[arch]["written"], {})
+    if branch.model.is_open and lineage.network:
+        branch = branch.with_network(lineage.network, pretrained=lineage.network != COMPACT)
+    written = {part: dict(values) for part, values in branch.written.items()}
     if lineage.arithmetic:
         written["train"]["precision"] = lineage.arithmetic
     for key, value in (lineage.search.settings if lineage.search else {}).items():
@@ -98,7 +97,7 @@ def again(lineage: Lineage, folder: Path) -> Config:
         "archs": [arch],
         "storage": str(folder),
         "report": {"corrupted": 0},
-        **{section: config[section] for section in SECTIONS},
+        **{section: config.get(section, {}) for section in SECTIONS},
         arch: written,
     }
     file = folder / "again.toml"

@@ -85,7 +85,7 @@ def run(
                 for arch in _pretrained_first(ledger.prepared)
                 if arch not in models and arch not in failures
             }
-            for arch, outcome in train(workflow, specs, profile=profile).items():
+            for arch, outcome in train(workflow, specs, searches, profile=profile).items():
                 if isinstance(outcome, TrainingError):
                     failures[arch] = str(outcome)
                 else:

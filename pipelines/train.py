@@ -11,7 +11,7 @@ from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.query import metric_history
-from imgrec.tracking.tags import DONE
+from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.loop import EpochReport
@@ -30,14 +30,18 @@ from pipelines.record.entries import (
     start_model,
 )
 from pipelines.record.ledger import rank_of
-from pipelines.results import TrainedModel
+from pipelines.results import Searched, TrainedModel
 from pipelines.workflow import Workflow
 
 ModelOutcome = TrainedModel | TrainingError
 
 
 def train(
-    workflow: Workflow, specs: Mapping[Arch, Sequence[FitSpec]], *, profile: bool = False
+    workflow: Workflow,
+    specs: Mapping[Arch, Sequence[FitSpec]],
+    searches: Mapping[Arch, Searched],
+    *,
+    profile: bool = False,
 ) -> dict[Arch, ModelOutcome]:
     """Train and score, and register each architecture's best seed as it ends; one that fails stops no other.
 
@@ -47,9 +51,12 @@ def train(
     Args:
         workflow: The run that the models' runs stand below.
         specs: What to train: of each architecture one spec for each seed.
+        searches: What has chosen their settings.
         profile: Trace some steps of each.
     """
-    groups = {arch: _Seeds(workflow, arch, each) for arch, each in specs.items()}
+    groups = {
+        arch: _Seeds(workflow, arch, each, searches.get(arch)) for arch, each in specs.items()
+    }
     begun: dict[str, Path] = {}
     waiting: dict[str, _Model] = {}
     work = workflow.work
@@ -91,12 +98,18 @@ def train(
 class _Seeds:
     """An architecture trained with one seed or several, of which the best on validation is registered."""
 
-    def __init__(self, workflow: Workflow, arch: Arch, specs: Sequence[FitSpec]) -> None:
+    def __init__(
+        self,
+        workflow: Workflow,
+        arch: Arch,
+        specs: Sequence[FitSpec],
+        search: Searched | None,
+    ) -> None:
         self._workflow, self._arch = workflow, arch
         self._known = workflow.ledger.scored(specs)
         workflow.observer.will_train(arch, specs[0])
         self.models = [
-            _Model(workflow, arch, spec) for spec in specs if spec.key not in self._known
+            _Model(workflow, arch, spec, search) for spec in specs if spec.key not in self._known
         ]
         self._left = len(self.models)
         self._best: _Model | None = None
@@ -162,7 +175,9 @@ class _Scored:
 class _Model:
     """One fit's way from its first epoch to the registry."""
 
-    def __init__(self, workflow: Workflow, arch: Arch, spec: FitSpec) -> None:
+    def __init__(
+        self, workflow: Workflow, arch: Arch, spec: FitSpec, search: Searched | None
+    ) -> None:
         ledger = workflow.ledger
         self.name = name_of(ledger.config, spec)
         self.arch, self.spec = arch, spec
@@ -178,6 +193,8 @@ class _Model:
             self._run = start_model(workflow.run, ledger.config, ledger.prepared, spec, key)
             self._run.log_figure(preview(ledger.prepared, spec), "preview.png")
             known, self._done = {}, ""
+        if search:
+            self._run.set_tags({SEARCHED: search.run_id})
         self.run_id = self._run.id
         self._curves = Curves(self._run, list(known))
 

@@ -8,6 +8,7 @@ side of the picture, and is not below what the same authors have for 32 pixels.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from simplejpeg import decode_jpeg, encode_jpeg
 from torch import Tensor
 
 from imgrec.classifier import Classifier
-from imgrec.data.decode import pictures_at_once
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 
 SEVERITIES = 5
+AT_ONCE = 16
 LEAST, MOST = 20, 1000
 """Pictures that are corrupted, in every kind and strength."""
 SHARE_OF_TRAINING = 1 / 300
@@ -87,10 +88,12 @@ def robustness(classifier: Classifier, store: Store, rows: Indices, count: int) 
     labels = torch.from_numpy(store.labels[some])
     return Robustness(
         pictures=len(some),
-        clean=_accuracy(classifier, images, labels),
+        clean=_accuracy(classifier, images, labels, lambda part, _: part),
         accuracy={
             kind: tuple(
-                _accuracy(classifier, corrupted(images, kind, severity), labels)
+                _accuracy(
+                    classifier, images, labels, partial(corrupted, kind=kind, severity=severity)
+                )
                 for severity in range(SEVERITIES)
             )
             for kind in CORRUPTIONS
@@ -98,24 +101,28 @@ def robustness(classifier: Classifier, store: Store, rows: Indices, count: int) 
     )
 
 
-def corrupted(images: Tensor, kind: str, severity: int) -> Tensor:
+def corrupted(images: Tensor, seed: int, *, kind: str, severity: int) -> Tensor:
     """Pictures (B, C, H, W) uint8 to the same, corrupted; the same noise whoever asks.
 
     Args:
         images: As the store has them.
+        seed: Of the noise.
         kind: A key of CORRUPTIONS.
         severity: From 0 to 4.
     """
-    random = torch.Generator().manual_seed(severity)
+    random = torch.Generator().manual_seed(SEVERITIES * seed + severity)
     changed = CORRUPTIONS[kind](images.float() / 255, severity, random)
     return (changed * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    _, channels, height, width = images.shape
-    at_once = pictures_at_once(classifier.recipe.larger_of((height, width, channels)))
+def _accuracy(
+    classifier: Classifier, images: Tensor, labels: Tensor, change: Callable[[Tensor, int], Tensor]
+) -> float:
+    """Of pictures that are changed a part at a time: as floats all of them may not fit into memory."""
+    # The same parts for all models, whatever they see of a picture: so the same noise.
+    parts = torch.split(images, AT_ONCE)
     said = torch.cat(
-        [classifier.logits(part).argmax(dim=1) for part in torch.split(images, at_once)]
+        [classifier.logits(change(part, turn)).argmax(dim=1) for turn, part in enumerate(parts)]
     )
     return float((said == labels).double().mean())
 

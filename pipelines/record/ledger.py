@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from imgrec.config import Arch, Config
+from imgrec.config import Arch, CalibrateConfig, Config, ReportConfig
 from imgrec.config.architectures.architecture import REGISTERED
 from imgrec.search.study import Scores, Trial, best_of
 from imgrec.tracking.connection import Tracking
@@ -122,17 +122,24 @@ class Ledger:
         return key_of(self.config.name, spec.key, branch.model_dump(mode="json")["space"], how)
 
     def fit_key(self, spec: FitSpec) -> str:
-        """The key of a fit, and of the model that comes of it."""
-        return key_of(self.config.name, spec.key)
+        """The key of a fit, and of the model that comes of it, which is calibrated as the settings say."""
+        calibrate = self.config.calibrate
+        also = [] if calibrate == CalibrateConfig() else [calibrate.model_dump()]
+        return key_of(self.config.name, spec.key, *also)
 
     @property
     def workflow_key(self) -> str:
         """The key of the whole."""
+        report = self.config.report
+        also: list[Any] = [] if report == ReportConfig() else [report.model_dump()]
         if self.config.search.wanted:
             keys = [self.search_key(arch) for arch in self.config.archs]
-            return key_of(*keys, *([self.config.seeds] if self.config.seeds > 1 else []))
+            if self.config.calibrate != CalibrateConfig():
+                also.append(self.config.calibrate.model_dump())
+            also += [self.config.seeds] if self.config.seeds > 1 else []
+            return key_of(*keys, *also)
         specs = self.prepared.specs.values()
-        return key_of(*(self.fit_key(one) for spec in specs for one in self.seeds(spec)))
+        return key_of(*(self.fit_key(one) for spec in specs for one in self.seeds(spec)), *also)
 
     def seeds(self, spec: FitSpec) -> tuple[FitSpec, ...]:
         """A spec with each of the seeds that it is to be trained with."""

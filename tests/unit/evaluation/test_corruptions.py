@@ -28,11 +28,11 @@ def test_every_corruption_keeps_shape_and_type_and_is_repeatable(
     """All models are asked about the same pixels."""
     images = photo(side, channels)
     for severity in range(SEVERITIES):
-        changed = corrupted(images, kind, severity)
+        changed = corrupted(images, 0, kind=kind, severity=severity)
 
         assert changed.shape == images.shape
         assert changed.dtype == torch.uint8
-        assert torch.equal(changed, corrupted(images, kind, severity))
+        assert torch.equal(changed, corrupted(images, 0, kind=kind, severity=severity))
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -40,7 +40,11 @@ def test_a_stronger_corruption_changes_more(kind: str) -> None:
     """Five strengths are five; pixels of odd sizes may overlap, so of pixelation the ends count."""
     images = photo(96)
     changes = [
-        float((corrupted(images, kind, severity).float() - images.float()).abs().mean())
+        float(
+            (corrupted(images, 0, kind=kind, severity=severity).float() - images.float())
+            .abs()
+            .mean()
+        )
         for severity in range(SEVERITIES)
     ]
 
@@ -53,9 +57,9 @@ def test_a_stronger_corruption_changes_more(kind: str) -> None:
 def test_strengths_are_those_that_are_written_down() -> None:
     """Of a middle grey, where nothing is cut off."""
     grey = torch.full((1, 1, 200, 200), 128, dtype=torch.uint8)
-    noise = corrupted(grey, "gaussian noise", 0).float() / 255
-    salted = corrupted(grey, "impulse noise", 2)
-    photons = corrupted(grey, "shot noise", 1).float() / 255
+    noise = corrupted(grey, 0, kind="gaussian noise", severity=0).float() / 255
+    salted = corrupted(grey, 0, kind="impulse noise", severity=2)
+    photons = corrupted(grey, 0, kind="shot noise", severity=1).float() / 255
 
     # 40,000 pixels: standard errors of 0.0003, 0.0014 and 0.0005.
     assert float(noise.std()) == pytest.approx(0.08, abs=0.002)
@@ -66,9 +70,14 @@ def test_strengths_are_those_that_are_written_down() -> None:
 def test_contrast_and_brightness_are_exact() -> None:
     """Towards the mean; and the value of a colour, whose hue stays."""
     images = photo(32)
-    low = corrupted(images, "contrast", 3).float()
+    low = corrupted(images, 0, kind="contrast", severity=3).float()
     mean = images.float().mean(dim=(2, 3), keepdim=True)
-    bright = corrupted(torch.tensor([[[[50]], [[100]], [[0]]]], dtype=torch.uint8), "brightness", 0)
+    bright = corrupted(
+        torch.tensor([[[[50]], [[100]], [[0]]]], dtype=torch.uint8),
+        0,
+        kind="brightness",
+        severity=0,
+    )
 
     torch.testing.assert_close(low, (images.float() - mean) * 0.1 + mean, atol=0.51, rtol=0)
     assert bright.flatten().tolist() == [63, 126, 0]
