@@ -20,7 +20,6 @@ from imgrec.evaluation.answers import Answers
 from imgrec.evaluation.comparison import Comparison
 from imgrec.evaluation.corruptions import choose_pictures, robustness
 from imgrec.evaluation.costs import costs_of, time_in_turns
-from imgrec.evaluation.intervals import expected_optimism
 from imgrec.evaluation.label_errors import Suspect, read_suspects
 from imgrec.evaluation.mistakes import most_confused, worst_mistakes
 from imgrec.evaluation.report import ModelReport, Report, SearchReport
@@ -213,7 +212,7 @@ def _search_report(arch: Arch, search: Searched, pictures: int) -> SearchReport:
         confirmed=fmean(search.confirmed[search.best.number])
         if search.best.number in search.confirmed
         else None,
-        optimism=expected_optimism(search.scores, pictures),
+        optimism=search.optimism(pictures),
     )
 
 

@@ -11,6 +11,7 @@ from imgrec.config import Arch, Branch
 from imgrec.data.splits import Splits
 from imgrec.data.store import Store
 from imgrec.evaluation.comparison import Comparison, Standing
+from imgrec.evaluation.intervals import expected_optimism
 from imgrec.search.study import DEFAULTS, Trial, best_confirmed, best_of, default_settings
 from imgrec.tracking.tags import REASON
 from imgrec.tracking.versions import RegisteredVersion
@@ -188,9 +189,22 @@ class Searched:
             taken=taken,
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
+    def optimism(self, pictures: int) -> float:
+        """How much better the best trial is to be expected to look than it is (`expected_optimism`).
+
+        Args:
+            pictures: That judged the trials.
+        """
+        return expected_optimism(self.scores, pictures)
+
+    def as_json(self, pictures: int) -> dict[str, Any]:
+        """For programs.
+
+        Args:
+            pictures: That judged the trials.
+        """
         return {
+            "expected_optimism": self.optimism(pictures),
             "run_id": self.run_id,
             "confirmed": {str(number): list(one) for number, one in self.confirmed.items()},
             "trials": self.trials,
@@ -261,7 +275,10 @@ class Summary:
                 "quarantined": self.store.quarantined,
                 "unscored": self.unscored(),
             },
-            "searches": {arch: search.as_json() for arch, search in self.searches.items()},
+            "searches": {
+                arch: search.as_json(len(self.splits.choosing))
+                for arch, search in self.searches.items()
+            },
             "models": [model.as_json() for model in self.models],
             "comparison": self.comparison and self.comparison.as_json(),
             "failures": self.failures,

@@ -86,18 +86,19 @@ def _rate(model: TrainedModel) -> str:
 def _tuned(summary: Summary) -> Table:
     """What the searches changed, beside the defaults."""
     table = titled_table("What the searches found")
-    for column in ("search", "val macro-F1", "setting", "default", "chosen"):
+    for column in ("search", "val macro-F1", "luck, about", "setting", "default", "chosen"):
         table.add_column(column, no_wrap=True)
     for arch, search in summary.searches.items():
         gain = f"{search.best.score:.4f}"
         if search.default is not None:
             gain = f"{search.default:.4f} -> {gain}"
         about = f"{arch}, {search.trials} trials"
+        luck = f"{search.optimism(len(summary.splits.choosing)):.4f}"
         if not search.tuned:
-            table.add_row(about, gain, "[dim]the defaults were best[/]")
+            table.add_row(about, gain, luck, "[dim]the defaults were best[/]")
         for key, (default, chosen) in search.tuned.items():
-            table.add_row(about, gain, key, shown(default), shown(chosen))
-            about = gain = ""
+            table.add_row(about, gain, luck, key, shown(default), shown(chosen))
+            about = gain = luck = ""
     return table
 
 
