@@ -3,15 +3,17 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from imgrec.errors import TrackingError
 from imgrec.evaluation.answers import Answers
-from imgrec.evaluation.comparison import Comparison, Contender, compare
+from imgrec.evaluation.comparison import Comparison
+from imgrec.evaluation.contest import Contender, compare
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.query import RunRecord, fetch_file, find_runs
-from imgrec.tracking.tags import KIND
+from imgrec.tracking.query import RunRecord, fetch_file
 from pipelines.record.entries import ANSWERS, COMPARISON
+from pipelines.record.find import find_with
 from pipelines.results import TrainedModel
 
 
@@ -48,23 +50,12 @@ def find_compared(tracking: Tracking, run: str) -> tuple[RunRecord, Comparison]:
 
     Args:
         tracking: Where it is on record.
-        run: Its name, its id or how that begins; the last one that has a comparison where this is empty.
+        run: See `find_with`.
 
     Raises:
         TrackingError: there is no such run, or it ended before its models were compared.
     """
-    records = find_runs(tracking, {KIND: "workflow"})
-    chosen = [one for one in records if run in {"", one.name} or (run and one.id.startswith(run))]
-    for record in chosen:
-        if comparison := recorded_comparison(tracking, record.id):
-            return record, comparison
-    if chosen and run:
-        msg = f"run {chosen[0].id[:12]} of {chosen[0].name} has no models that were compared; imgrec runs says how it ended"
-    elif run:
-        msg = f"{run}: no such run; imgrec runs lists them"
-    else:
-        msg = "no run has compared its models yet: imgrec run"
-    raise TrackingError(msg)
+    return find_with(tracking, run, partial(recorded_comparison, tracking), "comparison")
 
 
 def _answers(tracking: Tracking, run_id: str, folder: Path) -> Answers:

@@ -8,7 +8,8 @@ from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import ProgressEvent, SearchEvent
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import Prepared
-from pipelines.results import Searched, TrainedModel
+from pipelines.results import TrainedModel
+from pipelines.searched import Searched
 
 
 class Observer(Protocol):

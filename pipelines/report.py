@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,13 +26,14 @@ from imgrec.evaluation.mistakes import most_confused, worst_mistakes
 from imgrec.evaluation.report import ModelReport, Report, SearchReport
 from imgrec.evaluation.trust import Trust
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.query import fetch_file, find_runs
-from imgrec.tracking.tags import KIND
+from imgrec.tracking.query import fetch_file
 from imgrec.tracking.versions import fetch_classifier
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
 from pipelines.record.entries import ANSWERS, LABEL_ERRORS, REPORT, TRUST
-from pipelines.results import Searched, TrainedModel
+from pipelines.record.find import find_with
+from pipelines.results import TrainedModel
+from pipelines.searched import Searched
 from pipelines.workflow import Workflow
 
 MOST_CELLS = 20
@@ -95,25 +97,18 @@ def find_report(tracking: Tracking, run: str) -> Report:
 
     Args:
         tracking: Where it is on record.
-        run: Its name, its id or how that begins; the last one that has a report where this is empty.
+        run: See `find_with`.
 
     Raises:
         TrackingError: there is no such run, or it ended before it had a report.
     """
-    records = find_runs(tracking, {KIND: "workflow"})
-    chosen = [one for one in records if run in {"", one.name} or (run and one.id.startswith(run))]
-    with tempfile.TemporaryDirectory(prefix="imgrec-") as temporary:
-        for record in chosen:
-            file = fetch_file(tracking, record.id, REPORT, Path(temporary))
-            if file:
-                return Report.of(json.loads(file.read_text(encoding="utf-8")))
-    if run and not chosen:
-        msg = f"{run}: no such run; imgrec runs lists them"
-    elif run:
-        msg = f"run {chosen[0].id[:12]} of {chosen[0].name} has no report; imgrec runs says how it ended"
-    else:
-        msg = "no run has a report yet: imgrec run"
-    raise TrackingError(msg)
+    return find_with(tracking, run, partial(_recorded_report, tracking), "report")[1]
+
+
+def _recorded_report(tracking: Tracking, run_id: str) -> Report | None:
+    with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
+        file = fetch_file(tracking, run_id, REPORT, Path(folder))
+        return Report.of(_json(file)) if file else None
 
 
 class _Looked:

@@ -34,9 +34,10 @@ from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import record_comparison, record_inputs, record_report
 from pipelines.record.ledger import Begun, Ledger, last_begun
 from pipelines.report import make_report
-from pipelines.results import Searched, Summary, TrainedModel
+from pipelines.results import Summary, TrainedModel
 from pipelines.search import search
 from pipelines.search_specs import spec_with
+from pipelines.searched import Searched
 from pipelines.train import train
 from pipelines.workflow import Workflow
 

@@ -26,8 +26,8 @@ from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.confirm import confirm
 from pipelines.costs.estimate import largest_checkpoint
 from pipelines.record.curves import Curves
-from pipelines.results import Searched
 from pipelines.search_specs import spec_with
+from pipelines.searched import Searched
 from pipelines.workflow import Workflow
 
 SearchOutcome = Searched | TrainingError

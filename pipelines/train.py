@@ -26,11 +26,12 @@ from pipelines.record.entries import (
     model_metrics,
     name_of,
     record_evaluation,
-    register_classifier,
     start_model,
 )
 from pipelines.record.ledger import rank_of
-from pipelines.results import Searched, TrainedModel
+from pipelines.record.register import register_classifier
+from pipelines.results import TrainedModel
+from pipelines.searched import Searched
 from pipelines.workflow import Workflow
 
 ModelOutcome = TrainedModel | TrainingError

@@ -1,21 +1,18 @@
 """What a run leaves in MLflow."""
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imgrec.classifier import Classifier
 from imgrec.config import Config
-from imgrec.data.decode import encode_png
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.comparison import Comparison
-from imgrec.evaluation.comparison_page import comparison_in_markdown, scored
+from imgrec.evaluation.comparison_page import comparison_in_markdown
 from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.fonts import lettering
-from imgrec.evaluation.intervals import share_interval
 from imgrec.evaluation.label_errors import Suspect, write_suspects
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
 from imgrec.evaluation.report import Report, report_figures, report_page
@@ -27,19 +24,14 @@ from imgrec.evaluation.report_pictures import (
 from imgrec.evaluation.scores import Evaluation
 from imgrec.models import count_parameters
 from imgrec.tracking.datasets import Pictures, log_datasets
-from imgrec.tracking.registry import Judged, register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM, SEEN
-from imgrec.tracking.versions import RegisteredVersion
+from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM
 from imgrec.training.clock import ON_DEVICE
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
-from pipelines.registered import learned_from
 
-MOST_CLASSES = 12
-"""That a version names in its description."""
 ANSWERS = "test_answers.npz"
 """Of a model's run: what it said of each test picture."""
 TRUST, LABEL_ERRORS = "trust.json", "label_errors.csv"
@@ -260,60 +252,3 @@ def record_report(workflow: Run, report: Report) -> None:
         page = Path(folder, REPORT_PAGE)
         page.write_text(report_page(report), encoding="utf-8")
         workflow.log_file(page)
-
-
-def register_classifier(
-    run: Run,
-    config: Config,
-    prepared: Prepared,
-    fitted: Fitted,
-    classifier: Classifier,
-    evaluation: Evaluation,
-) -> RegisteredVersion:
-    """The classifier as a version of `<name>-<arch>`, tagged with what it is and how good."""
-    store, arch = prepared.store, classifier.card.model.arch
-    tags = {
-        ARCH: arch,
-        BEGINS_WITH: begins_with(classifier.card.made_by["weights"]),
-        "data.fingerprint": store.fingerprint,
-        "data.splits": prepared.splits.digest(store),
-        "data.quarantined": store.quarantined,
-        "code.version": code_version(),
-        "precision": fitted.precision,
-        "seed": classifier.card.made_by["seed"],
-        **fitted.best.val.as_metrics("val"),
-        **evaluation.scores.as_metrics("test"),
-    }
-    tags |= {
-        f"{ABOUT}{key}": text for key, text in _about(config, prepared, evaluation, tags).items()
-    }
-    start = prepared.weights.start_of(classifier.card.model)
-    if start:
-        tags[SEEN] = json.dumps(start.seen(store, prepared.splits))
-    example = encode_png(store.images[prepared.splits.test[0]])
-    trained_on = learned_from(store, prepared.splits, start)
-    scores = evaluation.scores.as_metrics("test") | evaluation.trust.as_metrics("test")
-    test = pictures_of(prepared)[-1]
-    judged = Judged(scores, len(fitted.history), test)
-    return register(run, f"{config.name}-{arch}", classifier, example, tags, trained_on, judged)
-
-
-def _about(
-    config: Config, prepared: Prepared, evaluation: Evaluation, tags: Mapping[str, object]
-) -> dict[str, str]:
-    """What MLflow's pages tell a stranger of a version."""
-    store, splits, right = prepared.store, prepared.splits, evaluation.answers.right
-    names = ", ".join(store.class_names[:MOST_CLASSES])
-    more = len(store.class_names) - MOST_CLASSES
-    interval = share_interval(int(right.sum()), len(right))
-    accuracy = scored(evaluation.scores.accuracy, interval)
-    return {
-        "classes": f"{len(store.class_names):,} classes ({names}{f' and {more:,} more' if more > 0 else ''})",
-        "accuracy": f"{accuracy} on {len(right):,} pictures",
-        "macro_f1": f"{evaluation.scores.macro_f1:.3f}",
-        "log_loss": f"{evaluation.scores.loss:.3f} nats",
-        "data": f"{config.data.source} (fingerprint {store.fingerprint[:12]})",
-        "training": f"{len(splits.train):,}",
-        "begins_with": str(tags[BEGINS_WITH]),
-        "code": str(tags["code.version"]),
-    }

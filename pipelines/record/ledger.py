@@ -41,7 +41,8 @@ from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.networks import ON_GPU, asked
 from pipelines.prepare import Prepared
-from pipelines.results import Searched, TrainedModel
+from pipelines.results import TrainedModel
+from pipelines.searched import Searched
 
 Done = Literal["search", "fit", "evaluate", "register"]
 

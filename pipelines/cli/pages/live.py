@@ -31,7 +31,8 @@ from pipelines.formats import duration, shown, size
 from pipelines.logs import own_stderr
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared
-from pipelines.results import Searched, TrainedModel
+from pipelines.results import TrainedModel
+from pipelines.searched import Searched
 
 SECONDS_BETWEEN_LINES = 5.0
 STAGES = {

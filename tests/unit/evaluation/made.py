@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from imgrec.evaluation.answers import Answers
-from imgrec.evaluation.comparison import Contender
+from imgrec.evaluation.contest import Contender
 
 
 def answers_of(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Answers:

@@ -8,7 +8,8 @@ import pytest
 
 from imgrec.errors import ClassifierError
 from imgrec.evaluation.answers import Answers
-from imgrec.evaluation.comparison import Comparison, compare
+from imgrec.evaluation.comparison import Comparison
+from imgrec.evaluation.contest import compare
 from tests.unit.evaluation.made import answers_of, contender, drawn
 
 

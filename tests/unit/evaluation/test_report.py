@@ -11,7 +11,7 @@ import pytest
 from jinja2 import Environment, nodes
 
 import imgrec.evaluation
-from imgrec.evaluation.comparison import compare
+from imgrec.evaluation.contest import compare
 from imgrec.evaluation.corruptions import CORRUPTIONS, Robustness
 from imgrec.evaluation.costs import Costs
 from imgrec.evaluation.label_errors import Suspect
