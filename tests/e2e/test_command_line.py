@@ -26,7 +26,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = tmp_path_factory.mktemp("user")
     make_pictures(folder)
     name = ("--name", "thirds")
-    ended = imgrec("run", "small.toml", "--data", "my pictures", *name, "--json", cwd=folder)
+    words = ["small.toml", "--data", "my pictures", *name, "--set", "report.corrupted=20"]
+    ended = imgrec("run", *words, "--json", cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return folder, json.loads(ended.stdout), ended.stderr
 
@@ -67,6 +68,7 @@ def test_the_same_command_again_takes_everything_from_the_record(finished: Finis
     """Without Ray, within seconds, as the same run; and `--plan` says so before."""
     folder, result, _ = finished
     words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
+    words += ["--set", "report.corrupted=20"]
     planned = imgrec("run", *words, "--plan", cwd=folder)
     again = imgrec("run", *words, cwd=folder)
     taken = json.loads(again.stdout)
@@ -88,6 +90,7 @@ def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) 
     """In a run of its own; the plan says so before, and starts neither Ray nor training."""
     folder, result, _ = finished
     words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
+    words += ["--set", "report.corrupted=20"]
     words += ["--set", "ann.train.label_smoothing=0.05"]
     # To start Ray would be to join a cluster that does not exist.
     nowhere = "--set=cluster.address=127.0.0.1:9"

@@ -28,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(folder: Path) -> list[str]:
-    return ["run", "--data", str(folder / "photos"), "--set", "train.epochs=2"]
+    words = ["run", "--data", str(folder / "photos"), "--set", "train.epochs=2"]
+    return [*words, "--set", "report.corrupted=0"]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ def test_a_model_of_ones_own_is_a_start_for_new_pictures(
     (folder / "more" / "woman").rename(folder / "more" / "person")
     words = ["run", "--data", str(folder / "more"), "--name", "photos", "--arch", "cnn"]
     words += ["--set", "cnn.model.pretrained=models:/photos-cnn/1", "--set", "train.epochs=2"]
+    words += ["--set", "report.corrupted=0"]
     planned = offline(*words, "--plan", cwd=folder)
     begun = offline(*words, "--json", cwd=folder)
     again = offline(*words, cwd=folder)
@@ -125,6 +127,7 @@ def test_all_four_families_go_through_the_whole_workflow_from_random_weights(
         "train.epochs=2",
         "train.batch_size=8",
         "train.start_size=1.0",
+        "report.corrupted=0",
     ]
     words = [word for setting in settings for word in ("--set", setting)]
     done = offline("run", "--data", str(folder / "photos"), *words, "--json", cwd=tmp_path)

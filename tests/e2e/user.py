@@ -36,6 +36,8 @@ hidden = 16
 [transformer.model]
 width = 32
 depth = 1
+[report]
+corrupted = 0  # one test asks for it
 [cluster]
 cpus_per_worker = 1  # two threads on so little would mostly wait for each other
 """
