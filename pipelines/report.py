@@ -22,7 +22,7 @@ from imgrec.evaluation.comparison import Comparison
 from imgrec.evaluation.corruptions import choose_pictures, robustness
 from imgrec.evaluation.costs import costs_of, time_in_turns
 from imgrec.evaluation.label_errors import Suspect, read_suspects
-from imgrec.evaluation.mistakes import most_confused, worst_mistakes
+from imgrec.evaluation.mistakes import choose_mistakes, most_confused, worst_mistakes
 from imgrec.evaluation.report import ModelReport, Report, SearchReport
 from imgrec.evaluation.trust import Trust
 from imgrec.tracking.connection import Tracking
@@ -154,7 +154,15 @@ class _Looked:
             if len(confusion) <= MOST_CELLS
             else (),
             confused=tuple(most_confused(answers)),
-            mistakes=tuple(worst_mistakes(self.classifier, answers, store, rows)),
+            mistakes=tuple(
+                worst_mistakes(
+                    self.classifier,
+                    answers,
+                    store,
+                    rows,
+                    choose_mistakes(spec.num_train, spec.train.epochs),
+                )
+            ),
         )
 
     def suspects(self) -> list[Suspect]:

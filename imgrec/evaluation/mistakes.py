@@ -16,6 +16,9 @@ from imgrec.evaluation.answers import Answers
 from imgrec.evaluation.data_pictures import as_data_url
 
 MOST_PAIRS, MOST_MISTAKES = 8, 6
+SHARE_OF_TRAINING = 1 / 300
+"""Mistakes that are looked into, for each training picture of each epoch: each costs about fifty looks, of which a step of
+training takes three."""
 CELLS = 7
 """Of a picture's side, that are covered one after the other."""
 WINDOW = 2
@@ -65,6 +68,16 @@ class Mistake:
         return cls(**told)
 
 
+def choose_mistakes(trained: int, epochs: int) -> int:
+    """How many mistakes are looked into: so many that it takes about a twentieth of training, by operations; one at least.
+
+    Args:
+        trained: Training pictures.
+        epochs: Passes over them.
+    """
+    return max(1, min(MOST_MISTAKES, round(trained * epochs * SHARE_OF_TRAINING)))
+
+
 def most_confused(answers: Answers) -> list[Confused]:
     """The pairs of classes with the most mistakes, at most MOST_PAIRS."""
     classes = len(answers.class_names)
@@ -86,18 +99,23 @@ def most_confused(answers: Answers) -> list[Confused]:
 
 
 def worst_mistakes(
-    classifier: Classifier, answers: Answers, store: Store, rows: npt.NDArray[np.int64]
+    classifier: Classifier,
+    answers: Answers,
+    store: Store,
+    rows: npt.NDArray[np.int64],
+    most: int,
 ) -> list[Mistake]:
-    """The mistakes that cost the most, at most MOST_MISTAKES.
+    """The mistakes that cost the most.
 
     Args:
         classifier: Whose they are.
         answers: What it said of the test pictures.
         store: Where they lie.
         rows: Theirs in the store, in the order of the answers.
+        most: How many at most.
     """
     wrong = np.flatnonzero(~answers.right)
-    worst = wrong[np.argsort(-answers.loss[wrong], kind="stable")][:MOST_MISTAKES]
+    worst = wrong[np.argsort(-answers.loss[wrong], kind="stable")][:most]
     mistakes = []
     for place in worst.tolist():
         pixels = store.images[rows[place]]

@@ -154,7 +154,7 @@ def test_two_workers_train_a_network_with_batch_norm(session: Session, tmp_path:
     learner = build_learner(specs[name], torch.device("cpu"), Shard())
     learner.evaluated.load_state_dict(outcome.best.weights)
     store = open_store(specs[name].store)
-    rows = make_splits(store, specs[name].data).val
+    rows = make_splits(store, specs[name].data).choosing
     alone = evaluate(learner, Pictures(store, learner.device), rows)
 
     assert outcome.best.val.accuracy > 0.9
