@@ -27,7 +27,7 @@ from imgrec.evaluation.golden import (
     Probabilities,
     answers_of,
     compare_answers,
-    golden_pictures,
+    golden_answers,
     keep_golden,
 )
 from imgrec.preprocess.filters import PACKAGES
@@ -136,8 +136,7 @@ def register(
         # A process that was killed on the way may have left it behind.
         made = next(iter(client.search_model_versions(f"run_id = '{run.id}'")), None)
     if made is None:
-        pictures = golden_pictures()
-        answers = answers_of(classifier, pictures)
+        pictures, answers = golden_answers(classifier)
         uri, model_id = _log(run, name, classifier, example, trained_on, pictures, answers)
         folder = download(run.tracking, uri)
         parity = refuse_other_answers(folder, pictures, answers, f"{name}, made by run {run.id}")
@@ -172,11 +171,10 @@ def refuse_other_answers(
     Raises:
         ClassifierError: an answer differs by more than MOST_DIFFERENT.
     """
-    readable = {name: content for name, content in pictures.items() if name in answers}
-    worst = Parity(len(readable), 0.0, "")
+    worst = Parity(len(pictures), 0.0, "")
     for way, said in (
         ("saved", answers_of(Classifier.load(folder / "artifacts" / FOLDER), pictures)),
-        ("as MLflow loads it", served_answers(folder, readable)),
+        ("as MLflow loads it", served_answers(folder, pictures)),
     ):
         parity = compare_answers(answers, said)
         if not parity.holds:

@@ -6,8 +6,8 @@ import pytest
 
 from imgrec.errors import ClassifierError
 from imgrec.evaluation.golden import (
-    answers_of,
     compare_answers,
+    golden_answers,
     golden_pictures,
     keep_golden,
     read_golden,
@@ -17,14 +17,17 @@ from tests.unit.evaluation.test_trust import classifier
 
 def test_golden_pictures_are_small_read_and_always_the_same(tmp_path: Path) -> None:
     """Only the grey of 16 bits is no picture for a classifier that knows 8."""
-    pictures = golden_pictures()
-    answers = answers_of(classifier(max_pixels=1_000_000), pictures)
+    pictures, answers = golden_answers(classifier(max_pixels=1_000_000))
     keep_golden(tmp_path, pictures, answers)
+    small, _ = golden_answers(classifier(max_pixels=100))
 
-    assert pictures == golden_pictures()
-    assert sum(map(len, pictures.values())) < 250_000
-    assert set(pictures) - set(answers) <= {"deep.png"}
+    assert golden_pictures() == golden_pictures()
+    assert sum(map(len, golden_pictures().values())) < 250_000
+    assert set(golden_pictures()) - set(pictures) <= {"deep.png"}
+    assert set(answers) == set(pictures)
     assert len(answers) > 20
+    # What it refuses to read is no question.
+    assert set(small) < {"dot.png", "thin.png"}
     assert read_golden(tmp_path) == (pictures, answers)
 
 
