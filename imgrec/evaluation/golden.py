@@ -49,7 +49,8 @@ class Parity:
 
 
 def golden_pictures() -> dict[str, bytes]:
-    """Small pictures by name: all modes and formats that Pillow writes here, odd sizes, a turned one."""
+    """Small pictures by name: all modes and formats that are read and that Pillow writes, odd sizes, a turned one."""
+    Image.init()  # or it knows only the formats that it has met
     return dict(_pictures())
 
 
@@ -134,8 +135,19 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
     yield "colour.gif", _file(colour.quantize(64), "GIF")
     for ending, kind in (("bmp", "BMP"), ("ppm", "PPM"), ("tif", "TIFF"), ("tga", "TGA")):
         yield f"rgb.{ending}", _file(colour, kind)
-    for ending, kind in (("pcx", "PCX"), ("sgi", "SGI"), ("dds", "DDS")):
+    for ending, kind in (
+        ("pcx", "PCX"),
+        ("sgi", "SGI"),
+        ("dds", "DDS"),
+        ("im", "IM"),
+        ("dib", "DIB"),
+    ):
         yield f"rgb.{ending}", _file(colour, kind)
+    for ending, kind in (("xbm", "XBM"), ("msp", "MSP")):
+        yield f"bits.{ending}", _file(grey.convert("1"), kind)
+    yield "rgb.ico", _file(colour, "ICO", sizes=[(32, 32)])
+    if "QOI" in Image.SAVE:
+        yield "rgb.qoi", _file(colour, "QOI")
     yield "grey.tif", _file(grey, "TIFF", compression="tiff_lzw")
     for ending, kind, codec in (
         ("webp", "WEBP", "webp"),
