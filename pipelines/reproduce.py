@@ -15,6 +15,7 @@ from imgrec.config.architectures.architecture import COMPACT, REGISTERED
 from imgrec.config.branch import make_branch
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, connect
+from imgrec.tracking.place import SQLITE
 from imgrec.tracking.versions import fetch_classifier
 from imgrec.version import code_version
 from pipelines.lineage import Lineage
@@ -96,6 +97,8 @@ def again(lineage: Lineage, folder: Path) -> Config:
         "seed": lineage.seed,
         "archs": [arch],
         "storage": str(folder),
+        # Said, or MLFLOW_TRACKING_URI would name the record of others.
+        "tracking": {"uri": f"{SQLITE}{folder / 'mlflow.db'}"},
         "report": {"corrupted": 0},
         **{section: config.get(section, {}) for section in SECTIONS},
         arch: written,

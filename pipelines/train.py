@@ -232,6 +232,12 @@ class _Model:
             suspects = suspected_labels(built, evaluation, prepared, self.spec, fitted.precision)
             record_evaluation(self._run, self.name, fitted, evaluation, suspects, metrics)
         self._scored = _Scored(fitted, classifier, evaluation, metrics)
+        wanted = self._workflow.config.calibrate.precision
+        if wanted and classifier.card.abstention is None:
+            self._workflow.observer.note(
+                f"{self.arch}: calibrate.precision = {wanted:g} cannot be promised by "
+                f"{len(prepared.splits.calibrating):,} calibrating pictures: it always answers"
+            )
         if self._workflow.config.seeds > 1:
             val, test = fitted.best.val.macro_f1, evaluation.scores.accuracy
             self._workflow.observer.note(

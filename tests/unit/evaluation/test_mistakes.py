@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgrec.evaluation.costs import BATCH, time_in_turns
+from imgrec.evaluation.costs import time_in_turns
 from imgrec.evaluation.mistakes import most_confused, occlusion
 from imgrec.evaluation.report_pictures import pareto
 from imgrec.training.throughput import multiply_adds
@@ -67,4 +67,3 @@ def test_each_model_has_its_own_time() -> None:
 
     assert len(timed) == 2
     assert all(milliseconds > 0 and rate > 1 for milliseconds, rate in timed)
-    assert BATCH > 3

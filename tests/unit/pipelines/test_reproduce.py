@@ -49,6 +49,9 @@ def test_everything_that_decided_the_weights_is_kept(tmp_path: Path) -> None:
 
     assert (config.archs, config.seed, config.seeds) == (("cnn",), 7, 1)
     assert config.storage == str(tmp_path)
+    assert (
+        config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    )  # whatever the environment names
     assert not config.search.wanted
     assert branch.model.backbone == "compact"
     assert branch.train.precision == "bf16"
