@@ -1,5 +1,6 @@
 """Runs of several kinds, each in a folder of its own: one that fails in part, searches, is killed or interrupted."""
 
+import contextlib
 import json
 import os
 import signal
@@ -199,6 +200,8 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group of its own, as a terminal gives it
+        # A shell lets what it starts in the background ignore Ctrl-C, and so everything that these tests start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -206,13 +209,18 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
             break
     children = psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
-    else:
-        process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=60)
-    seconds = time.monotonic() - started
-    _, alive = psutil.wait_procs(children, timeout=5)
+    try:
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
+        else:
+            process.send_signal(how)
+        stdout, stderr = process.communicate(timeout=60)
+        seconds = time.monotonic() - started
+        _, alive = psutil.wait_procs(children, timeout=5)
+    finally:
+        for one in [*children, process]:  # or it would train beside all other tests
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
     tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
     experiments = [e.experiment_id for e in tracking.client.search_experiments()]
     runs = tracking.client.search_runs(experiments)
