@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from imgrec.config import Filter, ImageShape, ModelConfig, Resize
 from imgrec.config.architectures.architecture import COMPACT
-from imgrec.data.content import Content, InMemoryFile
-from imgrec.data.decode import pictures_at_once
+from imgrec.data.content import Content
+from imgrec.data.decode import Pixels, pictures_at_once
 from imgrec.data.depth import FULL_DEPTH, Depth
+from imgrec.data.given import Given, as_several, contents_of, name_of
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
@@ -125,42 +126,35 @@ class Classifier:
         self.recipe = self.recipe.to(self.device).eval()
 
     def predict(
-        self, contents: Sequence[bytes], names: Sequence[str] | None = None
+        self, pictures: Given | Sequence[Given], names: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """Classify encoded pictures (PNG, JPEG, ...).
+        """Classify pictures.
 
         Args:
-            contents: The bytes of each.
-            names: What to call each in an error; by default `row 0`, `row 1`, ...
+            pictures: One or several: paths, bytes of files (PNG, JPEG, ...), arrays (H, W) or (H, W, C) uint8, or Pillow's.
+            names: What to call each in an error; by default its path, or `row 0`, `row 1`, ...
 
         Raises:
             DecodeError: one of them is not a picture that we can read; the message names it.
         """
-        names = names or [f"row {row}" for row in range(len(contents))]
+        several = as_several(pictures)
         predictions: list[Prediction] = []
-        for name, outcome in zip(names, self.predict_each(contents), strict=True):
+        for row, outcome in enumerate(self.predict_each(several)):
             if isinstance(outcome, DecodeError):
+                name = names[row] if names else name_of(several[row], row)
                 msg = f"{name}: {outcome}"
                 raise DecodeError(msg) from outcome
             predictions.append(outcome)
         return predictions
 
     def predict_each(
-        self, contents: Sequence[bytes | Content]
+        self, pictures: Sequence[Given | Content]
     ) -> Iterator[Prediction | DecodeError]:
-        """The same for each by itself: what is not a picture comes as its error, the others are answered.
-
-        Args:
-            contents: Bytes of files, or where they are.
-        """
-        places = [InMemoryFile(one) if isinstance(one, bytes) else one for one in contents]
-        decoded = decode_all(places, self._how_to_decode)
+        """The same for each by itself: what is not a picture comes as its error, the others are answered."""
+        decoded = decode_all(contents_of(pictures), self.decoding)
         while some := list(itertools.islice(decoded, self._at_once)):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
-            predictions: Iterator[Prediction] = iter(())
-            if readable:
-                images = torch.from_numpy(np.stack(readable)).permute(0, 3, 1, 2)  # (B, C, H, W)
-                predictions = self._predictions(self.logits(images))
+            predictions = self.predictions(self.logits_of(readable)) if readable else iter(())
             for pixels in some:
                 yield pixels if isinstance(pixels, DecodeError) else next(predictions)
 
@@ -169,9 +163,14 @@ class Classifier:
         return pictures_at_once(self.recipe.larger_of(self.card.stored_shape))
 
     @property
-    def _how_to_decode(self) -> Decoding:
+    def decoding(self) -> Decoding:
+        """How a picture becomes the pixels that it looks at."""
         card = self.card
         return Decoding(card.stored_shape, card.resize, card.max_pixels, card.depth)
+
+    def logits_of(self, pixels: Sequence[Pixels]) -> Tensor:
+        """Decoded pictures, (H, W, C) uint8 each, to logits (B, K)."""
+        return self.logits(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # (B, C, H, W)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) uint8 to probabilities (B, K) float32 on the CPU."""
@@ -253,7 +252,8 @@ class Classifier:
         with _read_from(folder):
             return cls(read_card(folder), load_file(folder / WEIGHTS))
 
-    def _predictions(self, logits: Tensor) -> Iterator[Prediction]:
+    def predictions(self, logits: Tensor) -> Iterator[Prediction]:
+        """What it says of pictures with these logits (B, K), one after the other."""
         names, sets = self.card.class_names, self.card.sets
         least = self.card.abstention.below if self.card.abstention else 0.0
         probabilities = torch.softmax(self.calibrated(logits), dim=1)

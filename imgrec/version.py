@@ -7,8 +7,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from imgrec import __version__
-
+__version__ = "0.1.0"
 PACKAGE = Path(__file__).parent
 ROOTS = ("training.learner", "training.loop", "evaluation.calibration", "data.scan")
 """What trains, calibrates and decodes: whatever these import can change a model, and nothing else can."""

@@ -43,6 +43,7 @@ from imgrec.config.sections import (
     PromoteConfig,
     ReportConfig,
     SearchConfig,
+    ServeConfig,
     TrackingConfig,
     TrainConfig,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "Resize",
     "RnnConfig",
     "SearchConfig",
+    "ServeConfig",
     "TrackingConfig",
     "TrainConfig",
     "TransformerConfig",

@@ -20,6 +20,7 @@ from imgrec.config.sections import (
     PromoteConfig,
     ReportConfig,
     SearchConfig,
+    ServeConfig,
     TrackingConfig,
     TrainConfig,
 )
@@ -35,6 +36,7 @@ SHARED: dict[str, type[Section]] = {
     "calibrate": CalibrateConfig,
     "promote": PromoteConfig,
     "report": ReportConfig,
+    "serve": ServeConfig,
     "cluster": ClusterConfig,
     "tracking": TrackingConfig,
 }

@@ -18,6 +18,7 @@ from imgrec.config.sections import (
     PromoteConfig,
     ReportConfig,
     SearchConfig,
+    ServeConfig,
     TrackingConfig,
 )
 from imgrec.errors import ConfigError
@@ -49,6 +50,7 @@ class Config(General):
     calibrate: CalibrateConfig
     promote: PromoteConfig
     report: ReportConfig
+    serve: ServeConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
     branches: tuple[Branch, ...]
@@ -82,6 +84,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> Confi
         calibrate=checked(CalibrateConfig, "calibrate", tables.get("calibrate", {})),
         report=checked(ReportConfig, "report", tables.get("report", {})),
         promote=checked(PromoteConfig, "promote", tables.get("promote", {})),
+        serve=checked(ServeConfig, "serve", tables.get("serve", {})),
         cluster=ClusterConfig(**tables.get("cluster", {})),
         tracking=TrackingConfig(**tables.get("tracking", {})),
         branches=tuple(branches[arch] for arch in general.archs),

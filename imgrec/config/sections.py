@@ -276,10 +276,46 @@ class SearchConfig(Section):
         hours, minutes, seconds = (int(part or 0) for part in written.groups())
         return float(hours * 3600 + minutes * 60 + seconds)
 
+    @model_validator(mode="after")
+    def _confirms_a_search(self) -> Self:
+        if self.confirm and not self.wanted:
+            msg = f"confirm = {self.confirm} confirms the trials of a search, and there is none; set trials or budget"
+            raise ValueError(msg)
+        return self
+
     @property
     def wanted(self) -> bool:
         """Whether there is to be a search at all."""
         return bool(self.trials or self.budget)
+
+
+class ServeConfig(Section):
+    """How a server of models listens, and what it takes at most."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; beyond this machine only with a token (IMGREC_TOKEN)."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes a free one."""
+    follow_seconds: Annotated[float, Field(ge=0.1)] = 10.0
+    """How often to look whether an alias names another version by now."""
+    most_megabytes: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Of the body of a request."""
+    most_bodies_megabytes: Annotated[int, Field(ge=1)] = 256
+    """Of the bodies of all requests at a time."""
+    most_pictures: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Of a request."""
+    most_waiting: Annotated[int, Field(ge=1)] = 512
+    """Pictures on their way; with more a request is refused, to be sent again later."""
+    most_connections: Annotated[int, Field(ge=1)] = 1024
+    """Open at a time."""
+    most_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Pictures that a model looks at together."""
+    decode_seconds: Annotated[int, Field(ge=1, le=60)] = 5
+    """Processor time that a picture may take to decode."""
+    body_seconds: Annotated[float, Field(ge=0.1)] = 30.0
+    """In which a request must have come whole."""
+    answer_seconds: Annotated[float, Field(ge=0.1)] = 30.0
+    """In which a request is answered, or refused."""
 
 
 WorkerCount = Annotated[int, Field(ge=1, le=4096)]

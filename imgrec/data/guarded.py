@@ -7,7 +7,7 @@ from imgrec.config import ImageShape, Resize
 from imgrec.data.content import Content
 from imgrec.data.decode import Pixels, decode, pictures_at_once
 from imgrec.data.depth import Depth
-from imgrec.data.parallel import map_in_chunks, within_limits
+from imgrec.data.parallel import OwnDecoder, map_in_chunks, within_limits
 from imgrec.errors import DecodeError
 
 
@@ -26,6 +26,13 @@ def decode_all(contents: Sequence[Content], how: Decoding) -> Iterator[Pixels | 
     chunk = pictures_at_once(how.image_shape)  # of large pictures few wait for whoever asked
     for some in map_in_chunks(_decode_some, contents, how, workers=0, most_chunk=chunk):
         yield from some
+
+
+def decode_with(
+    decoder: OwnDecoder, contents: Sequence[Content], how: Decoding
+) -> list[Pixels | DecodeError]:
+    """The same of a few, in one process."""
+    return [one for some in decoder.map(_decode_some, contents, how) for one in some]
 
 
 def _decode_some(

@@ -22,7 +22,6 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-import imgrec
 from imgrec.data.content import Content, InMemoryPixels, Missing
 from imgrec.errors import DataError, DecodeError, ImgrecError, StorageError
 from imgrec.machine import available_cores, limit_memory
@@ -42,6 +41,7 @@ MEMORY_STATUS = 77
 IDLE_SECONDS = 60
 """After which a decoding process that nobody asks for anything ends."""
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+A_WEEK = 7 * 24 * 3600
 ENTRY = "import sys; from imgrec.data.parallel import serve; serve(*map(int, sys.argv[1:]))"
 
 
@@ -114,16 +114,17 @@ def _in_order(
 class _Decoder:
     """A decoding process, and the chunk that it works on."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int, idle_seconds: int) -> None:
         self.chunk: tuple[int, Sequence[Content]] | None = None
+        self._seconds, self._idle_seconds = seconds, idle_seconds
         self._start()
 
     def _start(self) -> None:
         self.pipe, theirs = Pipe()
         self._has_waited = False
         # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
-        paths = [str(Path(imgrec.__file__).parents[1]), *filter(None, sys.path)]
-        numbers = (theirs.fileno(), MOST_SECONDS, IDLE_SECONDS)
+        paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        numbers = (theirs.fileno(), self._seconds, self._idle_seconds)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-P", "-c", ENTRY, *map(str, numbers)],
@@ -179,7 +180,7 @@ class _Decoder:
             raise RuntimeError(msg)
         fault = ""
         if -status == signal.SIGPROF:
-            fault = f"takes more than {MOST_SECONDS} s to decode"
+            fault = f"takes more than {self._seconds} s to decode"
         elif status == MEMORY_STATUS:
             fault = TOO_LARGE
         elif -status == signal.SIGBUS:
@@ -211,6 +212,29 @@ class _Decoder:
         self._process.wait()
 
 
+class OwnDecoder:
+    """A decoding process of one's own, for whoever has pictures all the time; `end` ends it."""
+
+    def __init__(self, seconds: int) -> None:
+        """Start it.
+
+        Args:
+            seconds: Of processor time, for one picture.
+        """
+        self._decoder = _Decoder(seconds, A_WEEK)
+
+    def map(
+        self, function: Callable[..., Result], contents: Sequence[Content], *args: Any
+    ) -> Iterator[Result]:
+        """What `map_in_chunks` does with one chunk: a content that broke the process comes by itself, as a `Missing`."""
+        chunks = deque([(0, contents)])
+        return _in_order([self._decoder], chunks, function, args, len(contents))
+
+    def end(self) -> None:
+        """Now, whatever it is at."""
+        self._decoder.end()
+
+
 _IDLE: list[_Decoder] = []
 """Those that wait for the next set; to start one takes half a second."""
 _LOCK = threading.Lock()
@@ -228,7 +252,7 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
             decoder.end()
     taken = [decoder for decoder in taken if decoder.is_alive()]
     try:
-        taken += [_Decoder() for _ in range(count - len(taken))]
+        taken += [_Decoder(MOST_SECONDS, IDLE_SECONDS) for _ in range(count - len(taken))]
         yield taken
     except BaseException:
         # Some are in the middle of a chunk that nobody waits for any more.

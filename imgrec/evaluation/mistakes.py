@@ -68,6 +68,23 @@ class Mistake:
         return cls(**told)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a classifier says of a picture, and what it looked at.
+
+    Attributes:
+        label: What it says.
+        probability: Of that.
+        shown: The picture, as a data URL.
+        looked_at: The same; what spoke for the label stands out, by its colour.
+    """
+
+    label: str
+    probability: float
+    shown: str
+    looked_at: str
+
+
 def choose_mistakes(trained: int, epochs: int) -> int:
     """How many mistakes are looked into: so many that it takes about a twentieth of training, by operations; one at least.
 
@@ -119,18 +136,31 @@ def worst_mistakes(
     mistakes = []
     for place in worst.tolist():
         pixels = store.images[rows[place]]
-        heat = occlusion(classifier, pixels, int(answers.predicted[place]))
+        shown, looked_at = _pictures(classifier, pixels, int(answers.predicted[place]))
         mistakes.append(
             Mistake(
                 picture=str(answers.ids[place]),
                 true=answers.class_names[answers.labels[place]],
                 predicted=answers.class_names[answers.predicted[place]],
                 confidence=float(answers.confidence[place]),
-                shown=as_data_url(_tile(pixels)),
-                looked_at=as_data_url(_tile(_overlaid(pixels, heat))),
+                shown=shown,
+                looked_at=looked_at,
             )
         )
     return mistakes
+
+
+def look_at(classifier: Classifier, pixels: npt.NDArray[np.uint8]) -> Seen:
+    """What a classifier says of a decoded picture, (H, W, C), and what it looked at."""
+    (said,) = classifier.predictions(classifier.logits_of([pixels]))
+    label = classifier.card.class_names.index(said.label)
+    return Seen(said.label, said.probability, *_pictures(classifier, pixels, label))
+
+
+def _pictures(classifier: Classifier, pixels: npt.NDArray[np.uint8], label: int) -> tuple[str, str]:
+    """The picture, and the same coloured where it spoke for a class."""
+    heat = occlusion(classifier, pixels, label)
+    return as_data_url(_tile(pixels)), as_data_url(_tile(_overlaid(pixels, heat)))
 
 
 def occlusion(

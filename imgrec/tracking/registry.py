@@ -70,6 +70,7 @@ SIGNATURE = ModelSignature(
             ColSpec(Map(DataType.double), "probabilities"),
             ColSpec(DataType.boolean, "abstained"),
             ColSpec(Array(DataType.string), "possible"),
+            ColSpec(DataType.string, "error", required=False),
         ]
     ),
     params=ParamSchema(

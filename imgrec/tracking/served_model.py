@@ -2,12 +2,12 @@
 
 Models-from-code: nothing is pickled. Input: a table with one column `image` of encoded pictures
 (PNG, JPEG, ...; over HTTP base64). Output: `label`, `probability`, `probabilities` of every class, `abstained`,
-`possible`; with the parameter `output` something simpler, which other tools expect of a classifier, and with `priors`
+`possible`, and `error` where a row holds no picture; with the parameter `output` something simpler, which other tools expect of a classifier, and with `priors`
 for other frequencies of the classes than those of the data. Tools that know no parameters give the same two as
 `model_config` when they load it.
 """
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.errors import ClassifierError, DecodeError
+from imgrec.priors import read_shares
 
+Answer = Prediction | DecodeError
 OUTPUTS = ("all", "label", "probabilities")
-DEFAULTS = {"output": OUTPUTS[0], "priors": ""}
+COLUMNS = ["label", "probability", "probabilities", "abstained", "possible", "error"]
+ON_ERROR = ("row", "raise")
+DEFAULTS = {"output": OUTPUTS[0], "priors": "", "on_error": ON_ERROR[0]}
 """Of the parameters."""
 
 
@@ -45,51 +49,74 @@ class ServedClassifier(PythonModel):  # type: ignore[misc]
             context: Of MLflow.
             model_input: Encoded pictures.
             params: `output`: `all`, only the `label` (a column of names), or the `probabilities` (a column for each
-                class). `priors`: how frequent each class is where the pictures come from, as a JSON object.
+                class). `priors`: how frequent each class is where the pictures come from, as a JSON object or as
+                `cat=0.9,dog=0.1`. `on_error`: what becomes of a row that holds no picture: it has its reason in the
+                column `error` and no answer (`row`), or nothing is answered (`raise`).
 
         Raises:
-            MlflowException: a row holds no picture, or a parameter is wrong; over HTTP status 400, naming it.
+            MlflowException: a parameter is wrong, or a row that must not be; over HTTP status 400, naming it.
         """
         # A parameter that is not given comes as its default, and then the configuration counts.
         given = {key: value for key, value in (params or {}).items() if value != DEFAULTS.get(key)}
         wanted = DEFAULTS | self.configured | given
-        output = wanted["output"]
+        for key, known in (("output", OUTPUTS), ("on_error", ON_ERROR)):
+            if wanted[key] not in known:
+                msg = f"{key} = {wanted[key]}: must be one of {', '.join(known)}"
+                raise MlflowException(msg, error_code=INVALID_PARAMETER_VALUE)
         contents = [bytes(content) for content in model_input["image"]]
-        if output not in OUTPUTS:
-            msg = f"output = {output}: must be one of {', '.join(OUTPUTS)}"
-            raise MlflowException(msg, error_code=INVALID_PARAMETER_VALUE)
         try:
-            predictions = self._for(wanted["priors"]).predict(contents)
+            classifier = self._for(wanted["priors"])
+            answers = (
+                [*classifier.predict_each(contents)]
+                if wanted["on_error"] == "row"
+                else classifier.predict(contents)
+            )
         except (ClassifierError, DecodeError) as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
-        if output == "label":
-            return pd.Series([p.label for p in predictions], name="label")
-        if output == "probabilities":
-            return pd.DataFrame([p.probabilities for p in predictions])
-        return _table(predictions)
+        return VIEWS[wanted["output"]](answers, classifier.card.class_names)
 
     def _for(self, priors: str) -> Classifier:
         """The classifier, for these frequencies of the classes."""
         if not priors:
             return self.classifier
-        try:
-            shares = json.loads(priors)
-            return self.classifier.with_priors({name: float(one) for name, one in shares.items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            msg = f'priors: write a JSON object such as {{"cat": 0.9, "dog": 0.1}} ({error})'
-            raise ClassifierError(msg) from error
+        names = self.classifier.card.class_names
+        return self.classifier.with_priors(read_shares(priors, names))
 
 
-def _table(predictions: list[Prediction]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "label": [p.label for p in predictions],
-            "probability": [p.probability for p in predictions],
-            "probabilities": [p.probabilities for p in predictions],
-            "abstained": [p.abstained for p in predictions],
-            "possible": [list(p.possible) for p in predictions],
-        }
-    )
+def _all(answers: Sequence[Answer], _: Sequence[str]) -> pd.DataFrame:
+    rows = [_row(one) for one in answers]
+    # As objects: a missing text is None, and not a number that is none.
+    columns = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in COLUMNS}
+    return pd.DataFrame(columns)
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, DecodeError):
+        return {"error": str(answer)}
+    return {
+        "label": answer.label,
+        "probability": answer.probability,
+        "probabilities": answer.probabilities,
+        "abstained": answer.abstained,
+        "possible": list(answer.possible),
+    }
+
+
+def _labels(answers: Sequence[Answer], _: Sequence[str]) -> pd.Series:
+    labels = [None if isinstance(one, DecodeError) else one.label for one in answers]
+    return pd.Series(labels, name="label", dtype=object)
+
+
+def _probabilities(answers: Sequence[Answer], class_names: Sequence[str]) -> pd.DataFrame:
+    rows = [{} if isinstance(one, DecodeError) else one.probabilities for one in answers]
+    return pd.DataFrame(rows, columns=list(class_names))
+
+
+VIEWS: dict[str, Callable[[Sequence[Answer], Sequence[str]], pd.DataFrame | pd.Series]] = {
+    "all": _all,
+    "label": _labels,
+    "probabilities": _probabilities,
+}
 
 
 mlflow.models.set_model(ServedClassifier())

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from imgrec import __version__
 from imgrec.errors import ImgrecError, disk_failure
+from imgrec.version import __version__
 from pipelines.cli import cluster, data, record, train
 
 INTERRUPTED = 130
@@ -39,6 +39,8 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     record.why,
     record.reproduce,
     record.predict,
+    record.serve,
+    record.export,
     cluster.jobs,
     cluster.logs,
     cluster.stop,

@@ -1,5 +1,6 @@
 """The commands that look at the record: runs, compare, models, promote, predict, ui, ..."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -148,8 +149,15 @@ def predict(
     ],
     files: Annotated[
         list[str],
-        typer.Argument(help="Pictures, folders of them, patterns, or - for standard input."),
+        typer.Argument(
+            help="Pictures, folders of them, patterns, - for standard input, or what --data takes: tables, archives, URLs."
+        ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .parquet, .csv or .jsonl file for the answers; goes on after a kill."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="With --out: most probable classes of each.")] = 5,
     priors: Annotated[
         str,
         typer.Option(
@@ -160,12 +168,62 @@ def predict(
     config: MlflowSettings = None,
     settings: Set = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what is in pictures, with a registered model."""
     from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415
 
     loaded = load_settings(config, settings=settings)
-    show_predictions(loaded, model, files, priors=priors, as_json=as_json)
+    show_predictions(
+        loaded, model, files, priors=priors, out=out, top=top, as_json=as_json, quiet=quiet
+    )
+
+
+def export(
+    model: ModelVersion,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="onnx or torch: one graph from uint8 pixels on; folder: for imgrec serve without MLflow.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to. Default: the model's name, in this folder.")
+    ] = None,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model for other programs, held to its golden pictures."""
+    from pipelines.cli.pages.exported import export_model  # noqa: PLC0415
+
+    export_model(load_settings(config, settings=settings), model, form, out, as_json=as_json)
+
+
+def serve(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="As predict takes them: digits-cnn, digits-cnn@alias, digits-cnn/3, or folders. Default: every champion.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen; beyond this machine set IMGREC_TOKEN.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    config: MlflowSettings = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Answer over HTTP: a page, POST /v1/models/NAME/predict, the Open Inference Protocol."""
+    from pipelines.cli.pages.server import serve_models  # noqa: PLC0415
+
+    said = {"serve.host": host, "serve.port": port}
+    changes = [f"{key}={json.dumps(one)}" for key, one in said.items() if one is not None]
+    loaded = load_settings(config, settings=[*changes, *(settings or [])])
+    serve_models(loaded, names or [], as_json=as_json)
 
 
 def ui(

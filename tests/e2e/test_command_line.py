@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -352,8 +353,77 @@ def test_a_registered_model_answers_over_http(finished: Finished, tmp_path: Path
     assert status == 200
     assert [row["label"] for row in answer["predictions"]] == ["right"] * 3
     assert set(answer["predictions"][0]["probabilities"]) == set(CLASSES)
-    assert bad_status == 400
-    assert "row 0: not a picture" in bad_answer["message"]
+    assert bad_status == 200
+    assert all("not a picture" in row["error"] for row in bad_answer["predictions"])
+
+
+def test_the_champions_are_served_with_one_command(finished: Finished, tmp_path: Path) -> None:
+    """All of them at one address; Ctrl-C ends it cleanly."""
+    folder, *_ = finished
+    picture(2, 999).save(tmp_path / "new.png")
+    content = (tmp_path / "new.png").read_bytes()
+    command = [*IMGREC, "serve", "--port", "0", "--json"]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while "}" not in lines:
+            lines.append(process.stdout.readline().rstrip())
+            assert lines[-1], process.communicate()[1]
+        told = json.loads("".join(lines))
+        answers = {}
+        for model in told["models"]:
+            name, _, version = model.partition("/")
+            url = f"{told['address']}/v1/models/{name}/predict"
+            with urllib.request.urlopen(urllib.request.Request(url, content), timeout=30) as answer:
+                answers[name] = json.load(answer)
+            assert answers[name]["version"] == version
+        process.send_signal(signal.SIGINT)
+        _, screen = process.communicate(timeout=60)
+
+    assert set(answers) == {f"thirds-{arch}" for arch in ("ann", "cnn", "rnn", "transformer")}
+    assert {one["predictions"][0]["label"] for one in answers.values()} == {"right"}
+    assert process.returncode == 0, screen
+    assert "Traceback" not in screen
+    assert screen.splitlines()[-1] == "ended"
+
+
+def test_answers_to_many_pictures_go_into_a_file(finished: Finished, tmp_path: Path) -> None:
+    """Whatever cannot be read is in it too, with its reason, and the status says so."""
+    folder, *_ = finished
+    out = tmp_path / "answers.jsonl"
+    ended = imgrec("predict", "thirds-cnn", "my pictures", "--out", str(out), cwd=folder)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+
+    assert ended.returncode == 3
+    assert "1 of 181 pictures cannot be read (such as my pictures/left/broken.png" in ended.stderr
+    assert len({row["picture"] for row in rows}) == len(rows) == 181
+    (broken,) = [row for row in rows if "error" in row]
+    assert broken["picture"] == "my pictures/left/broken.png"
+    right = [row["label"] == Path(row["picture"]).parent.name for row in rows if "label" in row]
+    assert sum(right) > 150
+
+
+def test_a_program_loads_and_asks_a_model(finished: Finished, tmp_path: Path) -> None:
+    """The five lines of the README."""
+    folder, *_ = finished
+    picture(2, 999).save(tmp_path / "new.png")
+    code = """
+import sys
+import imgrec
+from PIL import Image
+model = imgrec.load("thirds-cnn")
+(one,) = model.predict(sys.argv[1])
+several = model.predict([sys.argv[1], open(sys.argv[1], "rb").read(), Image.open(sys.argv[1])])
+assert [other.label for other in several] == [one.label] * 3
+print(one.label, imgrec.__version__)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "new.png")]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split()[0] == "right"
 
 
 def test_the_ui_opens_on_this_machine_only(finished: Finished) -> None:

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imgrec.data.content import Missing
+from imgrec.data.content import File, Missing
 from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.node import CLUTTER, Node
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import File, Sample
+from imgrec.data.sources.sample import Sample
 from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.errors import DataError
 

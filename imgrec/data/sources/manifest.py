@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from imgrec.data.content import Content, Missing
+from imgrec.data.content import Content, File, Missing
 from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.columns import Used, column, hot_of, refuse_several, split_of
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.node import looks_like_picture
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.remote import identity_of
-from imgrec.data.sources.sample import SPLIT_NAMES, File, Remote, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Remote, Sample, Split
 from imgrec.data.sources.table import UTF_8, Table
 from imgrec.data.sources.web import checked, own_places
 from imgrec.errors import DataError, DecodeError

@@ -1,8 +1,6 @@
 """A picture before it is read: what it is called, where its content is, and what it shows."""
 
-import os
 import re
-import stat
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from imgrec.data.content import Content
+from imgrec.data.content import MOST_BYTES, Content, refuse_huge
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.web import HTTP, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
@@ -32,7 +30,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-MOST_BYTES = 1 << 30
 FETCHED_AT_ONCE = 32
 TRIES = 3
 
@@ -71,44 +68,6 @@ class Source(Protocol):
 
     def reading(self) -> Reading:
         """What was taken for what."""
-
-
-class File(NamedTuple):
-    """A file of its own. A tuple of text, for hundreds of thousands travel between processes."""
-
-    path: str
-
-    def read(self) -> bytes:
-        """The whole file."""
-        try:
-            # Without waiting: to open a pipe would wait for somebody to write into it.
-            file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                status = os.fstat(file)
-                if not stat.S_ISREG(status.st_mode):
-                    msg = "not a file but a folder, a pipe or a device"
-                    raise DecodeError(msg)
-                refuse_huge(status.st_size)
-                return _read_to_end(file, status.st_size)
-            finally:
-                os.close(file)
-        except FileNotFoundError as error:
-            msg = f"there is no {self.path}"
-            raise DecodeError(msg) from error
-        except OSError as error:
-            msg = f"cannot be read: {error.strerror}"
-            raise DecodeError(msg) from error
-        except ValueError as error:  # a path with a zero byte in it
-            msg = f"cannot be read: {error}"
-            raise DecodeError(msg) from error
-
-
-def _read_to_end(file: int, size: int) -> bytes:
-    """A file of this size; one read is enough for all but those on slow networks."""
-    content = os.read(file, size + 1)
-    while len(content) < size and (more := os.read(file, size + 1 - len(content))):
-        content += more
-    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +208,3 @@ def _filesystem(protocol: str, allowed: frozenset[str]) -> Any:
     except ValueError as error:
         msg = f"{protocol}://: {error}"
         raise DataError(msg) from error
-
-
-def refuse_huge(size: int) -> None:
-    """Raise DecodeError for what no picture of a person is as large as."""
-    if size > MOST_BYTES:
-        msg = f"more than {MOST_BYTES >> 20} MiB"
-        raise DecodeError(msg)

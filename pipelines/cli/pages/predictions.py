@@ -1,50 +1,77 @@
 """What is in pictures, according to a registered model."""
 
-import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from imgrec.classifier import Classifier, Prediction
+from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction
 from imgrec.config import Config
-from imgrec.data.content import Content, InMemoryFile, Missing
-from imgrec.data.sources.node import looks_like_picture
-from imgrec.data.sources.sample import MOST_BYTES, File
-from imgrec.errors import ClassifierError, DataError, UnreadError
+from imgrec.errors import UnreadError
+from imgrec.models.weights import hash_of
+from imgrec.priors import read_shares
 from pipelines.cli.pages.output import make_console, open_record, print_json
+from pipelines.predict import Named, list_pictures, predict_into, refuse_ending
 
 RUNNERS_UP = 3
-EVEN = "even"
 
 
 def show_predictions(
-    config: Config, model: str, files: list[str], *, priors: str, as_json: bool
+    config: Config,
+    model: str,
+    names: list[str],
+    *,
+    priors: str,
+    out: Path | None,
+    top: int,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Print a prediction for each file; those that cannot be read are listed with their reasons.
+    """Print a prediction for each picture, or write them into a file; what cannot be read has its reason.
 
     Args:
         config: Names the MLflow.
         model: Registered, or a folder.
-        files: Paths of pictures or of folders, patterns, or `-` for a picture on standard input.
+        names: As `list_pictures` takes them.
         priors: How frequent classes are among them: `cat=0.9,dog=0.1`, `even`, or empty for as in the data.
-        as_json: Print one JSON object.
+        out: A file for the answers; None prints them.
+        top: How many of the most probable classes to write there.
+        as_json: Print one JSON object; with a file only what was done.
+        quiet: Show no progress.
 
     Raises:
+        ConfigError: the file is of no kind that is written.
         DataError: no picture is named.
         ClassifierError: the priors are none of this model.
         TrackingError: there is no such model.
         UnreadError: some could not be read; the others have been answered.
     """
-    named = [one for name in files for one in _pictures(name)]
-    if all(isinstance(content, Missing) for _, content in named):
-        msg = f"{' '.join(files)}: no picture there"
-        raise DataError(msg)
-    classifier = Classifier.load(_folder(config, model))
+    if out is not None:
+        refuse_ending(out)
+    named = list_pictures(names, Path(config.storage) / "downloads")
+    folder = folder_of(config, model)
+    classifier = Classifier.load(folder)
     if priors:
-        classifier = classifier.with_priors(_shares(priors, classifier.card.class_names))
+        classifier = classifier.with_priors(read_shares(priors, classifier.card.class_names))
+    if out is not None:
+        about = {
+            "weights": hash_of(folder / WEIGHTS),
+            "card": hash_of(folder / CARD),
+            "priors": priors,
+        }
+        _write(out, classifier, named, top=top, about=about, as_json=as_json, quiet=quiet)
+        return
     answered: list[tuple[str, Prediction]] = []
     unread: list[tuple[str, str]] = []
     answers = classifier.predict_each([content for _, content in named])
@@ -67,39 +94,42 @@ def show_predictions(
         raise UnreadError(msg)
 
 
-def _shares(priors: str, class_names: Sequence[str]) -> dict[str, float]:
-    """What `--priors` says."""
-    if priors == EVEN:
-        return dict.fromkeys(class_names, 1.0)
-    shares = {}
-    for part in priors.split(","):
-        name, equals, share = part.rpartition("=")
-        try:
-            shares[name.strip()] = float(share)
-        except ValueError:
-            equals = ""
-        if not equals:
-            msg = f"--priors {priors}: write cat=0.9,dog=0.1, or {EVEN}"
-            raise ClassifierError(msg)
-    return shares
-
-
-def _pictures(name: str) -> list[tuple[str, Content]]:
-    """The pictures that a name stands for, and where their bytes are."""
-    path = Path(name)
-    if name == "-":
-        content = sys.stdin.buffer.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
-        return [(name, InMemoryFile(content))]
-    if path.is_dir():
-        below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
-        files = [str(file) for file in below if file.is_file()]
-    elif not path.exists() and any(mark in name for mark in "*?["):
-        files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
-    else:
-        files = [name]
-    return [(file, File(file)) for file in files] or [(name, Missing("no picture there"))]
+def _write(
+    out: Path,
+    classifier: Classifier,
+    named: Sequence[Named],
+    *,
+    top: int,
+    about: Mapping[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as shown:
+        task = shown.add_task("recognizing", total=len(named))
+        done = predict_into(
+            out,
+            classifier,
+            named,
+            top=top,
+            about=about,
+            progress=lambda count: shown.update(task, completed=count),
+        )
+    if as_json:
+        counts = {"pictures": done.pictures, "unread": done.unread, "taken": done.taken}
+        print_json({"out": str(out), **counts})
+    elif not quiet:
+        before = f", {done.taken} of them by an earlier command" if done.taken else ""
+        sys.stderr.write(f"{done.pictures} pictures answered in {out}{before}\n")
+    if done.first_unread:
+        name, reason = done.first_unread
+        msg = f"{done.unread} of {done.pictures} pictures cannot be read (such as {name}: {reason}); {out} names each"
+        raise UnreadError(msg)
 
 
 def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]) -> None:
@@ -125,7 +155,8 @@ def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]
         console.print(Text(f"{name}: {reason}", style="yellow"), soft_wrap=True)
 
 
-def _folder(config: Config, model: str) -> Path:
+def folder_of(config: Config, model: str) -> Path:
+    """A classifier in a folder: that of a registered model, or the one that is named."""
     if Path(model).is_dir():
         return Path(model)
     # Only now: a classifier in a folder needs no MLflow, which takes a second to import.

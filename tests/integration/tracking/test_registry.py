@@ -81,17 +81,22 @@ mlflow.set_tracking_uri({tracking.uri!r})
 model = mlflow.pyfunc.load_model("models:/served-ann/1")
 row = model.predict(pd.DataFrame({{"image": [open({str(image)!r}, "rb").read()]}})).iloc[0]
 try:
-    model.predict(pd.DataFrame({{"image": [b"no picture"]}}))
+    model.predict(pd.DataFrame({{"image": [b"no picture"]}}), params={{"on_error": "raise"}})
     refused = ""
 except Exception as error:
     refused = str(error)
-print(json.dumps([row.to_dict(), "ray" in sys.modules, refused]))
+mixed = pd.DataFrame({{"image": [b"no picture", open({str(image)!r}, "rb").read()]}})
+answers = model.predict(mixed)
+labels = model.predict(mixed, params={{"output": "label"}}).tolist()
+shares = model.predict(mixed, params={{"output": "probabilities"}})
+beside = [answers["error"].tolist(), answers["label"].tolist(), labels, shares.isna().all(axis=1).tolist()]
+print(json.dumps([row.to_dict(), "ray" in sys.modules, refused, beside]))
 """
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    row, ray_imported, refused = json.loads(ended.stdout.strip().splitlines()[-1])
+    row, ray_imported, refused, beside = json.loads(ended.stdout.strip().splitlines()[-1])
     (direct,) = classifier.predict([image.read_bytes()])
 
     assert row["label"] == direct.label
@@ -99,6 +104,10 @@ print(json.dumps([row.to_dict(), "ray" in sys.modules, refused]))
     assert row["probability"] == pytest.approx(max(direct.probabilities.values()), abs=1e-5)
     assert ray_imported is False
     assert "row 0: not a picture" in refused
+    (unread, answered), *others = beside
+    assert "not a picture" in unread
+    assert answered is None
+    assert others == [[None, direct.label], [None, direct.label], [True, False]]
     artifacts = fetch_classifier(tracking, "served-ann/1").parent.parent
     suffixes = {path.suffix for path in artifacts.rglob("*") if path.is_file()}
     assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
@@ -164,8 +173,9 @@ def test_the_served_model_says_what_it_is_asked_for(
     assert only.tolist() == ["3"] * 5
     for params, words in (
         ({"output": "labels"}, "must be one of all, label, probabilities"),
-        ({"priors": "3=1"}, "write a JSON object"),
+        ({"priors": "3"}, "write cat=0.9"),
         ({"priors": '{"10": 1}'}, "10 is no class"),
+        ({"on_error": "skip"}, "must be one of row, raise"),
     ):
         with pytest.raises(MlflowException, match=words):
             ask(**params)

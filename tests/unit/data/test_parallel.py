@@ -16,7 +16,7 @@ import pytest
 
 from imgrec.data import parallel
 from imgrec.data.content import Content
-from imgrec.data.parallel import end_decoders, map_in_chunks, within_limits
+from imgrec.data.parallel import OwnDecoder, end_decoders, map_in_chunks, within_limits
 from imgrec.errors import DataError, DecodeError
 from tests.conftest import ROOT
 
@@ -200,3 +200,20 @@ def test_decoding_processes_end_with_their_parent_in_the_middle_of_a_picture() -
 
     assert len(children) == 2
     assert not alive
+
+
+def test_a_process_of_ones_own_goes_on_after_what_broke_it() -> None:
+    """A server has pictures all the time, and one of them must not cost the next."""
+    decoder = OwnDecoder(seconds=1)
+    try:
+        for kinds in (["good"], ["good", "endless", "good"], ["crash"], ["good", "good"]):
+            answers = [
+                kind
+                for some in decoder.map(decode, [Bytes(kind) for kind in kinds])
+                for _, kind in some
+            ]
+            assert [kind == "good" for kind in answers] == [kind == "good" for kind in kinds]
+            if "endless" in kinds:
+                assert answers[1] == "takes more than 1 s to decode"
+    finally:
+        decoder.end()

@@ -1,0 +1,195 @@
+"""The models of a server: loaded, checked against their golden pictures, and exchanged when another version is wanted."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from imgrec.classifier import Classifier
+from imgrec.errors import ClassifierError, ImgrecError
+from imgrec.evaluation.golden import FILE, answers_of, compare_answers, read_golden
+from imgrec.serving.metrics import Metrics
+from imgrec.serving.source import ModelSource
+from imgrec.serving.stage import Stage
+
+LOG = logging.getLogger("imgrec.serving")
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One version of a model, ready to answer.
+
+    Attributes:
+        name: Such as `digits-cnn`.
+        version: As its source calls it.
+        classifier: Loaded and checked.
+        facts: For people.
+        stage: Its thread; None before the engine has started it.
+    users: Requests that it is answering.
+    retired: Another version has taken its place, and its thread ends with the last of them.
+    """
+
+    name: str
+    version: str
+    classifier: Classifier
+    facts: Mapping[str, str] = field(default_factory=dict)
+    stage: Stage[Any] | None = None
+    users: int = 0
+    retired: bool = False
+
+    def put(self, item: Any) -> None:
+        """Let its thread take a decoded picture."""
+        assert self.stage is not None
+        self.stage.put(item)
+
+    def close(self) -> None:
+        """End its thread after all that was put."""
+        assert self.stage is not None
+        self.stage.close()
+
+
+def load_model(source: ModelSource, name: str, version: str) -> ServedModel:
+    """A version from its source, which answers its golden pictures as it did when it was registered.
+
+    Raises:
+        ImgrecError: it cannot be had, or answers otherwise.
+    """
+    with source.fetch(name, version) as fetched:
+        classifier = Classifier.load(fetched.folder)
+        if not (fetched.folder / FILE).is_file():  # of an earlier imgrec, or not registered
+            LOG.warning("%s/%s has no golden pictures to be checked with", name, version)
+            return ServedModel(name, version, classifier, fetched.facts)
+        pictures, answers = read_golden(fetched.folder)
+    parity = compare_answers(answers, answers_of(classifier, pictures))
+    if not parity.holds:
+        msg = (
+            f"{name}/{version}: answers otherwise than when it was registered ({parity.where}: "
+            f"{parity.largest:.1e}); it is not served"
+        )
+        raise ClassifierError(msg)
+    return ServedModel(name, version, classifier, fetched.facts)
+
+
+class Models:
+    """The models that answer now, and a thread that follows what their source wants."""
+
+    def __init__(
+        self, source: ModelSource, start: Callable[[ServedModel], None], metrics: Metrics
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            source: Of the models.
+            start: Gives a model its thread.
+            metrics: To count in.
+        """
+        self._source, self._start, self._metrics = source, start, metrics
+        self._models: dict[str, ServedModel] = {}
+        self._lock = threading.Lock()
+        self._failed: dict[str, str] = {}
+        self._unseen = ""
+        self._ends = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def load(self) -> None:
+        """Load every model.
+
+        Raises:
+            ImgrecError: one of them cannot be served.
+        """
+        for name, version in self._source.wanted().items():
+            LOG.info("loading %s/%s", name, version)
+            self._take(load_model(self._source, name, version))
+
+    def follow(self, seconds: float) -> None:
+        """Look every so often which versions are wanted, in a thread."""
+        self._thread = threading.Thread(
+            target=self._follow, args=(seconds,), name="follow", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the threads; what was put before is answered."""
+        self._ends.set()
+        if self._thread is not None:
+            self._thread.join()
+        for model in self._models.values():
+            self._retire(model)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[ServedModel]:
+        """The version of a model that answers now, and goes on to answer inside, whatever takes its place.
+
+        Raises:
+            KeyError: there is no such model.
+        """
+        with self._lock:
+            model = self._models[name]
+            model.users += 1
+        try:
+            yield model
+        finally:
+            with self._lock:
+                model.users -= 1
+                ends = model.retired and not model.users
+            if ends:
+                model.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
+    def all(self) -> list[ServedModel]:
+        """The same of every model."""
+        return list(self._models.values())
+
+    def refresh(self) -> None:
+        """Load the versions that are wanted by now; where one fails, the old one goes on, and the log says so once."""
+        try:
+            wanted = self._source.wanted()
+        except ImgrecError as error:
+            if str(error) != self._unseen:
+                LOG.warning("what is wanted cannot be seen, the old versions go on: %s", error)
+            self._unseen = str(error)
+            return
+        self._unseen = ""
+        for name, version in wanted.items():
+            old = self._models.get(name)
+            if (old and old.version == version) or self._failed.get(name) == version:
+                continue
+            try:
+                model = load_model(self._source, name, version)
+            except ImgrecError as error:
+                self._failed[name] = version
+                self._metrics.swaps.labels(name, "failed").inc()
+                goes_on = f"version {old.version} goes on" if old else "it is not served"
+                LOG.warning(
+                    "%s: version %s cannot be served, %s: %s", name, version, goes_on, error
+                )
+                continue
+            self._take(model)
+            LOG.warning("%s: version %s answers now", name, version)
+            self._metrics.swaps.labels(name, "done").inc()
+
+    def _take(self, model: ServedModel) -> None:
+        self._start(model)
+        with self._lock:
+            old = self._models.get(model.name)
+            self._models[model.name] = model
+        self._failed.pop(model.name, None)
+        self._metrics.version.labels(model.name, model.version).set(1)
+        if old is not None:
+            self._metrics.version.remove(model.name, old.version)
+            self._retire(old)
+
+    def _retire(self, model: ServedModel) -> None:
+        with self._lock:
+            model.retired = True
+            ends = not model.users
+        if ends:
+            model.close()
+
+    def _follow(self, seconds: float) -> None:
+        while not self._ends.wait(seconds):
+            self.refresh()

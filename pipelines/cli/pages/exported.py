@@ -1,0 +1,39 @@
+"""A model in another form: what was written, and how alike it answers."""
+
+import sys
+from pathlib import Path
+
+from imgrec.classifier import Classifier
+from imgrec.config import Config
+from imgrec.errors import ConfigError
+from imgrec.serving.export import FORMATS, Format, export
+from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.predictions import folder_of
+
+SUFFIXES: dict[Format, str] = {"folder": "", "torch": ".pt2", "onnx": ".onnx"}
+
+
+def export_model(config: Config, model: str, form: str, out: Path | None, *, as_json: bool) -> None:
+    """Write a model in another form.
+
+    Raises:
+        ConfigError: there is no such form, or something is there already.
+        TrackingError: there is no such model.
+        ClassifierError: it cannot be exported, or answers otherwise there.
+    """
+    chosen = next((one for one in FORMATS if one == form), None)
+    if chosen is None:
+        msg = f"--format {form}: must be one of {', '.join(FORMATS)}"
+        raise ConfigError(msg)
+    folder = folder_of(config, model)
+    if out is None:
+        name = model.removeprefix("models:/").replace("/", "-").replace("@", "-")
+        out = Path(f"{Path(name).name}{SUFFIXES[chosen]}")
+    parity = export(Classifier.load(folder), folder, chosen, out)
+    if as_json:
+        told = {"pictures": parity.pictures, "largest_difference": parity.largest}
+        print_json({"out": str(out), "format": chosen, **told})
+    else:
+        sys.stdout.write(
+            f"{out}: answers {parity.pictures} golden pictures as {model} does, within {parity.largest:.1e}\n"
+        )

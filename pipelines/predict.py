@@ -1,0 +1,309 @@
+"""Answers to any number of pictures, in a file: part by part, so that a kill costs no more than one part."""
+
+import csv
+import glob
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgrec.classifier import Classifier, Prediction
+from imgrec.config import DataConfig
+from imgrec.data.content import MOST_BYTES, Content, File, InMemoryFile, Missing
+from imgrec.data.sources import FILES, NAMED, open_source
+from imgrec.data.sources.node import looks_like_picture
+from imgrec.errors import ConfigError, DataError, DecodeError
+
+Named = tuple[str, Content]
+"""What a picture is called, and where its bytes are."""
+PART = 2048
+"""Pictures of a part: some seconds of work."""
+PARTS = ".parts"
+KEY = "key.json"
+ENDINGS = (".parquet", ".csv", ".jsonl")
+SCHEMA = pa.schema(
+    [
+        ("picture", pa.string()),
+        ("label", pa.string()),
+        ("probability", pa.float32()),
+        ("abstained", pa.bool_()),
+        ("possible", pa.list_(pa.string())),
+        ("top_labels", pa.list_(pa.string())),
+        ("top_probabilities", pa.list_(pa.float32())),
+        ("error", pa.string()),
+    ]
+)
+"""`top_...`: the most probable classes, the most probable first. `error`: why there is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What was done.
+
+    Attributes:
+        pictures: All of them.
+        unread: Those without an answer.
+        first_unread: Name and reason of the first of these, if any.
+        taken: Pictures that an earlier command had answered.
+    """
+
+    pictures: int
+    unread: int
+    first_unread: tuple[str, str] | None
+    taken: int
+
+
+def list_pictures(names: Sequence[str], downloads: Path) -> list[Named]:
+    """The pictures that some names stand for.
+
+    Args:
+        names: Files, folders of any depth, patterns, `-` for a picture on standard input, or whatever a data source may be:
+            tables, archives, URLs.
+        downloads: Where to put what is fetched or unpacked.
+
+    Raises:
+        DataError: none of them is there.
+    """
+    named = [one for name in names for one in _pictures(name, downloads)]
+    if all(isinstance(content, Missing) for _, content in named):
+        msg = f"{' '.join(names)}: no picture there"
+        raise DataError(msg)
+    return named
+
+
+def refuse_ending(out: Path) -> None:
+    """Before any work.
+
+    Raises:
+        ConfigError: the file is of no kind that is written, or its folder is not there.
+    """
+    if out.suffix.lower() not in ENDINGS:
+        msg = f"--out {out}: the file's ending says its kind; write one of {', '.join(ENDINGS)}"
+        raise ConfigError(msg)
+    if not out.absolute().parent.is_dir():
+        msg = f"--out {out}: there is no folder {out.absolute().parent}"
+        raise ConfigError(msg)
+
+
+def predict_into(
+    out: Path,
+    classifier: Classifier,
+    pictures: Sequence[Named],
+    *,
+    top: int,
+    about: Mapping[str, Any],
+    progress: Callable[[int], None],
+) -> Predicted:
+    """Answer all pictures, and write the answers into a file in their order.
+
+    Parts that an earlier command has written for the same pictures and the same model are taken as they are. The file
+    itself appears when it is complete.
+
+    Args:
+        out: The file; its ending says what it is.
+        classifier: That answers.
+        pictures: All of them.
+        top: How many of the most probable classes to write.
+        about: What else the answers depend on: the model's version, priors.
+        progress: Told how many pictures are answered.
+    """
+    parts = out.with_name(out.name + PARTS)
+    key = {**about, "top": top, "pictures": _digest(pictures), "part": PART}
+    _keep_for(parts, key)
+    unread, taken = 0, 0
+    first: tuple[str, str] | None = None
+    files = []
+    for start in range(0, len(pictures), PART):
+        some = pictures[start : start + PART]
+        file = parts / f"{start:012d}.parquet"
+        if file.is_file():
+            taken += len(some)
+        else:
+            _write_part(file, classifier, some, top, start, progress)
+        files.append(file)
+        progress(start + len(some))
+        for row in _unread_of(file):
+            unread += 1
+            first = first or (row["picture"], row["error"])
+    _merge(files, out)
+    shutil.rmtree(parts)
+    return Predicted(len(pictures), unread, first, taken)
+
+
+def _keep_for(parts: Path, key: Mapping[str, Any]) -> None:
+    """An empty folder for parts, or that of an earlier command of the same key."""
+    written = json.dumps(key, sort_keys=True)
+    file = parts / KEY
+    if file.is_file() and file.read_text(encoding="utf-8") == written:
+        return
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir()
+    file.write_text(written, encoding="utf-8")
+
+
+def _digest(pictures: Sequence[Named]) -> str:
+    """Of their names, in order. Of what lies behind names nobody asks: it would be to read them all."""
+    digest = hashlib.sha256()
+    for name, _ in pictures:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _write_part(
+    file: Path,
+    classifier: Classifier,
+    pictures: Sequence[Named],
+    top: int,
+    start: int,
+    progress: Callable[[int], None],
+) -> None:
+    rows = []
+    answers = classifier.predict_each([content for _, content in pictures])
+    for (name, _), answer in zip(pictures, answers, strict=True):
+        rows.append(_row(name, answer, top))
+        if len(rows) % 64 == 0:
+            progress(start + len(rows))
+    with _whole(file) as unfinished:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
+
+
+def _row(name: str, answer: Prediction | DecodeError, top: int) -> dict[str, Any]:
+    name = name.encode(errors="replace").decode()  # a name on disk may be no text
+    if isinstance(answer, DecodeError):
+        return {"picture": name, "error": str(answer)}
+    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[:top]
+    return {
+        "picture": name,
+        "label": answer.label,
+        "probability": answer.probability,
+        "abstained": answer.abstained,
+        "possible": list(answer.possible),
+        "top_labels": [label for label, _ in ranked],
+        "top_probabilities": [share for _, share in ranked],
+    }
+
+
+def _unread_of(file: Path) -> list[dict[str, Any]]:
+    table = pq.read_table(file, columns=["picture", "error"])
+    return [row for row in table.to_pylist() if row["error"] is not None]
+
+
+def _merge(parts: Sequence[Path], out: Path) -> None:
+    with _whole(out) as unfinished, WRITERS[out.suffix.lower()](unfinished) as writer:
+        for part in parts:
+            writer.write(pq.read_table(part))
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A name to write under; the file has its own once all is on the disk."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    yield unfinished
+    with unfinished.open("rb+") as written:
+        os.fsync(written.fileno())
+    unfinished.replace(file)
+
+
+class _Writer(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def write(self, table: pa.Table) -> None: ...
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        """A row group."""
+        self._writer.write_table(table)
+
+
+class _Text:
+    """Lines of text."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class _JsonLines(_Text):
+    def write(self, table: pa.Table) -> None:
+        """An object a line; what a row does not have is left out."""
+        for row in table.to_pylist():
+            told = {key: value for key, value in row.items() if value is not None}
+            self._file.write(json.dumps(told, ensure_ascii=False) + "\n")
+
+
+class _Csv(_Text):
+    """Lists as JSON, for a table has no lists."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(SCHEMA.names)
+
+    def write(self, table: pa.Table) -> None:
+        """A line each."""
+        for row in table.to_pylist():
+            self._rows.writerow(
+                [
+                    json.dumps(one, ensure_ascii=False) if isinstance(one, list) else one
+                    for one in row.values()
+                ]
+            )
+
+
+WRITERS: dict[str, Callable[[Path], _Writer]] = {
+    ".parquet": _Parquet,
+    ".jsonl": _JsonLines,
+    ".csv": _Csv,
+}
+
+
+def _pictures(name: str, downloads: Path) -> list[Named]:
+    """The pictures that a name stands for, and where their bytes are."""
+    path = Path(name)
+    if name == "-":
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
+        return [(name, InMemoryFile(content))]
+    if path.is_dir():
+        below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
+        files = [str(file) for file in below if file.is_file()]
+    elif _is_source(name):
+        source = open_source(DataConfig(source=name), downloads)
+        return [(sample.id, sample.content) for sample in source]
+    elif not path.exists() and any(mark in name for mark in "*?["):
+        files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
+    else:
+        files = [name]
+    return [(file, File(file)) for file in files] or [(name, Missing("no picture there"))]
+
+
+def _is_source(name: str) -> bool:
+    head, colon, _ = name.partition(":")
+    return "://" in name or head + colon in NAMED or name.lower().endswith(FILES)
