@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import ServeConfig
 from imgrec.data.content import Content, InMemoryFile
 from imgrec.data.decode import Pixels
+from imgrec.data.depth import FULL_DEPTH
 from imgrec.data.guarded import Decoding, decode_with
 from imgrec.data.parallel import OwnDecoder
 from imgrec.errors import DecodeError
+from imgrec.evaluation.golden import golden_pictures
 from imgrec.machine import available_cores
 from imgrec.serving.metrics import Metrics
 from imgrec.serving.models import ServedModel
@@ -29,6 +33,9 @@ LOG = logging.getLogger("imgrec.serving")
 AT_ONCE = 8
 """Pictures that a decoding process is given at a time: enough that its pipe costs little, few enough that one bad picture
 holds up few."""
+LITTLE = 50_000_000
+"""Multiply-adds of a batch that one thread does alone: some milliseconds (docs/results.md)."""
+WARMING = Decoding((32, 32, 3), "fill", 10_000_000, FULL_DEPTH)
 Answer = Prediction | DecodeError
 
 
@@ -96,7 +103,10 @@ class Engine:
         """Start the decoding processes, one a core."""
         self._settings, self._metrics = settings, metrics
         self._inside = 0
+        self._threads = torch.get_num_threads()
         self._lanes = [_Lane(settings.decode_seconds) for _ in range(available_cores())]
+        for lane in self._lanes:
+            lane.warm()
         works = [functools.partial(self._decode_some, lane) for lane in self._lanes]
         self._decode = Stage[_Picture]("decode", works, AT_ONCE)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -209,6 +219,9 @@ class Engine:
         model = batch[0].picture.model
         assert model is not None
         self._metrics.batch.labels(model.name).observe(len(batch))
+        # Of this thread: it wakes the others at each layer, which costs more than they save where there is little to do.
+        little = model.multiply_adds * len(batch) < LITTLE
+        torch.set_num_threads(1 if little else self._threads)
         logits = model.classifier.logits_of([one.pixels for one in batch])
         told: list[tuple[_Picture, Any]] = []
         rows: dict[int, list[int]] = {}
@@ -232,6 +245,12 @@ class _Lane:
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
         self.decoder = OwnDecoder(seconds)
+
+    def warm(self) -> None:
+        """Let the process import its decoders before anybody waits for them."""
+        decode_with(
+            self.decoder, [InMemoryFile(one) for one in golden_pictures().values()], WARMING
+        )
 
     def decode(self, pictures: Sequence[_Picture], how: Decoding) -> Sequence[Pixels | Exception]:
         """The pixels of each, or why there are none: a DecodeError, or a fault that is not the picture's."""

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from imgrec.classifier import Classifier
@@ -13,6 +14,7 @@ from imgrec.evaluation.golden import FILE, answers_of, compare_answers, read_gol
 from imgrec.serving.metrics import Metrics
 from imgrec.serving.source import ModelSource
 from imgrec.serving.stage import Stage
+from imgrec.training.throughput import multiply_adds
 
 LOG = logging.getLogger("imgrec.serving")
 
@@ -27,6 +29,7 @@ class ServedModel:
         classifier: Loaded and checked.
         facts: For people.
         stage: Its thread; None before the engine has started it.
+    multiply_adds: Of its network, for one picture.
     users: Requests that it is answering.
     retired: Another version has taken its place, and its thread ends with the last of them.
     """
@@ -36,6 +39,7 @@ class ServedModel:
     classifier: Classifier
     facts: Mapping[str, str] = field(default_factory=dict)
     stage: Stage[Any] | None = None
+    multiply_adds: int = 0
     users: int = 0
     retired: bool = False
 
@@ -58,18 +62,23 @@ def load_model(source: ModelSource, name: str, version: str) -> ServedModel:
     """
     with source.fetch(name, version) as fetched:
         classifier = Classifier.load(fetched.folder)
-        if not (fetched.folder / FILE).is_file():  # of an earlier imgrec, or not registered
+        if (fetched.folder / FILE).is_file():
+            _refuse_other_answers(classifier, fetched.folder, f"{name}/{version}")
+        else:  # of an earlier imgrec, or not registered
             LOG.warning("%s/%s has no golden pictures to be checked with", name, version)
-            return ServedModel(name, version, classifier, fetched.facts)
-        pictures, answers = read_golden(fetched.folder)
+    operations = multiply_adds(classifier.model, classifier.card.image_shape)
+    return ServedModel(name, version, classifier, fetched.facts, multiply_adds=operations)
+
+
+def _refuse_other_answers(classifier: Classifier, folder: Path, name: str) -> None:
+    pictures, answers = read_golden(folder)
     parity = compare_answers(answers, answers_of(classifier, pictures))
     if not parity.holds:
         msg = (
-            f"{name}/{version}: answers otherwise than when it was registered ({parity.where}: "
+            f"{name}: answers otherwise than when it was registered ({parity.where}: "
             f"{parity.largest:.1e}); it is not served"
         )
         raise ClassifierError(msg)
-    return ServedModel(name, version, classifier, fetched.facts)
 
 
 class Models:
