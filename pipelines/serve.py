@@ -1,17 +1,67 @@
-"""Registered models, or classifiers in folders, as a server: joins serving with tracking."""
+"""Registered models, or classifiers in folders, as a server: joins serving with tracking.
 
+`build` is what Ray Serve imports (cluster/ray/serve.yaml); it needs imgrec[serve].
+"""
+
+import functools
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imgrec.config import Config
+from pydantic import BaseModel, ConfigDict, Field
+
+from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError, TrackingError
+from imgrec.serving.guard import TOKEN
 from imgrec.serving.source import Fetched, FolderSource, ModelSource
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.tags import ABOUT
 from imgrec.tracking.versions import CHAMPION, fetch_version, find_version, list_versions
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+
+class Arguments(BaseModel):
+    """Of `build`: what `imgrec serve` takes, and how many replicas there are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    models: list[str] = []
+    settings: list[str] = []
+    """As `--set` takes them."""
+    replicas: int = Field(default=1, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
+    """Cores of each replica."""
+    without_token: bool = False
+    """Answer whoever asks; else IMGREC_TOKEN must be set where the replicas run."""
+
+
+def build(arguments: Arguments) -> "Application":
+    """An application for Ray Serve.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no token and nobody has said that none is wanted.
+    """
+    from imgrec.serving.replicas import application  # noqa: PLC0415 - Ray Serve is an extra
+
+    config = load_config(None, arguments.settings)
+    token = os.environ.get(TOKEN, "")
+    if not token and not arguments.without_token:
+        msg = f"{TOKEN} is not set: set it under runtime_env, or say without_token: true"
+        raise ConfigError(msg)
+    make = functools.partial(source_of, config, arguments.models)
+    return application(
+        make,
+        config.serve,
+        token,
+        replicas=arguments.replicas,
+        cpus=arguments.cpus,
+    )
 
 
 class RegisteredModels:

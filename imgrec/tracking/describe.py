@@ -50,7 +50,7 @@ def _of_model(name: str, champion: RegisteredVersion | None) -> str:
         return f"None of its versions is champion yet: `imgrec history {name}` says why."
     tags = champion.tags
     use = (
-        f"Use it: `imgrec predict {name} FILE`, or `mlflow models serve -m models:/{name}@champion --env-manager local`. "
+        f"Use it: `imgrec predict {name} FILE`, `imgrec serve {name}`, or `mlflow models serve -m models:/{name}@champion --env-manager local`. "
         f"All decisions: `imgrec history {name}`."
     )
     return "\n".join(

@@ -279,6 +279,52 @@ def test_a_worker_killed_in_a_search_costs_no_trial(
     same_ending(Record.read(tmp_path, json.loads(stdout)), searched)
 
 
+def with_one_seed_done(folder: Path) -> bool:
+    """One of three models is trained, and the others are not."""
+    return count(folder, "select count(*) from tags where key = 'imgrec.done'") >= 1
+
+
+def in_confirmation(folder: Path) -> bool:
+    """One model that confirms a trial has been trained, and others have not."""
+    kinds = "from tags as kind join runs using (run_uuid) where kind.key = 'imgrec.kind' and kind.value = 'confirm'"
+    return count(folder, f"select count(*) {kinds} and runs.status = 'FINISHED'") >= 1
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("words", "happened"),
+    [
+        (("--arch", "ann", "--seeds", "3"), with_one_seed_done),
+        (("--arch", "ann", "--trials", "4", "--set", "search.confirm=2"), in_confirmation),
+    ],
+    ids=["seeds", "confirm"],
+)
+def test_a_driver_killed_among_seeds_ends_with_the_same_scores(
+    pictures: Path, tmp_path: Path, words: tuple[str, ...], happened: Callable[[Path], bool]
+) -> None:
+    """What several seeds have come to is as much on record as what one has."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, _ = finish(tmp_path / "whole", pictures, *words)
+    with start(tmp_path / "killed", pictures, *words) as process:
+        kill_when(tmp_path / "killed", process, happened)
+    killed, _ = finish(tmp_path / "killed", pictures, *words)
+    (one,), (other,) = whole.result["models"], killed.result["models"]
+
+    assert other["test"] == one["test"]
+    assert len(other["seed_runs"]) == len(one["seed_runs"])
+    assert killed.runs == whole.runs
+    assert killed.models == whole.models
+    assert killed.trials == whole.trials
+    for (_, before), (_, after) in zip(
+        sorted(whole.result["searches"].items()),
+        sorted(killed.result["searches"].items()),
+        strict=True,
+    ):
+        assert after["confirmed"] == before["confirmed"]
+        assert after["best_trial"] == before["best_trial"]
+
+
 @pytest.mark.chaos
 def test_a_run_that_nobody_goes_on_with_is_closed(pictures: Path, tmp_path: Path) -> None:
     """Nothing says RUNNING for ever: the next command that looks marks it, and says how to go on."""

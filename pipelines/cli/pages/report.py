@@ -119,10 +119,9 @@ def _next_commands(summary: Summary) -> list[tuple[str, str]]:
             words += ["--trials", str(trials)]
         return [look, ("train", shlex.join(["uv", "run", "imgrec", "run", *words]))]
     best = summary.models[0].registered_model
-    serve = f"mlflow models serve -m models:/{best}@champion --env-manager local --port 5001"
     return [
         look,
         ("report", f"uv run imgrec report {summary.run_id[:12]} --open{where}"),
         ("predict", f"uv run imgrec predict {best} FILE...{where}"),
-        ("serve", f"MLFLOW_TRACKING_URI={quote(summary.tracking_uri)} uv run {serve}"),
+        ("serve", f"uv run imgrec serve{where}"),
     ]
