@@ -1,6 +1,6 @@
 """Registered models, or classifiers in folders, as a server: joins serving with tracking.
 
-`build` is what Ray Serve imports (cluster/ray/serve.yaml); it needs imgrec[serve].
+`build` is what Ray Serve imports (cluster/serve/serve.yaml); it needs imgrec[serve].
 """
 
 import functools

@@ -14,6 +14,8 @@ from imgrec.errors import ConfigError, reason_of
 
 HEAD_SECONDS = 10.0
 """In which the head of a request must have come."""
+MOST_HEAD = 64 << 10
+"""Bytes of a head."""
 KEEP_SECONDS = 15
 """That a connection is kept without a request."""
 BACKLOG = 2048
@@ -52,9 +54,10 @@ def make_server(app: ASGIApp, settings: ServeConfig) -> uvicorn.Server:
 
 
 class _Impatient(HttpToolsProtocol):
-    """One that ends a connection whose head does not come: uvicorn would wait for ever."""
+    """One that ends a connection whose head does not come, or never ends: uvicorn would wait, and keep all of it."""
 
     _timer: asyncio.TimerHandle | None = None
+    _head = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -63,6 +66,13 @@ class _Impatient(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._came()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._timer is not None:  # still the head
+            self._head += len(data)
+            if self._head > MOST_HEAD:
+                self._end()
 
     def on_message_begin(self) -> None:
         if self._timer is None:  # a later request of the same connection
@@ -74,6 +84,7 @@ class _Impatient(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _wait(self) -> None:
+        self._head = 0
         self._timer = self.loop.call_later(HEAD_SECONDS, self._end)
 
     def _came(self) -> None:
@@ -82,6 +93,6 @@ class _Impatient(HttpToolsProtocol):
             self._timer = None
 
     def _end(self) -> None:
-        self._timer = None
+        self._came()
         if not self.transport.is_closing():
             self.transport.close()

@@ -169,6 +169,22 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     assert post(server, picture(1)).status_code == 200
 
 
+def test_a_head_that_never_ends_is_not_kept(server: Server) -> None:
+    """Or one connection could fill the memory."""
+    host, port = server[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        with pytest.raises(OSError, match="reset|pipe"):
+            for _ in range(1000):
+                connection.sendall(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+                time.sleep(0.002)
+
+    large = requests.post(
+        f"{server[0]}/v1/models/animals/predict", data=picture(5, (500, 900), "BMP"), timeout=20
+    )
+    assert large.status_code == 200
+
+
 def test_whoever_goes_before_the_answer_costs_nothing(server: Server) -> None:
     """Half a request, and the connection is closed."""
     host, port = server[0].removeprefix("http://").split(":")

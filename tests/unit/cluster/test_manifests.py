@@ -1,5 +1,6 @@
 """Every file of cluster/ is what the program that reads it expects, and safe by its own rules."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 import ray
 import yaml
 from compose_spec import PyCompose
+from ray.serve.schema import ServeDeploySchema
 
 from imgrec import __version__
+from pipelines.serve import Arguments
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -90,6 +93,13 @@ RAY_JOB = exactly(
 )
 
 
+RAY_SERVICE = exactly(
+    ("serveConfigV2", "rayClusterConfig"), serveConfigV2=TEXT, rayClusterConfig=RAY_CLUSTER
+)
+EXPORTED = "model"
+"""A folder that whoever builds an image of the server has exported before."""
+
+
 def objects() -> Iterator[Any]:
     """Every object of every Kubernetes file."""
     for path in KUBERNETES:
@@ -126,7 +136,10 @@ def test_kubernetes_accepts_every_object(found: dict[str, Any]) -> None:
     """By its own schema, in which an unknown key is an error; KubeRay's kinds by their types."""
     if found["apiVersion"] == "ray.io/v1":
         jsonschema.validate(
-            found["spec"], {"RayCluster": RAY_CLUSTER, "RayJob": RAY_JOB}[found["kind"]]
+            found["spec"],
+            {"RayCluster": RAY_CLUSTER, "RayJob": RAY_JOB, "RayService": RAY_SERVICE}[
+                found["kind"]
+            ],
         )
         for pod in pods(found):
             template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}}
@@ -189,7 +202,24 @@ def test_hadolint_has_nothing_against_the_images(path: Path) -> None:
     assert re.search(r"^USER 1000$", text, re.MULTILINE)
     assert f":{__version__}" in text
     for copied in re.findall(r"^COPY ((?!--from).+) \S+$", text, re.MULTILINE):
-        assert all((ROOT / name).exists() for name in copied.split())
+        assert all((ROOT / name).exists() for name in copied.split() if name != EXPORTED)
+
+
+def test_ray_serve_accepts_its_files() -> None:
+    """By its own schema, with arguments that our application takes."""
+    (service,) = [
+        one
+        for one in yaml.safe_load_all((CLUSTER / "kubernetes" / "rayservice.yaml").read_text())
+        if one["kind"] == "RayService"
+    ]
+    texts = [(CLUSTER / "serve" / "serve.yaml").read_text(), service["spec"]["serveConfigV2"]]
+    for text in texts:
+        (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+
+        module, _, name = application.import_path.partition(":")
+        assert hasattr(importlib.import_module(module), name)
+        assert Arguments.model_validate(application.args).replicas == 2
+        assert "IMGREC_TOKEN:" not in text
 
 
 def test_all_files_name_the_ray_that_is_installed() -> None:
