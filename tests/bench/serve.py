@@ -1,4 +1,4 @@
-"""Requests a second and their times: `imgrec serve`, `mlflow models serve`, and a plain FastAPI script, in turns.
+"""Requests a second and their times: `imgrec serve` alone and under Ray Serve, `mlflow models serve`, and a plain FastAPI script.
 
     uv run python -m tests.bench.serve --record FOLDER --model digits-cnn --picture FILE --out FOLDER [--rounds 3]
 
@@ -68,7 +68,7 @@ def servers(record: Path, model: str, picture: Path, work: Path) -> Iterator[dic
     rows = [{"image": base64.b64encode(picture.read_bytes()).decode()}]
     body.write_text(json.dumps({"dataframe_records": rows}))
     wrapped.write_text(SCRIPT.format(file=body, kind="application/json"))
-    ours, mlflow, plain = free_port(), free_port(), free_port()
+    ours, mlflow, plain, replicas = free_port(), free_port(), free_port(), free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     commands = {
         "imgrec serve": (
@@ -92,6 +92,11 @@ def servers(record: Path, model: str, picture: Path, work: Path) -> Iterator[dic
             ],
             f"http://127.0.0.1:{mlflow}/ping",
             (f"http://127.0.0.1:{mlflow}/invocations", wrapped),
+        ),
+        "imgrec under Ray Serve": (
+            [sys.executable, "-m", "tests.bench.ray_server", str(folder), str(replicas)],
+            f"http://127.0.0.1:{replicas}/readyz",
+            (f"http://127.0.0.1:{replicas}/v1/models/{folder.name}/predict", raw),
         ),
         "FastAPI and torch": (
             [sys.executable, "-m", "tests.bench.plain_server", str(folder), str(plain)],

@@ -174,10 +174,15 @@ def test_a_head_that_never_ends_is_not_kept(server: Server) -> None:
     host, port = server[0].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-        with pytest.raises(OSError, match="reset|pipe"):
-            for _ in range(1000):
+        sent = 0
+        try:
+            while sent < 1000:
                 connection.sendall(b"X-Filler: " + b"x" * 1000 + b"\r\n")
+                sent += 1
                 time.sleep(0.002)
+        except OSError:  # closed there
+            pass
+    assert sent < 1000
 
     large = requests.post(
         f"{server[0]}/v1/models/animals/predict", data=picture(5, (500, 900), "BMP"), timeout=20
