@@ -23,7 +23,7 @@ from imgrec.tracking.tags import ABOUT
 from imgrec.tracking.versions import CHAMPION, fetch_version, find_version, list_versions
 
 if TYPE_CHECKING:
-    from ray.serve import Application
+    from imgrec.serving.replicas import Application
 
 
 class Arguments(BaseModel):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -64,7 +64,7 @@ Priors = Annotated[
 class _Direct(APIRoute):
     """One whose endpoint is called without FastAPI's reading of parameters, which takes as long as a small picture."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint with the name of the path, the request, and the priors of the query."""
         endpoint = self.endpoint
 

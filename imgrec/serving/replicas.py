@@ -1,6 +1,7 @@
 """The same application under Ray Serve: replicas on the nodes of a cluster, behind one address."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from ray import serve
 from starlette.types import ASGIApp
@@ -11,6 +12,7 @@ from imgrec.serving.server import Serving
 from imgrec.serving.source import ModelSource
 
 NAME = "imgrec"
+Application: TypeAlias = serve.Application
 
 
 class Replica:
@@ -45,7 +47,7 @@ def application(
     *,
     replicas: int,
     cpus: float,
-) -> serve.Application:
+) -> Application:
     """What `serve.run` and `serve deploy` take.
 
     Args:

@@ -87,6 +87,7 @@ def test_the_same_command_again_takes_everything_from_the_record(finished: Finis
         assert one["parameters"] == other["parameters"]
 
 
+@pytest.mark.long
 def test_a_change_of_one_architecture_redoes_that_one_alone(finished: Finished) -> None:
     """In a run of its own; the plan says so before, and starts neither Ray nor training."""
     folder, result, _ = finished

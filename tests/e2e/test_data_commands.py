@@ -137,6 +137,7 @@ def test_uneven_noisy_data_end_as_a_model_that_says_so(photos: Path) -> None:
     assert set(json.loads(predicted.stdout)["predictions"][0]["probabilities"]) == {"cat", "woman"}
 
 
+@pytest.mark.long
 def test_scores_name_the_classes_that_a_split_lacks(tmp_path: Path) -> None:
     """A run on such data goes on, and says of what its test accuracy says nothing."""
     for split, count in (("train", 40), ("test", 20)):

@@ -84,6 +84,7 @@ def test_a_photo_of_any_size_is_recognized(
     assert json.loads(said.stdout)["predictions"][0]["label"] == "cat"
 
 
+@pytest.mark.long
 def test_a_model_of_ones_own_is_a_start_for_new_pictures(
     ran: subprocess.CompletedProcess[str], folder: Path
 ) -> None:
@@ -124,7 +125,7 @@ def test_all_four_families_go_through_the_whole_workflow_from_random_weights(
     ]
     settings += [
         "data.image_size=224",
-        "train.epochs=2",
+        "train.epochs=1",
         "train.batch_size=8",
         "train.start_size=1.0",
         "report.corrupted=0",

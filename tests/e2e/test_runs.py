@@ -26,6 +26,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_one_architecture_that_fails_does_not_stop_the_other(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +187,13 @@ def test_a_killed_worker_costs_no_epoch_and_no_model(pictures: Path, tmp_path: P
     assert model["registered_model"] == "killed-ann"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGINT, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.chaos),
+    ],
+)
 def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
     pictures: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -176,6 +176,7 @@ def photo_specs(storage: Path, *settings: str) -> dict[str, FitSpec]:
     )
 
 
+@pytest.mark.long
 def test_two_workers_probe_and_fine_tune_what_one_does(session: Session, tmp_path: Path) -> None:
     """They divide the features, solve one last layer, and then differ by rounding alone.
 
@@ -205,6 +206,7 @@ def test_two_workers_probe_and_fine_tune_what_one_does(session: Session, tmp_pat
         assert second["val/loss"] == pytest.approx(first["val/loss"], rel=2e-2, abs=1e-3)
 
 
+@pytest.mark.chaos
 def test_workers_that_die_in_the_probe_and_in_fine_tuning_end_with_the_same_weights(
     session: Session, tmp_path: Path
 ) -> None:
@@ -318,6 +320,7 @@ def as_kind(kind: type[FitSpec], spec: FitSpec) -> FitSpec:
     return kind(**{one.name: getattr(spec, one.name) for one in fields(FitSpec)})
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_uses_up_no_failure_and_ends_in_smaller_parts(
     session: Session, tmp_path: Path
 ) -> None:
@@ -354,6 +357,7 @@ def test_a_bug_is_raised_once_with_its_traceback(session: Session, tmp_path: Pat
         run(session, {name: spec}, tmp_path, Watched())
 
 
+@pytest.mark.chaos
 def test_workers_that_die_too_often_are_given_up_and_the_next_model_is_trained(
     session: Session, tmp_path: Path
 ) -> None:

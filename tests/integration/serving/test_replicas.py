@@ -80,7 +80,9 @@ def test_replicas_answer_as_the_server_does_and_one_that_dies_costs_what_it_had(
         timeout=280,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    told = json.loads(ended.stdout.strip().splitlines()[-1])
+    (line,) = [one for one in ended.stdout.splitlines() if one.startswith('{"first"')]
+    told = json.loads(line)  # Ray writes beside it
+    print(line)
     (row,) = told["first"]["predictions"]
     (expected,) = make_classifier().predict([picture(1)])
 

@@ -218,11 +218,13 @@ def test_an_error_of_the_server_changes_nothing(
     assert asked_for(tracking, storage, version)[::2] == ("promoted", 2)
 
 
-def test_ten_promotions_at_once_leave_one_champion_and_ten_records(
-    tracking: Tracking, storage: Path, good: Made
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.chaos)])
+def test_promotions_at_once_leave_one_champion_and_a_record_each(
+    count: int, tracking: Tracking, storage: Path, good: Made
 ) -> None:
-    """Each in a process of its own: one of them promotes, and nine are told that it is champion already."""
-    version = registered(tracking, "race", good)
+    """Each in a process of its own: one of them promotes, and the others are told that it is champion already."""
+    name = f"race-of-{count}"
+    version = registered(tracking, name, good)
     code = f"""
 import sys
 from pathlib import Path
@@ -231,10 +233,10 @@ from imgrec.tracking.connection import connect
 from imgrec.tracking.versions import find_challenger
 from pipelines.promote import promote
 tracking = connect(TrackingConfig(), Path({tracking.uri.removeprefix("sqlite:///")!r}).parent, create=False)
-version = find_challenger(tracking, "race", {version.version})
+version = find_challenger(tracking, {name!r}, {version.version})
 print("ready", flush=True)
 sys.stdin.readline()
-print(promote(tracking, Path({str(storage)!r}), version, PromoteConfig(), "race")[0].outcome)
+print(promote(tracking, Path({str(storage)!r}), version, PromoteConfig(), {name!r})[0].outcome)
 """
     racers = [
         subprocess.Popen(
@@ -243,17 +245,17 @@ print(promote(tracking, Path({str(storage)!r}), version, PromoteConfig(), "race"
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(10)
+        for _ in range(count)
     ]
     for one in racers:
         assert one.stdout
         assert one.stdout.readline() == "ready\n"
     ends = [one.communicate("go\n")[0].strip() for one in racers]
 
-    assert sorted(ends) == ["promoted"] + ["refused"] * 9
-    history = decisions(tracking, "race")
-    assert sorted(one.outcome for one in history) == ["promoted"] + ["refused"] * 9
-    champion = champion_of(tracking, "race")
+    outcomes = ["promoted"] + ["refused"] * (count - 1)
+    assert sorted(ends) == outcomes
+    assert sorted(one.outcome for one in decisions(tracking, name)) == outcomes
+    champion = champion_of(tracking, name)
     assert champion
     assert champion.version == version.version
 
