@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import zlib
@@ -98,17 +99,19 @@ def attacks(address: str, name: str, good: bytes) -> list[Callable[[random.Rando
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`imgrec serve` on a classifier, and its address."""
+def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """`imgrec serve` on a classifier, its address, and what it writes."""
     command = [*IMGREC, "serve", str(folder), "--port", "0", "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
+    screen = Path(tempfile.mkdtemp()) / "screen"  # a pipe that nobody reads would stop it
+    with (
+        screen.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
         assert server.stdout is not None
         lines: list[str] = []
         while "}" not in lines:
             lines.append(server.stdout.readline().rstrip())
-        yield server, json.loads("".join(lines))["address"]
+        yield server, json.loads("".join(lines))["address"], screen
 
 
 def be_good(
@@ -154,7 +157,7 @@ def main() -> None:
     name = said.model.resolve().name
     ends, answered, statuses = threading.Event(), Counter[str](), Counter[str]()
     memory: list[int] = []
-    with running(said.model) as (server, address), ThreadPoolExecutor(32) as pool:
+    with running(said.model) as (server, address, screen), ThreadPoolExecutor(32) as pool:
         process = psutil.Process(server.pid)
         family = {one.pid for one in process.children(recursive=True)}
         url = f"{address}/v1/models/{name}/predict"
@@ -184,8 +187,8 @@ def main() -> None:
             ),
         }
         server.terminate()
-        _, screen = server.communicate()
-    print(json.dumps(told | {"tracebacks": screen.count("Traceback")}, indent=2))
+        server.wait()
+    print(json.dumps(told | {"tracebacks": screen.read_text().count("Traceback")}, indent=2))
 
 
 if __name__ == "__main__":

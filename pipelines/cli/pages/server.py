@@ -60,8 +60,14 @@ def serve_models(config: Config, models: Sequence[str], *, as_json: bool) -> Non
 
 def _log_to_stderr() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-    for name in ("imgrec.serving", "uvicorn.error"):
+    # Of others only what is wrong with the server: what is wrong with a request is told to whoever sent it.
+    levels = {
+        "imgrec.serving": logging.WARNING,
+        "uvicorn.error": logging.ERROR,
+        "python_multipart": logging.ERROR,
+    }
+    for name, level in levels.items():
         log = logging.getLogger(name)
         log.addHandler(handler)
-        log.setLevel(logging.WARNING)
+        log.setLevel(level)
         log.propagate = False

@@ -38,17 +38,23 @@ for thread in threads:
     thread.start()
 time.sleep(2)
 import psutil
-replicas = [
-    one for one in psutil.Process().children(recursive=True)
-    if any("ServeReplica" in word for word in one.cmdline())
-]
+def living():
+    found = set()
+    for one in psutil.Process().children(recursive=True):
+        try:
+            if any("ServeReplica" in word for word in one.cmdline()):
+                found.add(one.pid)
+        except psutil.Error:
+            pass
+    return found
+replicas = living()
 killed = time.monotonic()
-os.kill(replicas[0].pid, signal.SIGKILL)
+os.kill(min(replicas), signal.SIGKILL)
 alive = 0
 while alive < 2 and time.monotonic() - killed < 90:
     time.sleep(0.5)
     deployment = serve.status().applications["imgrec"].deployments["imgrec"]
-    alive = deployment.replica_states.get("RUNNING", 0) if time.monotonic() - killed > 2 else 0
+    alive = deployment.replica_states.get("RUNNING", 0) if living() - replicas else 0
 back = time.monotonic() - killed
 ends.set()
 for thread in threads:
