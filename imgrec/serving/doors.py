@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
 from imgrec.errors import DecodeError
@@ -170,9 +171,14 @@ def watching(serving: Serving) -> APIRouter:
             raise Refusal(503, "no model is ready")
         return State(status="ok")
 
-    @router.get("/metrics", responses=refusals(401, 403), tags=["server"])
+    @router.get(
+        "/metrics",
+        responses=refusals(401, 403),
+        response_class=PlainTextResponse,
+        tags=["server"],
+    )
     async def metrics() -> Response:
         """Counts for Prometheus."""
-        return Response(serving.metrics.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(serving.metrics.text())
 
     return router

@@ -153,7 +153,7 @@ def protocol(serving: Serving) -> APIRouter:
     takes = {
         "requestBody": {
             "required": True,
-            "content": {JSON: {"schema": Inference.model_json_schema()}},
+            "content": {JSON: {"schema": _inlined(Inference.model_json_schema())}},
         }
     }
     told = {200: {"model": Inferred}, **refusals(400, 401, 403, 404, 408, 413, 422, 429, 503)}
@@ -187,6 +187,21 @@ def protocol(serving: Serving) -> APIRouter:
         )
 
     return router
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that refers to nothing beside it."""
+    parts = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(parts[node["$ref"].rpartition("/")[2]])
+            return {key: inline(one) for key, one in node.items()}
+        return [inline(one) for one in node] if isinstance(node, list) else node
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
 
 
 def _refuse_other(model: ServedModel, version: str) -> None:

@@ -84,8 +84,7 @@ def test_a_broken_file_gets_a_kind_message(
     page.set_input_files("#file", tmp_path / "new.png")
     page.wait_for_selector("article")
 
-    assert message
-    assert "Error" not in message
+    assert message.startswith("This file cannot be read: not a picture")
     assert page.locator("#problem").is_hidden()
 
 
@@ -112,7 +111,7 @@ def test_the_page_is_chinese_for_who_reads_chinese(
     assert page.locator("#state").inner_text().endswith("个答案")
     reached = set()
     page.focus("body")
-    for _ in range(12):
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id"))
     assert {"choose", "photograph", "draw", "recognize", "clear"} <= reached

@@ -33,6 +33,7 @@ async function fetched(path, options = {}) {
     at("token").focus();
   }
   const told = await answer.json().catch(() => ({ error: `${answer.status}` }));
+  if (answer.status === 422) throw new Error(say.unread(told.error));
   if (!answer.ok) throw new Error(told.error);
   return told;
 }
