@@ -1,17 +1,17 @@
 """The best trials of a search once more, with other seeds: what was luck with one seed is not there with the next."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from imgrec.config import Arch
-from imgrec.distributed.fit import fit_on_workers
+from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.errors import TrainingError
 from imgrec.search.study import DEFAULTS, Scores, Trial
 from imgrec.tracking.query import RunRecord, find_runs
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, CONFIRMED, KEY, KIND, NUMBER
-from imgrec.training.checkpoint import latest_state
 from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import in_arithmetic
@@ -36,8 +36,9 @@ def confirm(
         searches: Their runs on record, and their trials.
         arithmetics: In which they were trained.
     """
-    config, observer = workflow.config, workflow.observer
+    config = workflow.config
     fits: dict[str, _Fit] = {}
+    begun: dict[str, Path] = {}
     found: dict[Arch, dict[int, list[float]]] = {}
     for arch, (run, trials) in searches.items():
         candidates = _candidates(trials)
@@ -52,32 +53,16 @@ def confirm(
                 one = _Fit(workflow, arch, trial.number, spec, run)
                 if one.key in known:
                     scores.append(known[one.key].metrics["best_val_macro_f1"])
-                else:
-                    fits[one.name] = one
-    if fits:
-        begun = {
-            name: state
-            for name, one in fits.items()
-            if (state := latest_state(workflow.work.parent, one.spec.key))
-        }
-        outcomes = fit_on_workers(
-            workflow.session(),
-            {name: one.spec for name, one in fits.items()},
-            config.cluster,
-            workflow.demand,
-            storage=workflow.work / "confirm",
-            on_event=lambda *_: None,
-            resume=begun,
-        )
-        for name, outcome in outcomes:
-            one = fits[name]
-            if isinstance(outcome, TrainingError):
-                observer.note(f"{name}: {outcome}")
-                continue
-            score = outcome.best.val.macro_f1
-            one.record(score)
-            found[one.arch][one.number].append(score)
-            observer.note(f"{name}: val macro-F1 {score:.4f}")
+                    continue
+                left = workflow.left_of(spec)
+                if isinstance(left, Fitted):
+                    scores.append(one.record(left.best.val.macro_f1))
+                    continue
+                fits[one.name] = one
+                if left:
+                    begun[one.name] = left
+    for one, score in _train(workflow, fits, begun):
+        found[one.arch][one.number].append(score)
     confirmed = {
         arch: {
             number: tuple(scores)
@@ -89,6 +74,30 @@ def confirm(
     for arch, by_trial in confirmed.items():
         searches[arch][0].set_tags({CONFIRMED: json.dumps(by_trial)})
     return confirmed
+
+
+def _train(
+    workflow: Workflow, fits: "Mapping[str, _Fit]", begun: Mapping[str, Path]
+) -> "Iterator[tuple[_Fit, float]]":
+    """Train what is left, and yield each with its score; what fails is said and left out."""
+    if not fits:
+        return
+    outcomes = fit_on_workers(
+        workflow.session(),
+        {name: one.spec for name, one in fits.items()},
+        workflow.config.cluster,
+        workflow.demand,
+        storage=workflow.work / "confirm",
+        on_event=lambda *_: None,
+        resume=begun,
+    )
+    for name, outcome in outcomes:
+        if isinstance(outcome, TrainingError):
+            workflow.observer.note(f"{name}: {outcome}")
+            continue
+        score = fits[name].record(outcome.best.val.macro_f1)
+        workflow.observer.note(f"{name}: val macro-F1 {score:.4f}")
+        yield fits[name], score
 
 
 def _candidates(trials: Iterable[Trial]) -> list[Trial]:
@@ -118,9 +127,10 @@ class _Fit:
         self.key = workflow.ledger.fit_key(spec)
         self._search = search
 
-    def record(self, score: float) -> None:
-        """What it came to."""
+    def record(self, score: float) -> float:
+        """Keep what it came to, and give it back."""
         tags = {KIND: "confirm", ARCH: self.arch, NUMBER: str(self.number), KEY: self.key}
         run = self._search.start_child(self.name, tags)
         run.log_metrics({"best_val_macro_f1": score})
         run.end("FINISHED")
+        return score

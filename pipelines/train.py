@@ -7,13 +7,12 @@ from pathlib import Path
 from imgrec.classifier import Classifier
 from imgrec.config import Arch
 from imgrec.distributed.events import ProgressEvent, Started
-from imgrec.distributed.fit import Fitted, fit_on_workers, load_fitted
+from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
-from imgrec.training.checkpoint import latest_state
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
@@ -60,20 +59,17 @@ def train(
     }
     begun: dict[str, Path] = {}
     waiting: dict[str, _Model] = {}
-    work = workflow.work
     for arch, group in groups.items():
         for model in group.models:
-            key, epochs = model.spec.key, model.spec.train.epochs
-            checkpoint = latest_state(work if workflow.ledger.fresh else work.parent, key)
-            fitted = load_fitted(checkpoint) if checkpoint else None
-            if fitted and len(fitted.history) == epochs:
+            left = workflow.left_of(model.spec)
+            if isinstance(left, Fitted):
                 workflow.clock.enter("register")
                 workflow.observer.trained_already(arch)
-                group.ended(model, fitted)
+                group.ended(model, left)
                 continue
             waiting[model.name] = model
-            if checkpoint:
-                begun[model.name] = checkpoint
+            if left:
+                begun[model.name] = left
     if not waiting:
         return {arch: group.outcome for arch, group in groups.items()}
     session = workflow.session()
@@ -84,13 +80,13 @@ def train(
         {name: in_arithmetic(model.spec, arithmetics) for name, model in waiting.items()},
         workflow.config.cluster,
         workflow.demand,
-        storage=work,
+        storage=workflow.work,
         on_event=lambda name, event: waiting[name].progress(event),
         resume=begun,
         profile=profile,
     )
-    for left, (name, outcome) in zip(reversed(range(len(waiting))), fits, strict=True):
-        if not left:  # nothing is left to train
+    for more, (name, outcome) in zip(reversed(range(len(waiting))), fits, strict=True):
+        if not more:  # nothing is left to train
             workflow.clock.enter("register")
         groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from imgrec.config import Config
 from imgrec.distributed.demand import Demand, plan_demand
+from imgrec.distributed.fit import Fitted, load_fitted
 from imgrec.distributed.session import Session
 from imgrec.tracking.runs import Run
+from imgrec.training.checkpoint import latest_state
+from imgrec.training.spec import FitSpec
 from pipelines.costs.timing import StageClock
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared
@@ -55,6 +58,14 @@ class Workflow:
             ClusterError: it can never give so much.
         """
         return plan_demand(self.session().nodes, self.config.cluster)
+
+    def left_of(self, spec: FitSpec) -> Fitted | Path | None:
+        """What an interrupted run, or a trial, has left of a fit: all of it, a checkpoint, or nothing."""
+        folder = latest_state(self.work if self.ledger.fresh else self.work.parent, spec.key)
+        if folder is None:
+            return None
+        fitted = load_fitted(folder)
+        return fitted if fitted.ended or len(fitted.history) == spec.train.epochs else folder
 
     def begin(self, stage: str) -> None:
         """A stage begins, for the clock and for whoever watches."""

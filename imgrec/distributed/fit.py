@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -43,6 +44,7 @@ class Fitted:
     Attributes:
         best: The best epoch, with its weights.
         history: The metrics of every epoch.
+        ended: It is what came out, and no checkpoint on the way: a fit that nothing more came of has fewer epochs.
         seconds: Of all its epochs, training and evaluation.
         spent: The same and what lay between, by kind of work (training/clock.py).
         restarts: How often workers died and were replaced.
@@ -56,6 +58,7 @@ class Fitted:
 
     best: Best
     history: list[dict[str, float]]
+    ended: bool
     seconds: float
     spent: dict[str, float]
     restarts: int
@@ -76,6 +79,7 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
     return Fitted(
         best=best,
         history=history,
+        ended="model" not in state,
         seconds=sum(epoch["epoch_seconds"] for epoch in history),
         spent=_spent(history),
         restarts=restarts,
@@ -123,8 +127,8 @@ def fit_on_workers(
         specs: What to train, by name.
         cluster: How many workers, and with what.
         demand: What `plan_demand` counts for these nodes.
-        storage: Folder for checkpoints, seen by every node and this call's own: Ray continues what
-            it finds there, whatever its settings.
+        storage: Folder for checkpoints, seen by every node. Each call makes one of its own in it, for Ray continues
+            what it finds under a lane's name, whatever models the lane has now.
         on_event: Told in this process how each model goes; every epoch once.
         resume: Checkpoints of the same specs to go on from, by name.
         profile: Leave a trace of some steps of each (training/profiling.py).
@@ -137,6 +141,7 @@ def fit_on_workers(
         ConfigError: an architecture cannot be built as asked.
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
+    storage = storage / f"fits-{uuid4().hex[:8]}"
     names = list(specs)
     shares = [names[first :: demand.room] for first in range(min(demand.room, len(names)))]
 
@@ -169,6 +174,7 @@ def fit_on_workers(
                 shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
                 if lane.waiting:
                     lanes.append(start(lane.waiting))
+    shutil.rmtree(storage, ignore_errors=True)
 
 
 def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
-from imgrec.tracking.query import find_runs, metric_history
+from imgrec.tracking.query import RunRecord, find_runs, metric_history
 from tests.conftest import picture, processes_of
 
 pytestmark = pytest.mark.timeout(900)  # up to four runs each, beside another test in CI
@@ -291,23 +291,16 @@ def in_confirmation(folder: Path) -> bool:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(
-    ("words", "happened"),
-    [
-        (("--arch", "ann", "--seeds", "3"), with_one_seed_done),
-        (("--arch", "ann", "--trials", "4", "--set", "search.confirm=2"), in_confirmation),
-    ],
-    ids=["seeds", "confirm"],
-)
 def test_a_driver_killed_among_seeds_ends_with_the_same_scores(
-    pictures: Path, tmp_path: Path, words: tuple[str, ...], happened: Callable[[Path], bool]
+    pictures: Path, tmp_path: Path
 ) -> None:
     """What several seeds have come to is as much on record as what one has."""
+    words = ("--arch", "ann", "--seeds", "3")
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole, _ = finish(tmp_path / "whole", pictures, *words)
     with start(tmp_path / "killed", pictures, *words) as process:
-        kill_when(tmp_path / "killed", process, happened)
+        kill_when(tmp_path / "killed", process, with_one_seed_done)
     killed, _ = finish(tmp_path / "killed", pictures, *words)
     (one,), (other,) = whole.result["models"], killed.result["models"]
 
@@ -315,14 +308,34 @@ def test_a_driver_killed_among_seeds_ends_with_the_same_scores(
     assert len(other["seed_runs"]) == len(one["seed_runs"])
     assert killed.runs == whole.runs
     assert killed.models == whole.models
-    assert killed.trials == whole.trials
-    for (_, before), (_, after) in zip(
-        sorted(whole.result["searches"].items()),
-        sorted(killed.result["searches"].items()),
-        strict=True,
-    ):
-        assert after["confirmed"] == before["confirmed"]
-        assert after["best_trial"] == before["best_trial"]
+
+
+@pytest.mark.chaos
+def test_a_driver_killed_in_a_confirmation_confirms_what_is_left(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Each trial with each seed once, the ones from before the kill among them."""
+    words = ("--arch", "ann", "--trials", "4", "--set", "search.confirm=2")
+
+    def confirmations() -> list[RunRecord]:
+        tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+        return find_runs(tracking, {"imgrec.kind": "confirm"}, status="FINISHED")
+
+    with start(tmp_path, pictures, *words) as process:
+        kill_when(tmp_path, process, in_confirmation)
+    before = {run.id for run in confirmations()}
+    record, screen = finish(tmp_path, pictures, *words)
+    after = confirmations()
+    search = record.result["searches"]["ann"]
+
+    assert before
+    assert before <= {run.id for run in after}
+    assert len({run.tags["imgrec.key"] for run in after}) == len(after)
+    assert all(len(scores) == 2 for scores in search["confirmed"].values())
+    assert len(after) == 2 * len(search["confirmed"])
+    assert "0" in search["confirmed"]
+    assert record.trials == {"ann": [0, 1, 2, 3]}
+    assert "Traceback" not in screen
 
 
 @pytest.mark.chaos
