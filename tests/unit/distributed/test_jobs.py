@@ -35,7 +35,10 @@ def test_code_and_settings_are_sent_and_nothing_else(tmp_path: Path) -> None:
     assert Path("run.toml") in sent
     assert Path("imgrec/classifier.py") in sent
     assert {path.parts[0] for path in sent} == {"imgrec", "pipelines", "run.toml"}
-    assert {path.suffix for path in sent} <= {".py", ".toml", ".jinja", ".typed"}
+    assert {path.suffix for path in sent} <= {
+        *(".py", ".toml", ".jinja", ".typed"),
+        *(".html", ".css", ".js"),  # the page of the server
+    }
 
 
 def test_the_same_run_has_the_same_name_and_another_has_another(tmp_path: Path) -> None:
