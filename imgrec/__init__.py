@@ -7,6 +7,7 @@ for answer in model.predict(["new.jpg", "another.png"]):
     print(answer.label, answer.probability)
 """
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,16 @@ def load(model: str | Path, *, uri: str = "", storage: str | Path = "mlruns") ->
         ClassifierError: its files are not as they were registered, or of another version of imgrec.
     """
     # Only now: torch and MLflow take seconds to import, and the version is wanted without them.
-    from imgrec.classifier import Classifier  # noqa: PLC0415
+    from imgrec.classifier import Classifier, is_folder_of  # noqa: PLC0415
     from imgrec.config import TrackingConfig  # noqa: PLC0415
 
-    if Path(model).is_dir():
+    if is_folder_of(model):
         return Classifier.load(Path(model))
     from imgrec.tracking.connection import connect  # noqa: PLC0415
-    from imgrec.tracking.versions import fetch_classifier  # noqa: PLC0415
+    from imgrec.tracking.versions import fetch_version, find_version  # noqa: PLC0415
 
     tracking = connect(TrackingConfig(uri=uri), Path(storage).absolute(), create=False)
-    return Classifier.load(fetch_classifier(tracking, str(model)))
+    version = find_version(tracking, str(model))
+    with tempfile.TemporaryDirectory(prefix="imgrec-") as copy:
+        folder = fetch_version(tracking, version, None if tracking.is_local else Path(copy))
+        return Classifier.load(folder)

@@ -152,14 +152,15 @@ class Classifier:
     ) -> Iterator[Prediction | DecodeError]:
         """The same for each by itself: what is not a picture comes as its error, the others are answered."""
         decoded = decode_all(contents_of(pictures), self.decoding)
-        while some := list(itertools.islice(decoded, self._at_once)):
+        while some := list(itertools.islice(decoded, self.at_once)):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions = self.predictions(self.logits_of(readable)) if readable else iter(())
             for pixels in some:
                 yield pixels if isinstance(pixels, DecodeError) else next(predictions)
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
+        """Pictures that go through it together at most, for the memory that large ones take."""
         return pictures_at_once(self.recipe.larger_of(self.card.stored_shape))
 
     @property
@@ -279,6 +280,12 @@ class Classifier:
             return torch.zeros_like(probabilities, dtype=torch.bool)
         inside = probabilities.double() >= torch.tensor(self.card.sets.thresholds).double()
         return inside.scatter_(1, labels[:, None], value=True)
+
+
+def is_folder_of(model: str | Path) -> bool:
+    """Whether a name is that of a folder: one with a classifier, or a path. A registered model may have any folder's name."""
+    path = Path(model)
+    return (path / CARD).is_file() or (path.is_dir() and len(path.parts) > 1)
 
 
 def read_card(folder: Path) -> Card:

@@ -23,7 +23,7 @@ def read_shares(text: str, class_names: Sequence[str]) -> dict[str, float]:
     try:
         pairs = [*json.loads(text).items()] if text.startswith("{") else _pairs(text)
         return {name: float(share) for name, share in pairs}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         msg = f"priors {text[:80]}: write cat=0.9,dog=0.1, a JSON object of the same, or {EVEN}"
         raise ClassifierError(msg) from error
 

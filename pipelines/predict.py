@@ -18,7 +18,14 @@ import pyarrow.parquet as pq
 
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import DataConfig
-from imgrec.data.content import MOST_BYTES, Content, File, InMemoryFile, Missing
+from imgrec.data.content import (
+    MOST_BYTES,
+    Content,
+    File,
+    InMemoryFile,
+    InMemoryPixels,
+    Missing,
+)
 from imgrec.data.sources import FILES, NAMED, open_source
 from imgrec.data.sources.node import looks_like_picture
 from imgrec.errors import ConfigError, DataError, DecodeError
@@ -89,8 +96,12 @@ def refuse_ending(out: Path) -> None:
     if out.suffix.lower() not in ENDINGS:
         msg = f"--out {out}: the file's ending says its kind; write one of {', '.join(ENDINGS)}"
         raise ConfigError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"--out {out}: there is no folder {out.absolute().parent}"
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        msg = f"--out {out}: there is no folder {folder}"
+        raise ConfigError(msg)
+    if out.is_dir() or not os.access(folder, os.W_OK):
+        msg = f"--out {out}: no file can be written there; choose another"
         raise ConfigError(msg)
 
 
@@ -140,22 +151,45 @@ def predict_into(
 
 
 def _keep_for(parts: Path, key: Mapping[str, Any]) -> None:
-    """An empty folder for parts, or that of an earlier command of the same key."""
+    """An empty folder for parts, or that of an earlier command of the same key.
+
+    Raises:
+        ConfigError: there is a folder of somebody else's.
+    """
     written = json.dumps(key, sort_keys=True)
     file = parts / KEY
     if file.is_file() and file.read_text(encoding="utf-8") == written:
         return
-    shutil.rmtree(parts, ignore_errors=True)
+    if parts.exists():
+        if not file.is_file():
+            msg = f"{parts}: this is where parts of the answers go, and something else is there; choose another --out"
+            raise ConfigError(msg)
+        shutil.rmtree(parts)
     parts.mkdir()
     file.write_text(written, encoding="utf-8")
 
 
 def _digest(pictures: Sequence[Named]) -> str:
-    """Of their names, in order. Of what lies behind names nobody asks: it would be to read them all."""
+    """Of their names and of where they are, in order; of files with size and time. To hash them would be to read all."""
     digest = hashlib.sha256()
-    for name, _ in pictures:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    for name, content in pictures:
+        told = f"{name}\0{_identity(content)}\0"
+        digest.update(told.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _identity(content: Content) -> str:
+    if isinstance(content, InMemoryFile):
+        return hashlib.sha256(content.content).hexdigest()
+    if isinstance(content, InMemoryPixels):
+        return hashlib.sha256(content.array.tobytes()).hexdigest()
+    if isinstance(content, File):
+        try:
+            status = Path(content.path).stat()
+        except (OSError, ValueError):
+            return content.path
+        return f"{content.path} {status.st_size} {status.st_mtime_ns}"
+    return repr(content)  # it says where: the path of the archive or table, and the place in it
 
 
 def _write_part(

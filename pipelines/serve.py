@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imgrec.classifier import is_folder_of
 from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError, TrackingError
 from imgrec.serving.guard import TOKEN
@@ -87,16 +88,17 @@ class RegisteredModels:
             raise ConfigError(msg)
         self._models = dict(zip(names, models, strict=True))
 
-    def wanted(self) -> dict[str, str]:
-        """The version that each alias names now.
+    def names(self) -> list[str]:
+        """Of the models, by which they are served."""
+        return list(self._models)
+
+    def wanted(self, name: str) -> str:
+        """The version that the model's alias names now.
 
         Raises:
             TrackingError: MLflow does not answer, or has no such model, version or alias.
         """
-        return {
-            name: str(find_version(self._tracking, model).version)
-            for name, model in self._models.items()
-        }
+        return str(find_version(self._tracking, self._models[name]).version)
 
     @contextmanager
     def fetch(self, name: str, version: str) -> Iterator[Fetched]:
@@ -130,7 +132,7 @@ def source_of(config: Config, models: Sequence[str]) -> ModelSource:
         ClassifierError: a folder holds no classifier.
         TrackingError: MLflow does not answer, or no model is champion.
     """
-    folders = [Path(model) for model in models if Path(model).is_dir()]
+    folders = [Path(model) for model in models if is_folder_of(model)]
     if folders and len(folders) < len(models):
         msg = "folders and registered models cannot be served together; name one kind"
         raise ConfigError(msg)

@@ -310,12 +310,21 @@ class ServeConfig(Section):
     """Open at a time."""
     most_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Pictures that a model looks at together."""
+    decode_workers: NonNegative = 0
+    """Processes that decode; 0 means one a core, or under Ray Serve one for each core of a replica."""
     decode_seconds: Annotated[int, Field(ge=1, le=60)] = 5
     """Processor time that a picture may take to decode."""
     body_seconds: Annotated[float, Field(ge=0.1)] = 30.0
     """In which a request must have come whole."""
     answer_seconds: Annotated[float, Field(ge=0.1)] = 30.0
     """In which a request is answered, or refused."""
+
+    @model_validator(mode="after")
+    def _one_body_has_room(self) -> Self:
+        if self.most_megabytes > self.most_bodies_megabytes:
+            msg = f"most_bodies_megabytes = {self.most_bodies_megabytes}: must be at least most_megabytes, {self.most_megabytes}"
+            raise ValueError(msg)
+        return self
 
 
 WorkerCount = Annotated[int, Field(ge=1, le=4096)]

@@ -9,8 +9,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
+from imgrec.classifier import Classifier
+from imgrec.data.decode import Pixels
 from imgrec.errors import DecodeError
-from imgrec.evaluation.mistakes import look_at
+from imgrec.evaluation.mistakes import Seen, look_at
 from imgrec.serving.answers import (
     Explained,
     ModelInfo,
@@ -77,6 +79,30 @@ class _Direct(APIRoute):
         return answer
 
 
+class _Explaining:
+    """One picture at a time, in a thread of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._going_on: asyncio.Task[Seen] | None = None
+
+    async def explain(self, classifier: Classifier, pixels: Pixels) -> Seen:
+        """What the classifier looked at.
+
+        Raises:
+            Refusal: another picture is being explained, or it takes too long; a thread cannot be ended, so until it is
+                through there is no other.
+        """
+        if self._going_on is not None and not self._going_on.done():
+            raise Refusal(429, "another picture is being explained; send it again later")
+        self._going_on = asyncio.create_task(asyncio.to_thread(look_at, classifier, pixels))
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await asyncio.shield(self._going_on)
+        except TimeoutError as error:
+            raise Refusal(503, "the model takes too long to be explained") from error
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These, for the OpenAPI document."""
     return {status: {"model": Refused, "description": REASONS[status]} for status in statuses}
@@ -85,7 +111,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def asking(serving: Serving) -> APIRouter:
     """The routes of pictures."""
     router, direct = APIRouter(), APIRouter(route_class=_Direct)
-    explaining = asyncio.Semaphore(1)
+    explaining = _Explaining(serving.settings.answer_seconds)
     of_pictures = refusals(400, 401, 403, 404, 408, 413, 422, 429, 503)
 
     @direct.post(
@@ -125,11 +151,8 @@ def asking(serving: Serving) -> APIRouter:
             (_, content), *more = await pictures_in(request, body, 1)
             assert not more
             with serving.using(name) as model:
-                if explaining.locked():
-                    raise Refusal(429, "another picture is being explained; send it again later")
-                async with explaining:
-                    pixels = await serving.pixels(model, content)
-                    seen = await asyncio.to_thread(look_at, model.classifier, pixels)
+                pixels = await serving.pixels(model, content)
+                seen = await explaining.explain(model.classifier, pixels)
         told = Explained(
             label=seen.label,
             probability=seen.probability,

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,11 +100,12 @@ class Engine:
     """All that happens to a picture between the request and its answer."""
 
     def __init__(self, settings: ServeConfig, metrics: Metrics) -> None:
-        """Start the decoding processes, one a core."""
+        """Start the decoding processes."""
         self._settings, self._metrics = settings, metrics
         self._inside = 0
         self._threads = torch.get_num_threads()
-        self._lanes = [_Lane(settings.decode_seconds) for _ in range(available_cores())]
+        workers = settings.decode_workers or available_cores()
+        self._lanes = [_Lane(settings.decode_seconds) for _ in range(workers)]
         for lane in self._lanes:
             lane.warm()
         works = [functools.partial(self._decode_some, lane) for lane in self._lanes]
@@ -150,7 +151,9 @@ class Engine:
     def start(self, model: ServedModel) -> None:
         """Give a model its thread."""
         model.stage = Stage[_Decoded](
-            f"{model.name}-{model.version}", [self._recognize], self._settings.most_batch
+            f"{model.name}-{model.version}",
+            [self._recognize],
+            min(self._settings.most_batch, model.classifier.at_once),
         )
 
     def close(self) -> None:
@@ -158,7 +161,7 @@ class Engine:
         self._decode.close()
         self._decode.join()
         for lane in self._lanes:
-            lane.decoder.end()
+            lane.end()
 
     async def _through(
         self,
@@ -236,7 +239,8 @@ class Engine:
 
     def _tell(self, told: list[tuple[_Picture, Any]]) -> None:
         if told and self._loop is not None:
-            self._loop.call_soon_threadsafe(_deliver, told)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                self._loop.call_soon_threadsafe(_deliver, told)
 
 
 class _Lane:
@@ -244,23 +248,30 @@ class _Lane:
 
     def __init__(self, seconds: int) -> None:
         self._seconds = seconds
-        self.decoder = OwnDecoder(seconds)
+        self._decoder: OwnDecoder | None = None
 
     def warm(self) -> None:
         """Let the process import its decoders before anybody waits for them."""
-        decode_with(
-            self.decoder, [InMemoryFile(one) for one in golden_pictures().values()], WARMING
-        )
+        self._decode([InMemoryFile(one) for one in golden_pictures().values()], WARMING)
 
     def decode(self, pictures: Sequence[_Picture], how: Decoding) -> Sequence[Pixels | Exception]:
         """The pixels of each, or why there are none: a DecodeError, or a fault that is not the picture's."""
         try:
-            return decode_with(self.decoder, [one.content for one in pictures], how)
+            return self._decode([one.content for one in pictures], how)
         except Exception as error:  # the system has ended the process, say; the requests are told
             LOG.exception("a decoding process is lost; another takes its place")
-            self.decoder.end()
-            self.decoder = OwnDecoder(self._seconds)
+            self.end()
             return [error] * len(pictures)
+
+    def end(self) -> None:
+        """End the process; the next picture begins another."""
+        if self._decoder is not None:
+            self._decoder.end()
+            self._decoder = None
+
+    def _decode(self, contents: Sequence[Content], how: Decoding) -> list[Pixels | DecodeError]:
+        self._decoder = self._decoder or OwnDecoder(self._seconds)
+        return decode_with(self._decoder, contents, how)
 
 
 def _deliver(told: list[tuple[_Picture, Any]]) -> None:

@@ -27,6 +27,7 @@ from imgrec.evaluation.golden import (
     FILE,
     MOST_DIFFERENT,
     Parity,
+    Probabilities,
     compare_answers,
     golden_answers,
 )
@@ -75,14 +76,12 @@ def export(classifier: Classifier, folder: Path, form: Format, out: Path) -> Par
     if out.exists():
         msg = f"{out}: there is something already; choose another name"
         raise ConfigError(msg)
+    if not out.absolute().parent.is_dir():
+        msg = f"{out}: there is no folder {out.absolute().parent}"
+        raise ConfigError(msg)
     pictures, answers = golden_answers(classifier)
     if form == "folder":
-        out.mkdir(parents=True)
-        for name in (CARD, WEIGHTS, FILE):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, out / name)
-        again = golden_answers(Classifier.load(out))[1]
-        return _held(compare_answers(answers, again), MOST_DIFFERENT, out)
+        return _copied(folder, out, answers)
     unfinished = out.with_name(f"{out.name}.unfinished")
     try:
         asked = WAYS[form](classifier, unfinished)
@@ -104,6 +103,19 @@ def export(classifier: Classifier, folder: Path, form: Format, out: Path) -> Par
     finally:
         unfinished.unlink(missing_ok=True)
     return parity
+
+
+def _copied(folder: Path, out: Path, answers: Probabilities) -> Parity:
+    out.mkdir()
+    try:
+        for name in (CARD, WEIGHTS, FILE):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
+        again = golden_answers(Classifier.load(out))[1]
+        return _held(compare_answers(answers, again), MOST_DIFFERENT, out)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
 
 
 def _held(parity: Parity, most: float, out: Path) -> Parity:

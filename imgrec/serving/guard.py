@@ -32,7 +32,8 @@ class Guard:
             hosts: Names by which the server may be called: a page of another site that makes a browser believe it is this
                 one is refused. Empty allows all.
         """
-        self._app, self._metrics, self._token, self._hosts = app, metrics, token, hosts
+        self._app, self._metrics, self._hosts = app, metrics, hosts
+        self._token = token.strip()  # a file of a secret often ends with a newline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -66,8 +67,9 @@ class Guard:
         if not self._token or path in OPEN or path.startswith(OF_THE_PAGE):
             return None
         kind, _, brought = headers.get("authorization", "").partition(" ")
+        # Starlette reads headers as latin-1; so the bytes are those that came.
         if kind.lower() == "bearer" and secrets.compare_digest(
-            brought.strip().encode(), self._token.encode()
+            brought.strip().encode("latin-1"), self._token.encode()
         ):
             return None
         return JSONResponse(

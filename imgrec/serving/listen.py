@@ -16,6 +16,7 @@ HEAD_SECONDS = 10.0
 """In which the head of a request must have come."""
 MOST_HEAD = 64 << 10
 """Bytes of a head."""
+LINGER_SECONDS = 1.0
 KEEP_SECONDS = 15
 """That a connection is kept without a request."""
 BACKLOG = 2048
@@ -57,7 +58,7 @@ class _Impatient(HttpToolsProtocol):
     """One that ends a connection whose head does not come, or never ends: uvicorn would wait, and keep all of it."""
 
     _timer: asyncio.TimerHandle | None = None
-    _head = 0
+    _head, _has_head = 0, False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -75,13 +76,28 @@ class _Impatient(HttpToolsProtocol):
                 self._end()
 
     def on_message_begin(self) -> None:
+        self._has_head = False
         if self._timer is None:  # a later request of the same connection
             self._wait()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._came()
+        self._has_head = True
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._has_head:  # behind a body, which nobody reads
+            self._end()
+        else:
+            super().on_header(name, value)
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()
+        if answered is not None and answered.more_body:
+            # What still comes of the body is for nobody. The client has a moment to read the answer.
+            self.loop.call_later(LINGER_SECONDS, self._end)
 
     def _wait(self) -> None:
         self._head = 0

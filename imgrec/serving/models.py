@@ -17,6 +17,7 @@ from imgrec.serving.stage import Stage
 from imgrec.training.throughput import multiply_adds
 
 LOG = logging.getLogger("imgrec.serving")
+END_SECONDS = 5
 
 
 @dataclass(slots=True)
@@ -98,7 +99,7 @@ class Models:
         self._models: dict[str, ServedModel] = {}
         self._lock = threading.Lock()
         self._failed: dict[str, str] = {}
-        self._unseen = ""
+        self._said: dict[str, str] = {}
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,9 +109,8 @@ class Models:
         Raises:
             ImgrecError: one of them cannot be served.
         """
-        for name, version in self._source.wanted().items():
-            LOG.info("loading %s/%s", name, version)
-            self._take(load_model(self._source, name, version))
+        for name in self._source.names():
+            self._take(load_model(self._source, name, self._source.wanted(name)))
 
     def follow(self, seconds: float) -> None:
         """Look every so often which versions are wanted, in a thread."""
@@ -123,7 +123,7 @@ class Models:
         """End the threads; what was put before is answered."""
         self._ends.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(END_SECONDS)  # it may be waiting for a record that is away
         for model in self._models.values():
             self._retire(model)
 
@@ -154,32 +154,38 @@ class Models:
         return list(self._models.values())
 
     def refresh(self) -> None:
-        """Load the versions that are wanted by now; where one fails, the old one goes on, and the log says so once."""
+        """Load the versions that are wanted by now; where one cannot be had, the old one goes on."""
+        for name in self._source.names():
+            if self._ends.is_set():
+                return
+            self._refresh(name)
+
+    def _refresh(self, name: str) -> None:
+        """The same of one model. What will not change is not tried again; the log says everything once."""
+        old, version = self._models.get(name), ""
         try:
-            wanted = self._source.wanted()
+            version = self._source.wanted(name)
+            if self._failed.get(name, version) != version:
+                del self._failed[name]  # another one is wanted by now
+            if name in self._failed or (old and old.version == version):
+                return
+            model = load_model(self._source, name, version)
         except ImgrecError as error:
-            if str(error) != self._unseen:
-                LOG.warning("what is wanted cannot be seen, the old versions go on: %s", error)
-            self._unseen = str(error)
-            return
-        self._unseen = ""
-        for name, version in wanted.items():
-            old = self._models.get(name)
-            if (old and old.version == version) or self._failed.get(name) == version:
-                continue
-            try:
-                model = load_model(self._source, name, version)
-            except ImgrecError as error:
+            if isinstance(error, ClassifierError) and version:
                 self._failed[name] = version
                 self._metrics.swaps.labels(name, "failed").inc()
-                goes_on = f"version {old.version} goes on" if old else "it is not served"
-                LOG.warning(
-                    "%s: version %s cannot be served, %s: %s", name, version, goes_on, error
-                )
-                continue
-            self._take(model)
-            LOG.warning("%s: version %s answers now", name, version)
-            self._metrics.swaps.labels(name, "done").inc()
+            self._say(name, f"version {version or 'that is wanted'} cannot be had: {error}", old)
+            return
+        self._take(model)
+        self._said.pop(name, None)
+        LOG.warning("%s: version %s answers now", name, version)
+        self._metrics.swaps.labels(name, "done").inc()
+
+    def _say(self, name: str, what: str, old: ServedModel | None) -> None:
+        if self._said.get(name) != what:
+            goes_on = f"version {old.version} goes on" if old else "it is not served"
+            LOG.warning("%s: %s; %s", name, what, goes_on)
+        self._said[name] = what
 
     def _take(self, model: ServedModel) -> None:
         self._start(model)
@@ -201,4 +207,7 @@ class Models:
 
     def _follow(self, seconds: float) -> None:
         while not self._ends.wait(seconds):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:  # a fault of ours, or of a library: the next look may be better
+                LOG.exception("looking for other versions failed; it is tried again")

@@ -26,6 +26,8 @@ from imgrec.version import __version__
 INPUT = "image"
 HEAD = "inference-header-content-length"
 SIZE = "binary_data_size"
+MOST_DATA = 4096
+"""Elements of an input, whatever `serve.most_pictures` allows: a list is read before it is counted."""
 LENGTH = 4
 """Bytes that say how long an element is."""
 
@@ -34,10 +36,10 @@ class Tensor(BaseModel):
     """An input."""
 
     name: str
-    shape: list[int]
+    shape: list[int] = Field(max_length=8)
     datatype: str
     parameters: dict[str, Any] = {}
-    data: list[Any] = []
+    data: list[Any] = Field(default=[], max_length=MOST_DATA)
 
 
 class Wanted(BaseModel):
@@ -52,8 +54,17 @@ class Inference(BaseModel):
 
     id: str | None = None
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[Wanted] = []
+    outputs: list[Wanted] = Field(default=[], max_length=16)
     parameters: dict[str, Any] = {}
+
+
+class Output(BaseModel):
+    """An output."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
 
 
 class Inferred(BaseModel):
@@ -62,7 +73,7 @@ class Inferred(BaseModel):
     model_name: str
     model_version: str
     id: str | None = None
-    outputs: list[Tensor]
+    outputs: list[Output]
 
 
 class ServerInfo(BaseModel):
@@ -216,12 +227,12 @@ def _read(request: Request, body: bytes, most: int) -> tuple[Inference, list[byt
         Refusal: it is none of the protocol, or has too many.
     """
     length = request.headers.get(HEAD, str(len(body)))
-    if not length.isdecimal() or int(length) > len(body):
+    if not length.isdecimal() or len(length) > 12 or int(length) > len(body):
         raise Refusal(400, f"{HEAD}: must be the length of the JSON at the beginning of the body")
     try:
         asked = Inference.model_validate_json(body[: int(length)])
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refusal(400, f"{where or 'body'}: {first['msg']}") from error
     (tensor,) = asked.inputs

@@ -1,5 +1,6 @@
 """The same application under Ray Serve: replicas on the nodes of a cluster, behind one address."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -57,6 +58,8 @@ def application(
         replicas: How many.
         cpus: Cores of each.
     """
+    if not settings.decode_workers:  # a node may have many more cores than a replica
+        settings = settings.model_copy(update={"decode_workers": math.ceil(cpus)})
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=NAME,

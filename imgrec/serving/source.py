@@ -1,5 +1,7 @@
 """Where the models come from that are served."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imgrec.classifier import CARD, WEIGHTS
-from imgrec.errors import ClassifierError
+from imgrec.errors import ClassifierError, reason_of
 from imgrec.models.weights import hash_of
 
 
@@ -27,8 +29,11 @@ class Fetched:
 class ModelSource(Protocol):
     """Names of models, and which version of each is to be served now."""
 
-    def wanted(self) -> dict[str, str]:
-        """The version of each name that is to be served now.
+    def names(self) -> list[str]:
+        """Of the models."""
+
+    def wanted(self, name: str) -> str:
+        """The version of a model that is to be served now.
 
         Raises:
             ImgrecError: that cannot be said at the moment.
@@ -52,14 +57,33 @@ class FolderSource:
             ClassifierError: one of them holds no classifier.
         """
         for folder in folders.values():
-            if not (folder / CARD).is_file():
-                msg = f"{folder}: no classifier there ({CARD} is missing)"
-                raise ClassifierError(msg)
+            for file in (CARD, WEIGHTS):
+                if not (folder / file).is_file():
+                    msg = f"{folder}: no classifier there ({file} is missing)"
+                    raise ClassifierError(msg)
         self._folders = dict(folders)
+        self._known: dict[str, tuple[object, str]] = {}
 
-    def wanted(self) -> dict[str, str]:
-        """The version of each is the beginning of its weights' hash."""
-        return {name: hash_of(folder / WEIGHTS)[:12] for name, folder in self._folders.items()}
+    def names(self) -> list[str]:
+        """Of the folders."""
+        return list(self._folders)
+
+    def wanted(self, name: str) -> str:
+        """The beginning of a hash of its files, which are read again only where they look changed.
+
+        Raises:
+            ClassifierError: one of them is away.
+        """
+        files = [self._folders[name] / file for file in (CARD, WEIGHTS)]
+        try:
+            looks = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
+            if name not in self._known or self._known[name][0] != looks:
+                digest = hashlib.sha256("".join(map(hash_of, files)).encode()).hexdigest()
+                self._known[name] = (looks, digest[:12])
+        except OSError as error:
+            msg = f"{self._folders[name]}: cannot be read: {reason_of(error)}"
+            raise ClassifierError(msg) from error
+        return self._known[name][1]
 
     @contextmanager
     def fetch(self, name: str, version: str) -> Iterator[Fetched]:  # noqa: ARG002 - there is but one

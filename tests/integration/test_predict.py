@@ -125,6 +125,9 @@ def test_what_another_model_has_answered_is_not_taken(
     for about in ({"weights": "1"}, {"weights": "2"}, {"weights": "2", "priors": "even"}):
         with pytest.raises(Killed):
             run(out, mortal(1), folder, **about)
+    (folder / "deep" / "000.png").write_bytes(picture(77))  # another picture of the same name
+    with pytest.raises(Killed):
+        run(out, mortal(1), folder, weights="2", priors="even")
     (folder / "deep" / "zzz.png").write_bytes(picture(99))
     done, _ = run(out, make_classifier(), folder, weights="2", priors="even")
 
@@ -158,3 +161,11 @@ def test_a_file_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -
         refuse_ending(tmp_path / "out.xlsx")
     with pytest.raises(ConfigError, match="there is no folder"):
         refuse_ending(tmp_path / "nowhere" / "out.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ConfigError, match="no file can be written there"):
+        refuse_ending(tmp_path / "folder.csv")
+    (tmp_path / "out.csv.parts").mkdir()
+    (tmp_path / "out.csv.parts" / "mine").write_text("not of imgrec")
+    with pytest.raises(ConfigError, match="something else is there"):
+        run(tmp_path / "out.csv", make_classifier(), write(tmp_path / "in", 1))
+    assert (tmp_path / "out.csv.parts" / "mine").exists()

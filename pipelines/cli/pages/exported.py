@@ -3,14 +3,15 @@
 import sys
 from pathlib import Path
 
-from imgrec.classifier import Classifier
+from imgrec.classifier import Classifier, is_folder_of
 from imgrec.config import Config
 from imgrec.errors import ConfigError
 from imgrec.serving.export import FORMATS, Format, export
 from pipelines.cli.pages.output import print_json
 from pipelines.cli.pages.predictions import folder_of
 
-SUFFIXES: dict[Format, str] = {"folder": "", "torch": ".pt2", "onnx": ".onnx"}
+SUFFIXES: dict[Format, str] = {"folder": "-exported", "torch": ".pt2", "onnx": ".onnx"}
+"""Not the model's own name: a folder of that name would be taken for the model from then on."""
 
 
 def export_model(config: Config, model: str, form: str, out: Path | None, *, as_json: bool) -> None:
@@ -27,8 +28,9 @@ def export_model(config: Config, model: str, form: str, out: Path | None, *, as_
         raise ConfigError(msg)
     folder = folder_of(config, model)
     if out is None:
-        name = model.removeprefix("models:/").replace("/", "-").replace("@", "-")
-        out = Path(f"{Path(name).name}{SUFFIXES[chosen]}")
+        name = model.removeprefix("models:/").rstrip("/")
+        name = Path(name).name if is_folder_of(model) else name.replace("/", "-").replace("@", "-")
+        out = Path(f"{name}{SUFFIXES[chosen]}")
     parity = export(Classifier.load(folder), folder, chosen, out)
     if as_json:
         told = {"pictures": parity.pictures, "largest_difference": parity.largest}

@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction
+from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction, is_folder_of
 from imgrec.config import Config
 from imgrec.errors import UnreadError
 from imgrec.models.weights import hash_of
@@ -157,7 +157,7 @@ def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]
 
 def folder_of(config: Config, model: str) -> Path:
     """A classifier in a folder: that of a registered model, or the one that is named."""
-    if Path(model).is_dir():
+    if is_folder_of(model):
         return Path(model)
     # Only now: a classifier in a folder needs no MLflow, which takes a second to import.
     from imgrec.tracking.versions import fetch_classifier  # noqa: PLC0415

@@ -60,16 +60,23 @@ class Shelf:
     folders: dict[str, Path]
     now: str
     fails: str = ""
+    breaks_off: str = ""
     facts: dict[str, str] = field(default_factory=dict)
 
-    def wanted(self) -> dict[str, str]:
+    def names(self) -> list[str]:
+        return ["animals"]
+
+    def wanted(self, name: str) -> str:
+        assert name == "animals"
         if self.fails:
             raise TrackingError(self.fails)
-        return {"animals": self.now}
+        return self.now
 
     @contextmanager
     def fetch(self, name: str, version: str) -> Iterator[Fetched]:
         assert name == "animals"
+        if self.breaks_off:
+            raise TrackingError(self.breaks_off)
         yield Fetched(self.folders[version], self.facts)
 
 

@@ -190,6 +190,26 @@ def test_a_head_that_never_ends_is_not_kept(server: Server) -> None:
     assert large.status_code == 200
 
 
+@pytest.mark.parametrize("drips", [b"x", b"0\r\nX: y\r\n" + b"X: y\r\n" * 10])
+def test_what_comes_after_a_refusal_is_not_waited_for(server: Server, drips: bytes) -> None:
+    """Byte after byte of a body that nobody reads, or headers behind it, hold a connection for a moment and no longer."""
+    host, port = server[0].removeprefix("http://").split(":")
+    kind = b"Content-Length: 100000" if drips == b"x" else b"Transfer-Encoding: chunked"
+    head = b"POST /v1/models/nobody/predict HTTP/1.1\r\nHost: x\r\n" + kind + b"\r\n\r\n"
+    started = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 404")
+        try:
+            while time.monotonic() - started < 20:
+                connection.sendall(drips)
+                time.sleep(0.1)
+        except OSError:
+            pass
+
+    assert time.monotonic() - started < 10
+
+
 def test_whoever_goes_before_the_answer_costs_nothing(server: Server) -> None:
     """Half a request, and the connection is closed."""
     host, port = server[0].removeprefix("http://").split(":")
@@ -293,6 +313,8 @@ def test_the_open_inference_protocol_is_spoken(server: Server) -> None:
     ("asked", "status", "reason"),
     [
         ({}, 400, "inputs"),
+        (tensor() | {"outputs": [0] * 100_000}, 400, "outputs"),
+        (tensor(data=[0] * 5000), 400, "data"),
         ({"inputs": []}, 400, "inputs"),
         (tensor(name="picture"), 400, "one of them, image of type BYTES"),
         (tensor(datatype="FP32"), 400, "one of them, image of type BYTES"),
@@ -327,7 +349,8 @@ def test_another_version_is_not_answered_for(server: Server) -> None:
 def test_with_a_token_only_its_bearer_is_answered(tmp_path: Path) -> None:
     """But the page, which asks for it, and whatever watches the server."""
     folder = save(make_classifier(), tmp_path / "animals")
-    with served(FolderSource({"animals": folder}), token="a secret") as (address, _):
+    # As from a file, with its newline.
+    with served(FolderSource({"animals": folder}), token="a secret\n") as (address, _):
 
         def status(path: str, token: str = "") -> int:
             headers = {"Authorization": f"Bearer {token}"} if token else {}

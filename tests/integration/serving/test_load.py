@@ -88,7 +88,7 @@ def test_a_version_that_answers_otherwise_does_not_take_over(
     keep_golden(source.folders["2"], pictures, answers)
     with served(source, follow_seconds=0.1) as (address, _):
         source.now = "2"
-        wait_for(lambda: "cannot be served" in caplog.text)
+        wait_for(lambda: "cannot be had" in caplog.text)
         threading.Event().wait(0.5)
         told = ask(address).json()
         source.now = "1"  # and back: nothing is to be done
@@ -96,6 +96,50 @@ def test_a_version_that_answers_otherwise_does_not_take_over(
 
     assert told["version"] == "1"
     assert caplog.text.count("answers otherwise than when it was registered") == 1
+
+
+def test_what_could_not_be_fetched_for_a_moment_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version that is broken stays so; a store that is away comes back."""
+    source = shelf(tmp_path)
+    with served(source, follow_seconds=0.1) as (address, serving):
+        source.now, source.breaks_off = "2", "the store is away"
+        wait_for(lambda: "the store is away" in caplog.text)
+        threading.Event().wait(0.4)
+        assert ask(address).json()["version"] == "1"
+        source.breaks_off = ""
+        wait_for(lambda: serving.models.all()[0].version == "2")
+
+    assert caplog.text.count("the store is away") == 1
+
+
+def test_a_fault_while_looking_does_not_end_the_looking(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the server would answer with an old version for ever."""
+    source = shelf(tmp_path)
+    with served(source, follow_seconds=0.1) as (_, serving):
+        folder = source.folders.pop("2")
+        source.now = "2"
+        wait_for(lambda: "it is tried again" in caplog.text)
+        source.folders["2"] = folder
+        wait_for(lambda: serving.models.all()[0].version == "2")
+
+
+def test_a_folder_whose_files_change_is_another_version(tmp_path: Path) -> None:
+    """Its card as much as its weights; a file that is away for a moment changes nothing."""
+    folder = save(make_classifier(1, VERSIONS["1"]), tmp_path / "animals")
+    source = FolderSource({"animals": folder})
+    with served(source, follow_seconds=0.1) as (address, _):
+        first = ask(address).json()
+        save(make_classifier(1, VERSIONS["1"]).with_card(temperature=3.0), tmp_path / "warm")
+        (folder / "classifier.json").rename(folder / "away")
+        threading.Event().wait(0.3)
+        assert ask(address).json()["version"] == first["version"]
+        for file in (tmp_path / "warm").iterdir():
+            file.replace(folder / file.name)
+        wait_for(lambda: ask(address).json()["version"] != first["version"])
 
 
 def test_where_nobody_says_what_is_wanted_the_old_version_goes_on(

@@ -54,7 +54,8 @@ def test_versions_of_one_model_are_told_apart(tracking: Tracking, two_versions: 
     later = int(two_versions) + 1
 
     def names(*models: str) -> dict[str, str]:
-        return RegisteredModels(tracking, models).wanted()
+        source = RegisteredModels(tracking, models)
+        return {name: source.wanted(name) for name in source.names()}
 
     assert names("followed-ann") == {"followed-ann": two_versions}
     assert names(f"models:/followed-ann/{later}") == {"followed-ann": str(later)}
@@ -91,7 +92,7 @@ def test_what_is_to_be_served_is_named_or_every_champion(
     config = load_config(None, [f"storage='{tmp_path}'", f"tracking.uri='{tracking.uri}'"])
     folder = fetch_classifier(tracking, "followed-ann")
 
-    assert source_of(config, []).wanted()["followed-ann"] == two_versions
-    assert [*source_of(config, [str(folder)]).wanted()] == [folder.name]
+    assert source_of(config, []).wanted("followed-ann") == two_versions
+    assert source_of(config, [str(folder)]).names() == [folder.name]
     with pytest.raises(ConfigError, match="name one kind"):
         source_of(config, [str(folder), "followed-ann"])
