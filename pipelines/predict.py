@@ -1,6 +1,5 @@
 """Answers to any number of pictures, in a file: part by part, so that a kill costs no more than one part."""
 
-import csv
 import glob
 import hashlib
 import json
@@ -11,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgrec.classifier import Classifier, Prediction
+from imgrec.classifier import Classifier
 from imgrec.config import DataConfig
 from imgrec.data.content import (
     MOST_BYTES,
@@ -28,7 +27,8 @@ from imgrec.data.content import (
 )
 from imgrec.data.sources import FILES, NAMED, open_source
 from imgrec.data.sources.node import looks_like_picture
-from imgrec.errors import ConfigError, DataError, DecodeError
+from imgrec.errors import ConfigError, DataError
+from pipelines.answers import SCHEMA, WRITERS, row_of
 
 Named = tuple[str, Content]
 """What a picture is called, and where its bytes are."""
@@ -36,20 +36,6 @@ PART = 2048
 """Pictures of a part: some seconds of work."""
 PARTS = ".parts"
 KEY = "key.json"
-ENDINGS = (".parquet", ".csv", ".jsonl")
-SCHEMA = pa.schema(
-    [
-        ("picture", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float32()),
-        ("abstained", pa.bool_()),
-        ("possible", pa.list_(pa.string())),
-        ("top_labels", pa.list_(pa.string())),
-        ("top_probabilities", pa.list_(pa.float32())),
-        ("error", pa.string()),
-    ]
-)
-"""`top_...`: the most probable classes, the most probable first. `error`: why there is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +79,8 @@ def refuse_ending(out: Path) -> None:
     Raises:
         ConfigError: the file is of no kind that is written, or its folder is not there.
     """
-    if out.suffix.lower() not in ENDINGS:
-        msg = f"--out {out}: the file's ending says its kind; write one of {', '.join(ENDINGS)}"
+    if out.suffix.lower() not in WRITERS:
+        msg = f"--out {out}: the file's ending says its kind; write one of {', '.join(WRITERS)}"
         raise ConfigError(msg)
     folder = out.absolute().parent
     if not folder.is_dir():
@@ -203,27 +189,11 @@ def _write_part(
     rows = []
     answers = classifier.predict_each([content for _, content in pictures])
     for (name, _), answer in zip(pictures, answers, strict=True):
-        rows.append(_row(name, answer, top))
+        rows.append(row_of(name, answer, top))
         if len(rows) % 64 == 0:
             progress(start + len(rows))
     with _whole(file) as unfinished:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
-
-
-def _row(name: str, answer: Prediction | DecodeError, top: int) -> dict[str, Any]:
-    name = name.encode(errors="replace").decode()  # a name on disk may be no text
-    if isinstance(answer, DecodeError):
-        return {"picture": name, "error": str(answer)}
-    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[:top]
-    return {
-        "picture": name,
-        "label": answer.label,
-        "probability": answer.probability,
-        "abstained": answer.abstained,
-        "possible": list(answer.possible),
-        "top_labels": [label for label, _ in ranked],
-        "top_probabilities": [share for _, share in ranked],
-    }
 
 
 def _unread_of(file: Path) -> list[dict[str, Any]]:
@@ -245,76 +215,6 @@ def _whole(file: Path) -> Iterator[Path]:
     with unfinished.open("rb+") as written:
         os.fsync(written.fileno())
     unfinished.replace(file)
-
-
-class _Writer(Protocol):
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def write(self, table: pa.Table) -> None: ...
-
-
-class _Parquet:
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        """A row group."""
-        self._writer.write_table(table)
-
-
-class _Text:
-    """Lines of text."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-class _JsonLines(_Text):
-    def write(self, table: pa.Table) -> None:
-        """An object a line; what a row does not have is left out."""
-        for row in table.to_pylist():
-            told = {key: value for key, value in row.items() if value is not None}
-            self._file.write(json.dumps(told, ensure_ascii=False) + "\n")
-
-
-class _Csv(_Text):
-    """Lists as JSON, for a table has no lists."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(SCHEMA.names)
-
-    def write(self, table: pa.Table) -> None:
-        """A line each."""
-        for row in table.to_pylist():
-            self._rows.writerow(
-                [
-                    json.dumps(one, ensure_ascii=False) if isinstance(one, list) else one
-                    for one in row.values()
-                ]
-            )
-
-
-WRITERS: dict[str, Callable[[Path], _Writer]] = {
-    ".parquet": _Parquet,
-    ".jsonl": _JsonLines,
-    ".csv": _Csv,
-}
 
 
 def _pictures(name: str, downloads: Path) -> list[Named]:
