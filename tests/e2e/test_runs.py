@@ -57,6 +57,7 @@ def test_one_architecture_that_fails_does_not_stop_the_other(
     assert listed[0]["command"].startswith("uv run imgrec run")
 
 
+@pytest.mark.long
 def test_what_tune_found_is_what_run_trains_with(pictures: Path, tmp_path: Path) -> None:
     """Searched once, with its pictures on record, and shown beside the defaults."""
     words = [

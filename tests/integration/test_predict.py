@@ -157,7 +157,7 @@ def test_pictures_come_from_wherever_data_come_from(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
     """With the kinds that can."""
-    with pytest.raises(ConfigError, match=r"one of \.parquet, \.csv, \.jsonl"):
+    with pytest.raises(ConfigError, match=r"write one of \.parquet, \.jsonl, \.csv"):
         refuse_ending(tmp_path / "out.xlsx")
     with pytest.raises(ConfigError, match="there is no folder"):
         refuse_ending(tmp_path / "nowhere" / "out.csv")
