@@ -53,9 +53,10 @@ def serve_models(config: Config, models: Sequence[str], *, as_json: bool) -> Non
         hosts = LOOPBACK if host in LOOPBACK else ()
         make_server(build_app(serving, token, hosts), settings).run(sockets=[listening])
     except KeyboardInterrupt:
-        sys.stderr.write("ended\n")
+        pass  # the way to end it
     finally:
         serving.close()
+        sys.stderr.write("ended\n")
 
 
 def _log_to_stderr() -> None:
