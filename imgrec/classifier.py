@@ -102,6 +102,16 @@ class Prediction:
     abstained: bool = False
     possible: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": self.probabilities,
+            "abstained": self.abstained,
+            "possible": list(self.possible),
+        }
+
 
 class Classifier:
     """Encoded pictures in, class names and probabilities out; always in fp32."""

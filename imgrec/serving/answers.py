@@ -101,10 +101,4 @@ def as_row(answer: Prediction | DecodeError) -> dict[str, Any]:
     """A `Predicted`, as JSON."""
     if isinstance(answer, DecodeError):
         return {"error": str(answer)}
-    return {
-        "label": answer.label,
-        "probability": answer.probability,
-        "probabilities": answer.probabilities,
-        "abstained": answer.abstained,
-        "possible": list(answer.possible),
-    }
+    return answer.as_json()

@@ -93,13 +93,7 @@ def _all(answers: Sequence[Answer], _: Sequence[str]) -> pd.DataFrame:
 def _row(answer: Answer) -> dict[str, Any]:
     if isinstance(answer, DecodeError):
         return {"error": str(answer)}
-    return {
-        "label": answer.label,
-        "probability": answer.probability,
-        "probabilities": answer.probabilities,
-        "abstained": answer.abstained,
-        "possible": list(answer.possible),
-    }
+    return answer.as_json()
 
 
 def _labels(answers: Sequence[Answer], _: Sequence[str]) -> pd.Series:

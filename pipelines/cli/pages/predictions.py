@@ -81,7 +81,7 @@ def show_predictions(
         else:
             unread.append((name, str(answer)))
     if as_json:
-        rows = [_as_json(name, one) for name, one in answered]
+        rows = [{"file": name, **one.as_json()} for name, one in answered]
         left_out = [{"file": name, "reason": reason} for name, reason in unread]
         print_json({"model": model, "predictions": rows, "unread": left_out})
     else:
@@ -164,14 +164,3 @@ def folder_of(config: Config, model: str) -> Path:
 
     tracking = open_record(config)
     return fetch_classifier(tracking, model)
-
-
-def _as_json(file: str, prediction: Prediction) -> dict[str, object]:
-    return {
-        "file": file,
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "probabilities": prediction.probabilities,
-        "abstained": prediction.abstained,
-        "possible": list(prediction.possible),
-    }
