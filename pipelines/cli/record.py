@@ -189,7 +189,7 @@ def export(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to. Default: the model's name, in this folder.")
+        Path | None, typer.Option(help="Where to. Default: a name after the model, in this folder.")
     ] = None,
     config: MlflowSettings = None,
     settings: Set = None,
