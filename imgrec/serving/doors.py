@@ -31,7 +31,7 @@ JSON = "application/json"
 REASONS = {
     400: "The request is wrong.",
     401: "The token is missing or wrong.",
-    403: "The server is not called so.",
+    403: "The Host header names another server.",
     404: "There is no such model.",
     408: "The request did not come whole in time.",
     413: "The body is too large, or has too many pictures.",

@@ -62,7 +62,7 @@ class Guard:
     def _refused(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         if self._hosts and _without_port(headers.get("host", "")) not in self._hosts:
-            return JSONResponse({"error": "this server is not called so"}, 403)
+            return JSONResponse({"error": "the Host header names another server"}, 403)
         path = scope["path"]
         if not self._token or path in OPEN or path.startswith(OF_THE_PAGE):
             return None

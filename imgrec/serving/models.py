@@ -154,7 +154,7 @@ class Models:
         return list(self._models.values())
 
     def refresh(self) -> None:
-        """Load the versions that are wanted by now; where one cannot be had, the old one goes on."""
+        """Load the versions that are wanted by now; where one cannot be loaded, the old one goes on."""
         for name in self._source.names():
             if self._ends.is_set():
                 return
@@ -174,7 +174,7 @@ class Models:
             if isinstance(error, ClassifierError) and version:
                 self._failed[name] = version
                 self._metrics.swaps.labels(name, "failed").inc()
-            self._say(name, f"version {version or 'that is wanted'} cannot be had: {error}", old)
+            self._say(name, f"version {version or 'that is wanted'} cannot be loaded: {error}", old)
             return
         self._take(model)
         self._said.pop(name, None)

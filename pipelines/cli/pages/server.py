@@ -37,8 +37,9 @@ def serve_models(config: Config, models: Sequence[str], *, as_json: bool) -> Non
             f"imgrec: {TOKEN} is not set, so this listens at 127.0.0.1 and not at {host}\n"
         )
         host = "127.0.0.1"
-    serving = Serving(source_of(config, models), settings)
-    listening = bind(host, settings.port)
+    source = source_of(config, models)
+    listening = bind(host, settings.port)  # before anything is started that would have to be ended
+    serving = Serving(source, settings)
     serving.open()
     try:
         port = listening.getsockname()[1]

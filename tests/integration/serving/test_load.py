@@ -88,7 +88,7 @@ def test_a_version_that_answers_otherwise_does_not_take_over(
     keep_golden(source.folders["2"], pictures, answers)
     with served(source, follow_seconds=0.1) as (address, _):
         source.now = "2"
-        wait_for(lambda: "cannot be had" in caplog.text)
+        wait_for(lambda: "cannot be loaded" in caplog.text)
         threading.Event().wait(0.5)
         told = ask(address).json()
         source.now = "1"  # and back: nothing is to be done
