@@ -6,6 +6,7 @@ most; where a system lacks a call, the function falls back to a simpler one.
 
 import contextlib
 import errno
+import math
 import os
 import platform
 import tempfile
@@ -38,10 +39,27 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use: of the machine, or as many as its container's share of time comes to."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    shares = [
+        math.ceil(int(quota) / int(period))
+        for quota, period in _shares_of_time()
+        if quota.isdecimal()  # not `max`, nor -1
+    ]
+    return min([cores, *shares])
+
+
+def _shares_of_time() -> Iterator[tuple[str, str]]:
+    """How many microseconds of how many this process's control group may run, as the system has it written."""
+    for file in _of_control_group("cpu", "cpu.cfs_quota_us", "cpu.max"):
+        words = " ".join(_lines(file)).split()
+        if file.name == "cpu.cfs_quota_us":
+            words += _lines(file.with_name("cpu.cfs_period_us"))
+        if len(words) == 2:
+            yield words[0], words[1]
 
 
 def take_room(file: int, size: int) -> None:
@@ -150,7 +168,7 @@ def memory_kills() -> int:
 
     Else any of this machine's. A counter that only grows; 0 where there is none.
     """
-    for file in [*_of_control_group("memory.oom_control", "memory.events"), VMSTAT]:
+    for file in [*_of_control_group("memory", "memory.oom_control", "memory.events"), VMSTAT]:
         for line in _lines(file):
             name, _, value = line.partition(" ")
             if name == "oom_kill":
@@ -161,7 +179,7 @@ def memory_kills() -> int:
 def memory_limit() -> int:
     """Bytes of memory that this process and its children may have: of the machine, or of its container."""
     limits = [psutil.virtual_memory().total]
-    for file in _of_control_group("memory.limit_in_bytes", "memory.max"):
+    for file in _of_control_group("memory", "memory.limit_in_bytes", "memory.max"):
         limits += [int(line) for line in _lines(file)[:1] if line.isdecimal()]
     return min(limits)
 
@@ -176,18 +194,19 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
-def _of_control_group(first: str, second: str) -> Iterator[Path]:
+def _of_control_group(controller: str, first: str, second: str) -> Iterator[Path]:
     """Where a file of this process's control group may lie, seen from outside of its container or from inside.
 
     Args:
+        controller: What it limits: memory, cpu.
         first: What it is called in the first version of control groups.
         second: In the second.
     """
     for line in _lines(Path("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         for below in dict.fromkeys((path.strip("/"), "")):
-            if controllers == "memory":
-                yield CGROUPS / "memory" / below / first
+            if controller in controllers.split(","):
+                yield CGROUPS / controller / below / first
             elif not controllers:
                 yield CGROUPS / below / second
 

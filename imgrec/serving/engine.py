@@ -103,7 +103,7 @@ class Engine:
         """Start the decoding processes."""
         self._settings, self._metrics = settings, metrics
         self._inside = 0
-        self._threads = torch.get_num_threads()
+        self._threads = min(torch.get_num_threads(), available_cores())
         workers = settings.decode_workers or available_cores()
         self._lanes = [_Lane(settings.decode_seconds) for _ in range(workers)]
         for lane in self._lanes:

@@ -118,6 +118,47 @@ def test_the_memory_of_a_container_is_that_of_its_control_group(
     assert machine.memory_limit() == limit or (limit is None and machine.memory_limit() > 1000)
 
 
+@pytest.mark.parametrize(
+    ("lines", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/a\n", {"a/cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": ""}, 64),
+        (
+            "4:cpu,cpuacct:/a\n",
+            {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            3,
+        ),
+        (
+            "1:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            64,
+        ),
+        ("4:memory:/\n", {"cpu.max": "100000 100000\n"}, 64),
+    ],
+)
+def test_the_cores_of_a_container_are_its_share_of_time(
+    lines: str,
+    files: dict[str, str],
+    cores: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of both versions of control groups; a part of a core is one; without a limit they are the machine's."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    own = machine._lines
+    monkeypatch.setattr(
+        machine, "_lines", lambda path: lines.splitlines() if path.name == "cgroup" else own(path)
+    )
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+
+    assert machine.available_cores() == cores
+
+
 def test_without_a_home_caches_lie_in_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
