@@ -26,12 +26,11 @@ from imgrec.data.content import (
     Missing,
 )
 from imgrec.data.sources import FILES, NAMED, open_source
-from imgrec.data.sources.node import looks_like_picture
+from imgrec.data.sources.folder import Folder
+from imgrec.data.sources.sample import Named
 from imgrec.errors import ConfigError, DataError
 from pipelines.answers import SCHEMA, WRITERS, row_of
 
-Named = tuple[str, Content]
-"""What a picture is called, and where its bytes are."""
 PART = 2048
 """Pictures of a part: some seconds of work."""
 PARTS = ".parts"
@@ -55,18 +54,19 @@ class Predicted:
     taken: int
 
 
-def list_pictures(names: Sequence[str], downloads: Path) -> list[Named]:
+def list_pictures(names: Sequence[str], config: DataConfig, downloads: Path) -> list[Named]:
     """The pictures that some names stand for.
 
     Args:
         names: Files, folders of any depth, patterns, `-` for a picture on standard input, or whatever a data source may be:
-            tables, archives, URLs.
+            tables, archives, URLs. Nothing need say what they show.
+        config: How tables and archives are read: columns, hosts, endings.
         downloads: Where to put what is fetched or unpacked.
 
     Raises:
         DataError: none of them is there.
     """
-    named = [one for name in names for one in _pictures(name, downloads)]
+    named = [one for name in names for one in _pictures(name, config, downloads)]
     if all(isinstance(content, Missing) for _, content in named):
         msg = f"{' '.join(names)}: no picture there"
         raise DataError(msg)
@@ -217,7 +217,7 @@ def _whole(file: Path) -> Iterator[Path]:
     unfinished.replace(file)
 
 
-def _pictures(name: str, downloads: Path) -> list[Named]:
+def _pictures(name: str, config: DataConfig, downloads: Path) -> list[Named]:
     """The pictures that a name stands for, and where their bytes are."""
     path = Path(name)
     if name == "-":
@@ -226,12 +226,15 @@ def _pictures(name: str, downloads: Path) -> list[Named]:
             return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
         return [(name, InMemoryFile(content))]
     if path.is_dir():
-        below = (file for file in sorted(path.rglob("*")) if looks_like_picture(file.name))
-        files = [str(file) for file in below if file.is_file()]
-    elif _is_source(name):
-        source = open_source(DataConfig(source=name), downloads)
-        return [(sample.id, sample.content) for sample in source]
-    elif not path.exists() and any(mark in name for mark in "*?["):
+        below = [
+            (str(path / file), content) for file, content in Folder(path.absolute()).pictures()
+        ]
+        if below:
+            return below
+    if path.is_dir() or _is_source(name):
+        source = open_source(config.model_copy(update={"source": name}), downloads)
+        return list(source.pictures()) or [(name, Missing("no picture there"))]
+    if not path.exists() and any(mark in name for mark in "*?["):
         files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
     else:
         files = [name]

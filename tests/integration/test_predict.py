@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgrec.classifier import Classifier
+from imgrec.config import DataConfig
 from imgrec.data.content import Content
 from imgrec.errors import ConfigError, DataError
 from pipelines import predict
@@ -30,7 +31,7 @@ def run(
     out: Path, classifier: Classifier, folder: Path, **about: str
 ) -> tuple[predict.Predicted, list[int]]:
     told: list[int] = []
-    pictures = list_pictures([str(folder)], folder / "downloads")
+    pictures = list_pictures([str(folder)], DataConfig(), folder / "downloads")
     done = predict_into(out, classifier, pictures, top=2, about=about, progress=told.append)
     return done, told
 
@@ -141,7 +142,7 @@ def test_pictures_come_from_wherever_data_come_from(tmp_path: Path) -> None:
         archive.writestr("cat/1.png", picture(1))
         archive.writestr("dog/2.png", picture(2))
     names = [str(folder), f"{folder}/deep/*.png", str(tmp_path / "more.zip"), "nowhere.png"]
-    pictures = list_pictures(names, tmp_path / "downloads")
+    pictures = list_pictures(names, DataConfig(), tmp_path / "downloads")
     answers = [*make_classifier().predict_each([content for _, content in pictures])]
 
     assert [Path(name).name for name, _ in pictures] == [
@@ -152,7 +153,7 @@ def test_pictures_come_from_wherever_data_come_from(tmp_path: Path) -> None:
     ]
     assert [hasattr(one, "label") for one in answers] == [True] * 3 + [False] + [True] * 5 + [False]
     with pytest.raises(DataError, match="no picture there"):
-        list_pictures([f"{tmp_path}/*.gif"], tmp_path)
+        list_pictures([f"{tmp_path}/*.gif"], DataConfig(), tmp_path)
 
 
 def test_a_file_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:

@@ -13,11 +13,18 @@ from typing import Any
 
 from imgrec.data.content import Missing
 from imgrec.data.sources.folder import file_state
-from imgrec.data.sources.members import Contents, Label, contents_of, key_of, split_folder
+from imgrec.data.sources.members import (
+    Contents,
+    Label,
+    contents_of,
+    key_of,
+    refuse_shared_labels,
+    split_folder,
+)
 from imgrec.data.sources.node import CLUTTER, looks_like_picture, tree_of
 from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
 from imgrec.data.sources.tree import PLAIN, Rule, read_tree
 
 
@@ -44,10 +51,8 @@ class Archives:
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the members' order."""
-        root = os.path.commonpath([path.parent for path in self.paths])
-        for number, path in enumerate(self.paths):
-            name = path.relative_to(root).as_posix()
-            held = self._held[number]
+        for number, (path, name) in enumerate(self._names()):
+            held = self._labelled[number]
             for member, content in held.pictures.items():
                 label, split = held.labels.get(key_of(member)), None
                 if label is not None:
@@ -60,6 +65,13 @@ class Archives:
                 if label.problem:
                     content = Missing(label.problem)  # noqa: PLW2901 - what there is of it
                 yield Sample(f"{name}:{member}", content, label.text, split or self._split(path))
+
+    def pictures(self) -> Iterator[Named]:
+        """Whatever has a label beside it, or is a picture by its name."""
+        for (_, name), held in zip(self._names(), self._held, strict=True):
+            for member, content in held.pictures.items():
+                if key_of(member) in held.labels or looks_like_picture(member.name):
+                    yield f"{name}:{member}", content
 
     def state(self) -> Any:
         """Of the files."""
@@ -85,9 +97,21 @@ class Archives:
         """One file holds everything, whatever it is called."""
         return split_of_file(path) if len(self.paths) > 1 else None
 
+    def _names(self) -> Iterator[tuple[Path, str]]:
+        """The files, and what each is called."""
+        root = os.path.commonpath([path.parent for path in self.paths])
+        return ((path, path.relative_to(root).as_posix()) for path in self.paths)
+
     @cached_property
     def _held(self) -> list[Contents]:
         return [contents_of(path, self.image_ending) for path in self.plain or self.paths]
+
+    @cached_property
+    def _labelled(self) -> list[Contents]:
+        """The same, where each label belongs to one picture."""
+        for path, held in zip(self.plain or self.paths, self._held, strict=True):
+            refuse_shared_labels(path, held)
+        return self._held
 
     @cached_property
     def _by_folder(self) -> "_ByFolder":
@@ -98,7 +122,7 @@ class Archives:
         """
         bare = [
             (str(member), (number, member))
-            for number, held in enumerate(self._held)
+            for number, held in enumerate(self._labelled)
             for member in held.pictures
             if key_of(member) not in held.labels
         ]

@@ -87,11 +87,11 @@ class Used:
         Raises:
             DataError: a column is not there.
         """
-        wanted = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS, "split": (SPLIT_COLUMN,)}
+        path = path_column(table, columns)
+        wanted = {"label": LABEL_COLUMNS, "split": (SPLIT_COLUMN,)}
         for part, name in columns.items():
             if part in wanted:
                 wanted[part] = (column(table.names, (name,), table.path),)
-        path = column(table.names, wanted["path"], table.path)
         split = found(table.names, wanted["split"])
         label = found(table.names, wanted["label"])
         if label:
@@ -106,6 +106,16 @@ class Used:
         if len(others) > 1 and _are_flags(table, others):
             return cls(path, "", split, others)
         return cls(path, column(table.names, wanted["label"], table.path), split)
+
+
+def path_column(table: Table, columns: Mapping[str, str]) -> str:
+    """The column that says where a picture is: as the settings say, or else by the usual names.
+
+    Raises:
+        DataError: there is none.
+    """
+    wanted = (columns["path"],) if "path" in columns else PATH_COLUMNS
+    return column(table.names, wanted, table.path)
 
 
 def found(names: Iterable[str], wanted: Iterable[str]) -> str:

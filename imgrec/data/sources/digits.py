@@ -6,7 +6,7 @@ import numpy as np
 
 from imgrec.data.content import InMemoryPixels
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import Sample
+from imgrec.data.sources.sample import Named, Sample
 
 
 class Digits:
@@ -23,6 +23,10 @@ class Digits:
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)
         for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
             yield Sample(id=f"{index:04d}", content=InMemoryPixels(image), label=str(label))
+
+    def pictures(self) -> Iterator[Named]:
+        """All of them."""
+        return ((sample.id, sample.content) for sample in self)
 
     def state(self) -> str:
         """They never change."""

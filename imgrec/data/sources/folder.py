@@ -10,9 +10,9 @@ from typing import Any
 
 from imgrec.data.content import File, Missing
 from imgrec.data.sources.clutter import is_clutter
-from imgrec.data.sources.node import CLUTTER, Node
+from imgrec.data.sources.node import CLUTTER, Node, looks_like_picture
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import Sample
+from imgrec.data.sources.sample import Named, Sample
 from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.errors import DataError
 
@@ -36,6 +36,14 @@ class Folder:
         for path, _ in self._layout.strays:
             yield Sample(path, STRAY, "")
 
+    def pictures(self) -> Iterator[Named]:
+        """Every picture by its name, at any depth, sorted by path."""
+        root = f"{self.path}/"
+        tree, _ = self._walked
+        for name, _ in sorted(tree.all_files()):
+            if looks_like_picture(name):
+                yield name, File(root + name)
+
     def state(self) -> Any:
         """Names, sizes and times of all files: a million in seconds, where reading takes hours."""
         files = [
@@ -48,12 +56,16 @@ class Folder:
         return self._layout.reading
 
     @cached_property
-    def _layout(self) -> Layout:
+    def _walked(self) -> tuple[Node, Counter[str]]:
         try:
-            tree, ignored = _Walk(str(self.path)).tree()
+            return _Walk(str(self.path)).tree()
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}"
             raise DataError(msg) from error
+
+    @cached_property
+    def _layout(self) -> Layout:
+        tree, ignored = self._walked
         return read_tree(tree, str(self.path), self.rule, ignored)
 
 

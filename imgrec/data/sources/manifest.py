@@ -10,16 +10,18 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from requests.utils import requote_uri
+
 from imgrec.data.content import Content, File, Missing
 from imgrec.data.sources.clutter import is_clutter
-from imgrec.data.sources.columns import Used, column, hot_of, refuse_several, split_of
+from imgrec.data.sources.columns import Used, column, hot_of, path_column, refuse_several, split_of
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.node import looks_like_picture
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.remote import identity_of
-from imgrec.data.sources.sample import SPLIT_NAMES, Remote, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Remote, Sample, Split
 from imgrec.data.sources.table import UTF_8, Table
-from imgrec.data.sources.web import checked, own_places
+from imgrec.data.sources.web import HTTP_PREFIXES, checked, own_places
 from imgrec.errors import DataError, DecodeError
 
 NAMES_OF_NUMBERS = ("labels.txt", "classes.txt", "class_names.txt")
@@ -57,21 +59,24 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Sample]:
         """In the tables' order."""
-        seen: set[str] = set()
+        name_of = self._naming()
         for table in self.tables:
             place = self._place(table)
-            # Of several tables each may call its files alike.
-            prefix = f"{os.path.relpath(place, self.base)}/" if place != self.base else ""
             whole = self._split_of_name(table)
             for number, (path, label, split, group) in enumerate(self._rows(table), start=1):
-                # One file may stand for two classes; their ids must not be the same.
-                name = prefix + path
-                name = name if name not in seen else f"{name} (row {number})"
-                seen.add(name)
                 own = split_of(split, table.path, number) or whole
                 content = self._content(path, place)
                 shared = _folder_of(content) if self.group == FOLDER else group
-                yield Sample(name, content, label, own, shared)
+                yield Sample(name_of(place, path, number), content, label, own, shared)
+
+    def pictures(self) -> Iterator[Named]:
+        """The same by their paths alone."""
+        name_of = self._naming()
+        for table in self.tables:
+            place, column_of_paths = self._place(table), path_column(table, self.columns)
+            for number, row in enumerate(table.rows(), start=1):
+                path = row.get(column_of_paths, "").strip()
+                yield name_of(place, path, number), self._content(path, place)
 
     def state(self) -> Any:
         """Of the tables and of every file in them."""
@@ -119,6 +124,20 @@ class Manifest:
     def _place(self, table: Table) -> str:
         """What paths in a table count from: its own folder, where it lies in one of this machine."""
         return self.base if "://" in self.base else str(table.path.parent)
+
+    def _naming(self) -> Callable[[str, str, int], str]:
+        """What to call the file of a row, of its table's place, its path and the row's number; no two alike."""
+        seen: set[str] = set()
+
+        def name_of(place: str, path: str, number: int) -> str:
+            # Of several tables each may call its files alike, and one file may stand for two classes.
+            prefix = f"{os.path.relpath(place, self.base)}/" if place != self.base else ""
+            name = prefix + path
+            name = name if name not in seen else f"{name} (row {number})"
+            seen.add(name)
+            return name
+
+        return name_of
 
     def _used(self, table: Table) -> "Used":
         return Used.of(table, self.columns, self.group)
@@ -172,7 +191,7 @@ class Manifest:
         """Whether any of the first files of the table in this folder lies where it says."""
         if place not in self._told:
             some = [
-                row.get(self._used(table).path, "")
+                row.get(path_column(table, self.columns), "")
                 for table in self.tables
                 if self._place(table) == place
                 for row in itertools.islice(table.rows(), FIRST_ROWS)
@@ -220,7 +239,9 @@ class Manifest:
         """A file behind a URL. A table from elsewhere may not name addresses inside this machine's network."""
         allowed = frozenset(self.allow_hosts)
         if "://" not in path:
-            return Remote(f"{self.base}/{path}", allowed)
+            # A name may hold a space, which an address may not.
+            name = requote_uri(path) if self.base.startswith(HTTP_PREFIXES) else path
+            return Remote(f"{self.base}/{name}", allowed)
         # A table on this machine is the user's own, and may name any place.
         within = allowed | own_places(self.base) if "://" in self.base else None
         try:

@@ -80,7 +80,7 @@ def contents_of(path: Path, ending: str) -> Contents:
     """Where the pictures of an archive are, and the labels of its keys.
 
     Raises:
-        DataError: it is broken, or two of its pictures have one label between them.
+        DataError: it is broken, or two files say what one sample is.
     """
     held = Contents()
     kind = "zip" if path.suffix == ".zip" else "tar"
@@ -103,7 +103,6 @@ def contents_of(path: Path, ending: str) -> Contents:
         reason = getattr(error, "strerror", None) or error
         msg = f"{path}: cannot be read as {kind} ({reason}); copy or pack it again"
         raise DataError(msg) from error
-    _refuse_shared_labels(path, held)
     return held
 
 
@@ -118,7 +117,7 @@ def _refuse_second_label(path: Path, member: Member, held: Contents) -> None:
         raise DataError(msg)
 
 
-def _refuse_shared_labels(path: Path, held: Contents) -> None:
+def refuse_shared_labels(path: Path, held: Contents) -> None:
     """Raise DataError where several pictures have one label between them: which of them is meant, a person says."""
     first: dict[PurePosixPath, PurePosixPath] = {}
     for name in held.pictures:

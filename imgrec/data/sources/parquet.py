@@ -1,9 +1,11 @@
 """Parquet files with the pictures inside, as Hugging Face `datasets` writes them."""
 
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from imgrec.data.content import Missing
 from imgrec.data.sources.columns import LABEL_COLUMNS, PATH_COLUMNS, column, found, split_of
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
 IMAGE_COLUMNS = (
@@ -98,9 +100,14 @@ class EmbeddedParquet:
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the rows' order."""
-        root = os.path.commonpath([path.parent for path in self.paths])
         for path in self.paths:
-            yield from self._samples(path, root)
+            yield from self._samples(path)
+
+    def pictures(self) -> Iterator[Named]:
+        """The same without labels."""
+        for path in self.paths:
+            with _opened(path) as file:
+                yield from self._cells(path, file, _column_of_pictures(path, file))
 
     def state(self) -> Any:
         """Of the files."""
@@ -124,36 +131,57 @@ class EmbeddedParquet:
         layout = f"pictures in column {image_column(schema)} of {len(self.paths):,} parquet files"
         return Reading(layout, f"column {label}", splits)
 
-    def _samples(self, path: Path, root: str) -> Iterator[Sample]:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+    def _samples(self, path: Path) -> Iterator[Sample]:
+        with _opened(path) as file:
+            cells = self._cells(path, file, _column_of_pictures(path, file))
+            features = features_of(file.schema_arrow)
+            label = label_column(file.schema_arrow.names, features, path)
+            names = features[label].get("names") if label in features else None
+            wanted = [label, *(["split"] if "split" in file.schema_arrow.names else [])]
+            rows = (
+                values
+                for group in range(file.num_row_groups)
+                for values in file.read_row_group(group, columns=wanted).to_pylist()
+            )
+            for number, ((name, cell), values) in enumerate(zip(cells, rows, strict=True), start=1):
+                text, problem = label_text(values[label], names)
+                split = split_of(values.get("split") or "", path, number)
+                content = Missing(problem) if problem else cell
+                yield Sample(name, content, text, split or self._split(path))
 
-        try:
-            with parquet.ParquetFile(path) as file:
-                image = image_column(file.schema_arrow)
-                if image is None:
-                    msg = f"{path}: no column holds pictures, as those of other files beside it do; move it away"
-                    raise DataError(msg)
-                features = features_of(file.schema_arrow)
-                label = label_column(file.schema_arrow.names, features, path)
-                names = features[label].get("names") if label in features else None
-                wanted = [label, *(["split"] if "split" in file.schema_arrow.names else [])]
-                total = 0
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=wanted)
-                    for row, values in enumerate(table.to_pylist()):
-                        total += 1
-                        name = f"{path.relative_to(root).as_posix()}:{total - 1}"
-                        text, problem = label_text(values[label], names)
-                        content = Missing(problem) if problem else Cell(path, group, row, image)
-                        split = split_of(values.get("split") or "", path, total)
-                        yield Sample(name, content, text, split or self._split(path))
-        except (OSError, ArrowException) as error:
-            msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
-            raise DataError(msg) from error
+    def _cells(self, path: Path, file: Any, column: str) -> Iterator[tuple[str, Cell]]:
+        """What each row of a file is called, and where its picture is."""
+        root = os.path.commonpath([one.parent for one in self.paths])
+        name, number = path.relative_to(root).as_posix(), itertools.count()
+        for group in range(file.num_row_groups):
+            for row in range(file.metadata.row_group(group).num_rows):
+                yield f"{name}:{next(number)}", Cell(path, group, row, column)
 
     def _split(self, path: Path) -> Split | None:
         """The split that the file's name says; a single file holds all splits, whatever it is called."""
         return split_of_file(path) if len(self.paths) > 1 else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A parquet file; what cannot be read of it is a DataError."""
+    from pyarrow import ArrowException, parquet  # noqa: PLC0415 - not for other sources
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except (OSError, ArrowException) as error:
+        msg = f"{path}: cannot be read as parquet ({reason_of(error)}); write it again"
+        raise DataError(msg) from error
+
+
+def _column_of_pictures(path: Path, file: Any) -> str:
+    if (image := image_column(file.schema_arrow)) is None:
+        msg = (
+            f"{path}: no column holds pictures, as those of other files beside it do; move it away"
+        )
+        raise DataError(msg)
+    return image
 
 
 def image_column(schema: Any) -> str | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.folder import STRAY
-from imgrec.data.sources.node import tree_of
+from imgrec.data.sources.node import Node, looks_like_picture, tree_of
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import FETCHED_AT_ONCE, Remote, Sample, filesystem_of
+from imgrec.data.sources.sample import FETCHED_AT_ONCE, Named, Remote, Sample, filesystem_of
 from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.data.sources.web import reason_for_people
 from imgrec.errors import DataError
@@ -39,6 +39,13 @@ class RemoteFolder:
         for path, _ in self._layout.strays:
             yield Sample(path, STRAY, "")
 
+    def pictures(self) -> Iterator[Named]:
+        """Every picture by its name, at any depth, sorted by path."""
+        tree, _ = self._tree
+        for path, _ in sorted(tree.all_files()):
+            if looks_like_picture(path):
+                yield path, Remote(f"{self.url}/{path}", self.allowed)
+
     def state(self) -> Any:
         """Names, sizes, and what the storage says of their contents."""
         layout = self._layout
@@ -50,7 +57,7 @@ class RemoteFolder:
         return self._layout.reading
 
     @cached_property
-    def _layout(self) -> Layout:
+    def _tree(self) -> tuple[Node, Counter[str]]:
         filesystem, root = filesystem_of(self.url, self.allowed)
         with _answering(self.url):
             details_of = filesystem.find(root, detail=True)
@@ -59,7 +66,12 @@ class RemoteFolder:
             for path, details in details_of.items()
         )
         ignored = Counter[str]()
-        return read_tree(tree_of(paths, ignored), self.url, self.rule, ignored)
+        return tree_of(paths, ignored), ignored
+
+    @cached_property
+    def _layout(self) -> Layout:
+        tree, ignored = self._tree
+        return read_tree(tree, self.url, self.rule, ignored)
 
 
 def folders_in(url: str, allowed: frozenset[str]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from imgrec.data.content import MOST_BYTES, Content, refuse_huge
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.web import HTTP, SCHEMES, http_options, read_http
+from imgrec.data.sources.web import HTTP, HTTP_PREFIXES, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
 
 Split = Literal["train", "val", "test"]
@@ -53,6 +53,10 @@ class Sample:
     group: str = ""
 
 
+Named = tuple[str, Content]
+"""What a picture is called, as in Sample.id, and where its bytes are."""
+
+
 class Source(Protocol):
     """Pictures with their classes. What is iterated comes in the same order every time."""
 
@@ -61,6 +65,13 @@ class Source(Protocol):
 
         Raises:
             DataError: the source does not hold pictures with classes.
+        """
+
+    def pictures(self) -> Iterator[Named]:
+        """All pictures, in a fixed order, whether or not anything says what they show.
+
+        Raises:
+            DataError: the source cannot be read.
         """
 
     def state(self) -> Any:
@@ -128,7 +139,7 @@ class Remote:
         raise AssertionError
 
     def _content(self) -> bytes:
-        if self.url.startswith(("http://", "https://")):
+        if self.url.startswith(HTTP_PREFIXES):
             return read_http(self.url, self.allowed, MOST_BYTES)
         filesystem, path = filesystem_of(self.url)
         try:

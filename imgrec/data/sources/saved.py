@@ -11,7 +11,7 @@ from imgrec.data.content import Missing
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.parquet import features_of, image_column, label_column, label_text
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -50,14 +50,19 @@ class SavedDataset:
         for name, split in self._parts.items():
             for file in self._files(self.path / name):
                 table = _table(file)
-                image, label = self._columns(file)
+                label = _label_column(file)
                 features = features_of(table.schema)
                 names = features[label].get("names") if label in features else None
-                for row, value in enumerate(table.column(label).to_pylist()):
+                labels = table.column(label).to_pylist()
+                for (place, cell), value in zip(self._cells(file), labels, strict=True):
                     text, problem = label_text(value, names)
-                    content = Missing(problem) if problem else ArrowCell(file, row, image)
-                    place = file.relative_to(self.path).as_posix()
-                    yield Sample(f"{place}:{row}", content, text, split)
+                    yield Sample(place, Missing(problem) if problem else cell, text, split)
+
+    def pictures(self) -> Iterator[Named]:
+        """The same without labels."""
+        for name in self._parts:
+            for file in self._files(self.path / name):
+                yield from self._cells(file)
 
     def state(self) -> Any:
         """Of the files."""
@@ -67,10 +72,9 @@ class SavedDataset:
     def reading(self) -> Reading:
         """What was taken for what."""
         first = self._files(self.path / next(iter(self._parts)))[0]
-        image, label = self._columns(first)
         splits: dict[str, str] = {split: name for name, split in self._parts.items() if split}
-        layout = f"a data set that Hugging Face saved, pictures in column {image}"
-        return Reading(layout, f"column {label}", splits)
+        layout = f"a data set that Hugging Face saved, pictures in column {_image_column(first)}"
+        return Reading(layout, f"column {_label_column(first)}", splits)
 
     @cached_property
     def _parts(self) -> dict[str, Split | None]:
@@ -86,13 +90,10 @@ class SavedDataset:
             parts[name] = SPLIT_NAMES[name.lower()]
         return parts
 
-    def _columns(self, file: Path) -> tuple[str, str]:
-        schema = _table(file).schema
-        image = image_column(schema)
-        if image is None:
-            msg = f"{file}: no column holds pictures; it has {', '.join(schema.names)}"
-            raise DataError(msg)
-        return image, label_column(schema.names, features_of(schema), file)
+    def _cells(self, file: Path) -> Iterator[tuple[str, ArrowCell]]:
+        place, column = file.relative_to(self.path).as_posix(), _image_column(file)
+        for row in range(_table(file).num_rows):
+            yield f"{place}:{row}", ArrowCell(file, row, column)
 
     def _files(self, folder: Path) -> list[Path]:
         state = _read_json(folder / STATE)
@@ -108,6 +109,19 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / SPLITS).is_file() or (
         (folder / STATE).is_file() and (folder / "dataset_info.json").is_file()
     )
+
+
+def _image_column(file: Path) -> str:
+    schema = _table(file).schema
+    if (image := image_column(schema)) is None:
+        msg = f"{file}: no column holds pictures; it has {', '.join(schema.names)}"
+        raise DataError(msg)
+    return image
+
+
+def _label_column(file: Path) -> str:
+    schema = _table(file).schema
+    return label_column(schema.names, features_of(schema), file)
 
 
 @lru_cache(maxsize=8)

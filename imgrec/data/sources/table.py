@@ -205,7 +205,9 @@ def _is(sample: bytes, encoding: str) -> bool:
 
 def _fields(line: str, delimiter: str) -> list[str]:
     if delimiter == BLANKS:
-        # The names of files may hold blanks; what stands at the end has none.
+        # The names of files may hold blanks; what stands behind one has none.
+        if looks_like_picture(line.strip()):
+            return [line.strip()]
         return [field.strip() for field in line.strip().rsplit(None, 1)]
     return next(csv.reader(io.StringIO(line), delimiter=delimiter))
 

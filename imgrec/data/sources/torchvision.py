@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLIT_NAMES, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
 from imgrec.errors import DataError, DecodeError, reason_of
 
 PREFIX = "torchvision:"
@@ -57,6 +57,10 @@ class Torchvision:
                 label = names[target] if names else str(target)
                 item = Item(self.name, self.root, part, index)
                 yield Sample(f"{part or 'all'}/{index:06d}", item, label, split)
+
+    def pictures(self) -> Iterator[Named]:
+        """All of them."""
+        return ((sample.id, sample.content) for sample in self)
 
     def state(self) -> Any:
         """Published data sets do not change under their name."""

@@ -24,6 +24,7 @@ from urllib3.util import parse_url
 from imgrec.errors import DataError, DecodeError, reason_of
 
 HTTP = frozenset({"http", "https"})
+HTTP_PREFIXES = tuple(f"{scheme}://" for scheme in sorted(HTTP))
 SCHEMES = HTTP | {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}
 """What an address may begin with. Not local files, nor whatever else a library of addresses can open."""
 MOST_REDIRECTS = 5

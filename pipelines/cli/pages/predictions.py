@@ -18,11 +18,12 @@ from rich.text import Text
 
 from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction, is_folder_of
 from imgrec.config import Config
+from imgrec.data.sources.sample import Named
 from imgrec.errors import UnreadError
 from imgrec.models.weights import hash_of
 from imgrec.priors import read_shares
 from pipelines.cli.pages.output import make_console, open_record, print_json
-from pipelines.predict import Named, list_pictures, predict_into, refuse_ending
+from pipelines.predict import list_pictures, predict_into, refuse_ending
 
 RUNNERS_UP = 3
 
@@ -59,7 +60,7 @@ def show_predictions(
     """
     if out is not None:
         refuse_ending(out)
-    named = list_pictures(names, Path(config.storage) / "downloads")
+    named = list_pictures(names, config.data, Path(config.storage) / "downloads")
     folder = folder_of(config, model)
     classifier = Classifier.load(folder)
     if priors:
