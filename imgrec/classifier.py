@@ -158,10 +158,15 @@ class Classifier:
         return predictions
 
     def predict_each(
-        self, pictures: Sequence[Given | Content]
+        self, pictures: Sequence[Given | Content], decode_workers: int = 0
     ) -> Iterator[Prediction | DecodeError]:
-        """The same for each by itself: what is not a picture comes as its error, the others are answered."""
-        decoded = decode_all(contents_of(pictures), self.decoding)
+        """The same for each by itself: what is not a picture comes as its error, the others are answered.
+
+        Args:
+            pictures: As above.
+            decode_workers: Processes that decode; 0 for one a core.
+        """
+        decoded = decode_all(contents_of(pictures), self.decoding, decode_workers)
         while some := list(itertools.islice(decoded, self.at_once)):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions = self.predictions(self.logits_of(readable)) if readable else iter(())

@@ -33,8 +33,14 @@ from pipelines.answers import SCHEMA, WRITERS, row_of
 
 PART = 2048
 """Pictures of a part: some seconds of work."""
+TOLD_EVERY = 64
 PARTS = ".parts"
 KEY = "key.json"
+Parts = Mapping[int, Sequence[Named]]
+"""Some of the pictures, by the place of their first."""
+Advance = Callable[[int], None]
+Answer = Callable[[Parts, Advance], Iterator[tuple[int, pa.Table]]]
+"""Answers parts in any order, and tells how many more pictures are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +99,11 @@ def refuse_ending(out: Path) -> None:
 
 def predict_into(
     out: Path,
-    classifier: Classifier,
+    answer: Answer,
     pictures: Sequence[Named],
     *,
-    top: int,
     about: Mapping[str, Any],
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> Predicted:
     """Answer all pictures, and write the answers into a file in their order.
 
@@ -107,33 +112,51 @@ def predict_into(
 
     Args:
         out: The file; its ending says what it is.
-        classifier: That answers.
+        answer: Answers parts: `Here`, or `Everywhere` (predict_on_cluster.py).
         pictures: All of them.
-        top: How many of the most probable classes to write.
-        about: What else the answers depend on: the model's version, priors.
+        about: What the answers depend on, beside the pictures: the model, priors, how many classes are written.
         progress: Told how many pictures are answered.
     """
-    parts = out.with_name(out.name + PARTS)
-    key = {**about, "top": top, "pictures": _digest(pictures), "part": PART}
-    _keep_for(parts, key)
-    unread, taken = 0, 0
-    first: tuple[str, str] | None = None
-    files = []
-    for start in range(0, len(pictures), PART):
-        some = pictures[start : start + PART]
-        file = parts / f"{start:012d}.parquet"
-        if file.is_file():
-            taken += len(some)
-        else:
-            _write_part(file, classifier, some, top, start, progress)
-        files.append(file)
-        progress(start + len(some))
-        for row in _unread_of(file):
-            unread += 1
-            first = first or (row["picture"], row["error"])
-    _merge(files, out)
-    shutil.rmtree(parts)
-    return Predicted(len(pictures), unread, first, taken)
+    folder = out.with_name(out.name + PARTS)
+    _keep_for(folder, {**about, "pictures": _digest(pictures), "part": PART})
+    files = {start: folder / f"{start:012d}.parquet" for start in range(0, len(pictures), PART)}
+    missing = {
+        start: pictures[start : start + PART] for start, file in files.items() if not file.is_file()
+    }
+    answered = taken = len(pictures) - sum(map(len, missing.values()))
+
+    def advance(more: int) -> None:
+        nonlocal answered
+        answered += more
+        progress(answered)
+
+    advance(0)
+    for start, table in answer(missing, advance):
+        with _whole(files[start]) as unfinished:
+            pq.write_table(table, unfinished)
+    unread = [row for file in files.values() for row in _unread_of(file)]
+    _merge([*files.values()], out)
+    shutil.rmtree(folder)
+    first = (unread[0]["picture"], unread[0]["error"]) if unread else None
+    return Predicted(len(pictures), len(unread), first, taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Parts are answered in this process, one after the other.
+
+    Attributes:
+        classifier: That answers.
+        top: How many of the most probable classes to write.
+    """
+
+    classifier: Classifier
+    top: int
+
+    def __call__(self, parts: Parts, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+        """The answers to each part."""
+        for start, pictures in parts.items():
+            yield start, table_of(self.classifier, self.top, pictures, advance)
 
 
 def _keep_for(parts: Path, key: Mapping[str, Any]) -> None:
@@ -178,22 +201,23 @@ def _identity(content: Content) -> str:
     return repr(content)  # it says where: the path of the archive or table, and the place in it
 
 
-def _write_part(
-    file: Path,
+def table_of(
     classifier: Classifier,
-    pictures: Sequence[Named],
     top: int,
-    start: int,
-    progress: Callable[[int], None],
-) -> None:
+    pictures: Sequence[Named],
+    advance: Advance = lambda _: None,
+    *,
+    decode_workers: int = 0,
+) -> pa.Table:
+    """The answers to some pictures, a row each."""
     rows = []
-    answers = classifier.predict_each([content for _, content in pictures])
+    answers = classifier.predict_each([content for _, content in pictures], decode_workers)
     for (name, _), answer in zip(pictures, answers, strict=True):
         rows.append(row_of(name, answer, top))
-        if len(rows) % 64 == 0:
-            progress(start + len(rows))
-    with _whole(file) as unfinished:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
+        if len(rows) % TOLD_EVERY == 0:
+            advance(TOLD_EVERY)
+    advance(len(rows) % TOLD_EVERY)
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def _unread_of(file: Path) -> list[dict[str, Any]]:

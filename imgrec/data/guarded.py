@@ -21,10 +21,12 @@ class Decoding:
     depth: Depth
 
 
-def decode_all(contents: Sequence[Content], how: Decoding) -> Iterator[Pixels | DecodeError]:
-    """The pixels (H, W, C) of each, or why it cannot be read, in order."""
+def decode_all(
+    contents: Sequence[Content], how: Decoding, workers: int = 0
+) -> Iterator[Pixels | DecodeError]:
+    """The pixels (H, W, C) of each, or why it cannot be read, in order; by so many processes, 0 for one a core."""
     chunk = pictures_at_once(how.image_shape)  # of large pictures few wait for whoever asked
-    for some in map_in_chunks(_decode_some, contents, how, workers=0, most_chunk=chunk):
+    for some in map_in_chunks(_decode_some, contents, how, workers=workers, most_chunk=chunk):
         yield from some
 
 

@@ -55,7 +55,7 @@ class ClusterDecoding:
         if len(contents) <= LEAST_PART or isinstance(contents[0], InMemoryPixels):
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
-        if node := self._node_without_pictures(contents):
+        if node := node_without(contents, self._nodes):
             self._label = f"{node} does not see the pictures, so one node alone is decoding"
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if not encoded:
@@ -133,17 +133,18 @@ class ClusterDecoding:
             if copied:
                 progress(f"copied to {done} of {len(nodes)} nodes:", copied, copied)
 
-    def _node_without_pictures(self, contents: Sequence[Content]) -> str:
-        """The address of a node that does not read the same pictures as this one."""
-        probes = [contents[0], contents[len(contents) // 2], contents[-1]]
-        ours = _digest_of(probes)
-        task = ray.remote(_digest_of)
-        answers = [task.options(**at(node)).remote(probes) for node in self._nodes]
-        for node, answer in zip(self._nodes, answers, strict=True):
-            with contextlib.suppress(ClusterError):  # one that is gone has no say
-                if _answer(answer) != ours:
-                    return node.address
-        return ""
+
+def node_without(contents: Sequence[Content], nodes: Sequence[NodeInfo]) -> str:
+    """The address of a node that does not read the same pictures as this one; empty where all do."""
+    probes = [contents[0], contents[len(contents) // 2], contents[-1]]
+    ours = _digest_of(probes)
+    task = ray.remote(_digest_of)
+    answers = [task.options(**at(node)).remote(probes) for node in nodes]
+    for node, answer in zip(nodes, answers, strict=True):
+        with contextlib.suppress(ClusterError):  # one that is gone has no say
+            if _answer(answer) != ours:
+                return node.address
+    return ""
 
 
 def _work(function: Work[Result], part: ScanPart) -> Result:

@@ -14,7 +14,7 @@ from imgrec.config import DataConfig
 from imgrec.data.content import Content
 from imgrec.errors import ConfigError, DataError
 from pipelines import predict
-from pipelines.predict import list_pictures, predict_into, refuse_ending
+from pipelines.predict import Here, list_pictures, predict_into, refuse_ending
 from tests.integration.serving.made import make_classifier, picture
 
 
@@ -32,7 +32,7 @@ def run(
 ) -> tuple[predict.Predicted, list[int]]:
     told: list[int] = []
     pictures = list_pictures([str(folder)], DataConfig(), folder / "downloads")
-    done = predict_into(out, classifier, pictures, top=2, about=about, progress=told.append)
+    done = predict_into(out, Here(classifier, 2), pictures, about=about, progress=told.append)
     return done, told
 
 
@@ -81,12 +81,12 @@ class Mortal(Classifier):
     lives = 0
     asked = 0
 
-    def predict_each(self, pictures: Sequence[Content]) -> object:  # type: ignore[override]
+    def predict_each(self, pictures: Sequence[Content], decode_workers: int = 0) -> object:  # type: ignore[override]
         if not self.lives:
             raise Killed
         self.lives -= 1
         self.asked += len(pictures)
-        return super().predict_each(pictures)
+        return super().predict_each(pictures, decode_workers)
 
 
 def mortal(lives: int, seed: int = 0) -> Mortal:

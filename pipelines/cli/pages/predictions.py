@@ -1,7 +1,8 @@
 """What is in pictures, according to a registered model."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from rich.text import Text
 from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction, is_folder_of
 from imgrec.config import Config
 from imgrec.data.sources.sample import Named
+from imgrec.distributed.address import cluster_address
 from imgrec.errors import UnreadError
 from imgrec.models.weights import hash_of
 from imgrec.priors import read_shares
 from pipelines.cli.pages.output import make_console, open_record, print_json
-from pipelines.predict import list_pictures, predict_into, refuse_ending
+from pipelines.predict import PART, Answer, Here, list_pictures, predict_into, refuse_ending
 
 RUNNERS_UP = 3
 
@@ -70,17 +72,19 @@ def show_predictions(
             "weights": hash_of(folder / WEIGHTS),
             "card": hash_of(folder / CARD),
             "priors": priors,
+            "top": top,
         }
-        _write(out, classifier, named, top=top, about=about, as_json=as_json, quiet=quiet)
+        with _answering(config, classifier, named, top=top, quiet=quiet) as answer:
+            _write(out, answer, named, about=about, as_json=as_json, quiet=quiet)
         return
     answered: list[tuple[str, Prediction]] = []
     unread: list[tuple[str, str]] = []
     answers = classifier.predict_each([content for _, content in named])
-    for (name, _), answer in zip(named, answers, strict=True):
-        if isinstance(answer, Prediction):
-            answered.append((name, answer))
+    for (name, _), one in zip(named, answers, strict=True):
+        if isinstance(one, Prediction):
+            answered.append((name, one))
         else:
-            unread.append((name, str(answer)))
+            unread.append((name, str(one)))
     if as_json:
         rows = [{"file": name, **one.as_json()} for name, one in answered]
         left_out = [{"file": name, "reason": reason} for name, reason in unread]
@@ -95,12 +99,31 @@ def show_predictions(
         raise UnreadError(msg)
 
 
+@contextmanager
+def _answering(
+    config: Config, classifier: Classifier, named: Sequence[Named], *, top: int, quiet: bool
+) -> Iterator[Answer]:
+    """This process answers, or, of more than a part, the nodes of a cluster if one is named."""
+    if not cluster_address(config.cluster) or len(named) <= PART:
+        yield Here(classifier, top)
+        return
+    # Only now: nothing else here needs Ray, which takes a second to import.
+    from pipelines.predict_on_cluster import answering  # noqa: PLC0415
+
+    def note(text: str) -> None:
+        if not quiet:
+            sys.stderr.write(f"{text}\n")
+
+    storage = Path(config.storage)
+    with answering(config.cluster, storage, classifier, named, top=top, note=note) as answer:
+        yield answer
+
+
 def _write(
     out: Path,
-    classifier: Classifier,
+    answer: Answer,
     named: Sequence[Named],
     *,
-    top: int,
     about: Mapping[str, Any],
     as_json: bool,
     quiet: bool,
@@ -115,9 +138,8 @@ def _write(
         task = shown.add_task("recognizing", total=len(named))
         done = predict_into(
             out,
-            classifier,
+            answer,
             named,
-            top=top,
             about=about,
             progress=lambda count: shown.update(task, completed=count),
         )

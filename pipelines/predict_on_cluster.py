@@ -1,0 +1,82 @@
+"""Answers to any number of pictures by all nodes of a cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+from torch import Tensor
+
+from imgrec.classifier import Card, Classifier
+from imgrec.config import ClusterConfig
+from imgrec.data.sources.sample import Named
+from imgrec.distributed.nodes import NodeInfo
+from imgrec.distributed.parts import held_cores, on_all_nodes
+from imgrec.distributed.session import ray_session
+from imgrec.distributed.spread import node_without
+from pipelines.logs import log_to_file
+from pipelines.predict import Advance, Answer, Here, Parts, table_of
+
+
+@contextmanager
+def answering(
+    cluster: ClusterConfig,
+    storage: Path,
+    classifier: Classifier,
+    pictures: Sequence[Named],
+    *,
+    top: int,
+    note: Callable[[str], None],
+) -> Iterator[Answer]:
+    """What answers inside: all nodes of a cluster, or this machine where one of them does not see the pictures.
+
+    Args:
+        cluster: Its address.
+        storage: Where logs lie.
+        classifier: That answers.
+        pictures: All of them.
+        top: How many of the most probable classes to write.
+        note: Told who answers.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    with ray_session(cluster, log_to_file(storage)) as session:
+        if node := node_without([content for _, content in pictures], session.nodes):
+            note(f"{node} does not see the pictures, so this machine alone answers")
+            yield Here(classifier, top)
+        else:
+            note(f"{len(session.nodes)} nodes of the cluster answer")
+            yield Everywhere(session.nodes, classifier, top)
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """Parts are answered by all nodes of a cluster, which see the pictures as this one does.
+
+    Attributes:
+        nodes: Of the cluster.
+        classifier: That answers.
+        top: How many of the most probable classes to write.
+    """
+
+    nodes: Sequence[NodeInfo]
+    classifier: Classifier
+    top: int
+
+    def __call__(self, parts: Parts, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+        """The answers to each part, as they end."""
+        weights = {name: one.cpu() for name, one in self.classifier.model.state_dict().items()}
+        build = partial(_answering, self.classifier.card, weights, self.top)
+        for start, table in on_all_nodes(self.nodes, build, parts):
+            advance(table.num_rows)
+            yield start, table
+
+
+def _answering(
+    card: Card, weights: dict[str, Tensor], top: int
+) -> Callable[[Sequence[Named]], pa.Table]:
+    """On a node: what answers its parts."""
+    return partial(table_of, Classifier(card, weights), top, decode_workers=held_cores())
