@@ -90,6 +90,7 @@ class Node:
     process: subprocess.Popen[bytes]
     address: str
     disk: Path
+    inside: list[str]  # before a command that is to run on it
 
     def kill(self) -> None:
         """As if its plug were pulled."""
@@ -278,7 +279,7 @@ class Lab:
         hide = {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"} if self.nodes else set()
         env = {key: value for key, value in self.env.items() if key not in hide}
         env["IMGREC_CACHE"] = str(self.folder / "ray" / "cache")  # each node's own, as said above
-        node = Node(self.run(command, f"node-{number}", env=env), address, disk)
+        node = Node(self.run(command, f"node-{number}", env=env), address, disk, prefix)
         # One after the other: two that start at once in one session's folder disturb each other.
         log = self.folder / f"node-{number}.log"
         wait_for(f"node {number}", lambda: "will now block" in log.read_text(), node.process)

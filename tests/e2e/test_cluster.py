@@ -159,6 +159,44 @@ def test_a_run_from_outside_ends_as_registered_models_that_serve(user: User) -> 
     assert predicted["label"] == serve(user, "first-cnn") == "0"  # what digit.png shows
 
 
+@pytest.mark.long
+def test_seeds_on_two_workers_are_reported_and_answer_on_all_nodes(user: User) -> None:
+    """The report is read from outside; a folder that all nodes see is answered by all of them, each picture once."""
+    cluster = user.cluster
+    words = ("--name", "seeds", "--arch", "cnn", "--seeds", "2", "--set", "cluster.workers=2")
+    ended = user.submit(*words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "training on 2 workers" in ended.stdout
+    page = user.home / "report.html"
+    assert user.imgrec("report", "seeds", "--out", str(page)).returncode == 0
+    assert "<svg" in page.read_text()
+    (standing,) = user.ask("compare", "seeds")["models"]
+    assert standing["seeds"] == 2
+
+    pictures = cluster.storage / "pictures"
+    pictures.mkdir()
+    for number, image in enumerate(load_digits().images[:600]):
+        Image.fromarray((image * 15.9).astype("uint8")).save(pictures / f"{number:04}.png")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    small = "import sys; from pipelines import predict; predict.PART = 64; from pipelines.cli.pages import predictions; "
+    small += "predictions.PART = 64; from pipelines.cli.app import main; main()"
+    command = [*cluster.nodes[0].inside, sys.executable, "-c", small, "predict", "seeds-cnn"]
+    answered = subprocess.run(
+        [*command, str(pictures), "--out", str(user.home / "answers.jsonl")],
+        env=user.environment(RAY_ADDRESS=cluster.gcs),
+        cwd=user.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answered.returncode == 3, answered.stderr
+    assert "3 nodes of the cluster answer" in answered.stderr
+    rows = [json.loads(line) for line in (user.home / "answers.jsonl").read_text().splitlines()]
+    assert [Path(row["picture"]).name for row in rows] == sorted(p.name for p in pictures.iterdir())
+    assert ["error" in row for row in rows] == [False] * 600 + [True]
+    assert {row["label"] for row in rows[:600]} <= DIGITS
+
+
 TAKE_TURNS = """
 import sys, time
 from pathlib import Path
