@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from hypothesis import settings
 from PIL import Image
 from skimage.data import astronaut, chelsea
 
@@ -34,6 +35,10 @@ LONGEST_FILES = frozenset(
     }
 )
 """Two minutes and more each."""
+
+# How long an example takes, the machine decides, and the first one of a process imports what it needs.
+settings.register_profile("imgrec", deadline=None)
+settings.load_profile("imgrec")
 
 # What a developer has set must not decide what the tests see.
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS"):

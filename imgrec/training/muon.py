@@ -16,11 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+# What torch.optim works on lists of tensors with; they have no public names.
+lerp_, mul_, add_, norms = (
+    torch._foreach_lerp_,
+    torch._foreach_mul_,
+    torch._foreach_add_,
+    torch._foreach_norm,  # noqa: SLF001
+)
 RMS_OF_ADAMW = 0.2
 """Root mean square of an update of AdamW, as a share of the learning rate."""
 FIXED_NORM_RATE = 12.0
 """Relative size of an update per unit of learning rate, for kernels of fixed norm: that of a kernel of
 3 x 3 x 400, whose entries have a mean square of 1/3600."""
+LEAST_WIDTH = 2
+"""Columns for each row, from which on fewer operations are done on a matrix's square than on the matrix."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that pulls singular values towards 1, as in Jordan's Muon."""
 
@@ -65,47 +74,92 @@ class Muon(Optimizer):
         """Update the weights from their gradients."""
         assert closure is None
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                # Laid out as the weight is, so that the columns of both matrices mean the same.
-                gradient = torch.empty_like(weight).copy_(weight.grad)
-                mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                ahead = as_matrix(gradient.lerp_(mean, group["momentum"]))
-                update = orthogonalized(ahead, group["iterations"])
-                _apply(as_matrix(weight), update, group)
+            for weights in _alike(group["params"]):
+                # Laid out as the weights are, so that the columns of both matrices mean the same.
+                gradients = [torch.empty_like(one).copy_(_gradient_of(one)) for one in weights]
+                means = [self._momentum_of(one) for one in weights]
+                lerp_(means, gradients, 1 - group["momentum"])
+                lerp_(gradients, means, group["momentum"])
+                ahead = torch.stack([as_matrix(one) for one in gradients])
+                updates = orthogonalized(ahead, group["iterations"])
+                _apply([as_matrix(one) for one in weights], updates, group)
+
+    def _momentum_of(self, weight: nn.Parameter) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum: Tensor = state["momentum"]
+        return momentum
 
 
-def _apply(weight: Tensor, update: Tensor, group: dict[str, Any]) -> None:
-    rate = group["lr"]
+def _gradient_of(weight: nn.Parameter) -> Tensor:
+    assert weight.grad is not None
+    return weight.grad
+
+
+def _alike(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those with a gradient, by the shape of their matrices: of one shape all are worked on at once."""
+    by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+    for one in weights:
+        if one.grad is not None:
+            by_shape.setdefault(as_matrix(one).shape, []).append(one)
+    return [*by_shape.values()]
+
+
+def _apply(weights: list[Tensor], updates: Tensor, group: dict[str, Any]) -> None:
+    """Matrices (m, n) of one shape, and what to take from them (B, m, n)."""
+    rate, (rows, columns) = group["lr"], weights[0].shape
     if group["fixed"]:
-        weight.mul_(math.sqrt(len(weight)) / weight.norm())
+        mul_(weights, [math.sqrt(rows) / norm for norm in norms(weights)])
         # As many of the singular values are 1 as there are rows, or columns if those are fewer.
-        share = FIXED_NORM_RATE * math.sqrt(len(weight) / min(weight.shape))
-        weight.add_(update, alpha=-rate * share)
+        share = FIXED_NORM_RATE * math.sqrt(rows / min(rows, columns))
     else:
-        weight.mul_(1 - rate * group["weight_decay"])
-        weight.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(weight.shape)))
+        mul_(weights, 1 - rate * group["weight_decay"])
+        share = RMS_OF_ADAMW * math.sqrt(max(rows, columns))
+    add_(weights, list(updates), alpha=-rate * share)
 
 
-def orthogonalized(matrix: Tensor, iterations: int) -> Tensor:
-    """A matrix (m, n) with the same singular vectors, and singular values near 1, by products alone.
+def orthogonalized(matrices: Tensor, iterations: int) -> Tensor:
+    """Matrices (B, m, n) with the same singular vectors, and singular values near 1, by products alone.
 
-    In bf16 on a GPU, which has units for that, and as it comes on a CPU.
+    In bf16 on a GPU, which has units for that, and as they come on a CPU. There wide matrices are left alone until the
+    end: what the iterations multiply them by is a polynomial of their small square (m, m). In bf16 that would lose
+    the weaker directions, whose squares are weaker still.
     """
-    linear, cubic, quintic = COEFFICIENTS
-    narrow = matrix.bfloat16() if matrix.device.type == "cuda" else matrix
-    tall = narrow.shape[0] > narrow.shape[1]
-    result = narrow.T if tall else narrow
-    result = result / (result.norm() + 1e-7)
-    for _ in range(iterations):
-        square = result @ result.T
-        factor = torch.addmm(square, square, square, beta=cubic, alpha=quintic)
-        result = torch.addmm(result, factor, result, beta=linear)
-    return (result.T if tall else result).to(matrix.dtype)
+    on_gpu = matrices.device.type == "cuda"
+    narrow = matrices.bfloat16() if on_gpu else matrices
+    tall = narrow.shape[-2] > narrow.shape[-1]
+    wide = narrow.mT if tall else narrow
+    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if not on_gpu and wide.shape[-1] >= LEAST_WIDTH * wide.shape[-2]:
+        wide = _whole_factor(wide @ wide.mT, iterations) @ wide
+    else:
+        for _ in range(iterations):
+            wide = torch.baddbmm(wide, _polynomial(wide @ wide.mT), wide, beta=COEFFICIENTS[0])
+    return (wide.mT if tall else wide).to(matrices.dtype)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    """What an iteration multiplies a matrix by beside a number, from the matrix times itself (B, m, m)."""
+    _, cubic, quintic = COEFFICIENTS
+    return torch.baddbmm(square, square, square, beta=cubic, alpha=quintic)
+
+
+def _factor(square: Tensor) -> Tensor:
+    """The same with the number."""
+    factor = _polynomial(square)
+    factor.diagonal(dim1=-2, dim2=-1).add_(COEFFICIENTS[0])
+    return factor
+
+
+def _whole_factor(square: Tensor, iterations: int) -> Tensor:
+    """The product of the factors of all iterations; all of them commute, being polynomials of one matrix."""
+    whole = factor = _factor(square)
+    for _ in range(iterations - 1):
+        square = factor @ (factor @ square)
+        factor = _factor(square)
+        whole = factor @ whole
+    return whole
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

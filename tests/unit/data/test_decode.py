@@ -229,7 +229,7 @@ def test_every_mode_of_every_format_comes_out_in_the_same_shape_and_range(kind: 
     assert modes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.integers(1, 100),

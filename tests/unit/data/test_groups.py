@@ -141,7 +141,7 @@ def test_a_column_of_a_folder_is_refused(tmp_path: Path) -> None:
         prepared(write(tmp_path / "photos", PATIENTS), tmp_path, group="patient")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), classes=st.integers(2, 4), groups=st.integers(24, 60))
 def test_no_group_is_divided_and_classes_stay_even(
     data: st.DataObject, classes: int, groups: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -80,7 +80,6 @@ def test_other_kinds_of_pictures_in_an_icon_are_refused() -> None:
             read_picture(packed(frame), max_pixels=MOST)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_anything_that_begins_as_an_icon_is_a_picture_or_a_reason(rest: bytes) -> None:
     """Never another error, and never more pixels than allowed."""

@@ -24,7 +24,6 @@ from imgrec.evaluation.intervals import (
 from tests.unit.evaluation.made import answers_of, drawn
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_shares_have_wilsons_interval(counts: tuple[int, int]) -> None:
     """As statsmodels has it."""
@@ -35,7 +34,6 @@ def test_shares_have_wilsons_interval(counts: tuple[int, int]) -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_exact(first: int, second: int) -> None:
     """As statsmodels has it; of no disagreement nothing can be said. The sides of one test add up."""
@@ -47,7 +45,7 @@ def test_mcnemar_is_exact(first: int, second: int) -> None:
     assert min(1, 2 * min(sides)) == pytest.approx(mcnemar(first, second))
 
 
-@settings(deadline=None, max_examples=25)  # the reference takes 25 ms
+@settings(max_examples=25)  # the reference takes 25 ms
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_that_of_statsmodels(chances: list[float]) -> None:
     """In the order in which they were given."""

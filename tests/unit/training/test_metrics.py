@@ -10,7 +10,7 @@ from imgrec.training.metrics import Meter
 from tests.unit.training.made import CPU
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(1, 50), st.integers(0, 2**31))
 def test_scores_are_those_of_scikit_learn(classes: int, count: int, seed: int) -> None:
     """Also where classes are missing from the labels, or never predicted."""

@@ -81,7 +81,7 @@ def gradients_of_a_step(spec: FitSpec) -> torch.Tensor:
     return found[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 500))
 def test_all_workers_compute_a_batch_in_as_many_parts_of_two_pictures_at_least(
     accumulate: int, world_size: int, batch_size: int

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from imgrec.models.convolution import NormedConv
+from imgrec.training import muon
 from imgrec.training.muon import (
     FIXED_NORM_RATE,
     RMS_OF_ADAMW,
@@ -25,11 +26,42 @@ def test_a_step_has_the_directions_of_the_gradient_and_even_strengths(
 ) -> None:
     """Against the singular value decomposition: U V', but for the strengths that stay near 1."""
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-    found = orthogonalized(matrix, iterations=5)
+    (found,) = orthogonalized(matrix[None], iterations=5)
     left, strengths, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     along = torch.einsum("mk,mn,kn->k", left, found.double(), right)
     strong = strengths > 0.05 * strengths.norm()
     assert ((along[strong] > 0.6) & (along[strong] < 1.3)).all()
+
+
+@given(st.integers(1, 12), st.integers(1, 90), st.integers(0, 1000))
+def test_wide_matrices_come_out_as_by_one_iteration_after_the_other(
+    rows: int, columns: int, seed: int
+) -> None:
+    """The way by their square saves operations, and changes no more than rounding does."""
+    matrices = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(muon, "LEAST_WIDTH", 1000)
+        plain = orthogonalized(matrices, iterations=3)
+        each = torch.cat([orthogonalized(one[None], iterations=3) for one in matrices])
+    torch.testing.assert_close(orthogonalized(matrices, iterations=3), plain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(each, plain, atol=1e-6, rtol=0)
+
+
+def test_weights_of_one_shape_are_trained_as_each_alone() -> None:
+    """Those without a gradient are left as they are."""
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(8, 24)) for _ in range(3)]
+    weights += [nn.Parameter(torch.randn(8, 3, 4, 2)), nn.Parameter(torch.randn(5, 5))]
+    alone = copy.deepcopy(weights)
+    for one, other in zip(weights[:-1], alone, strict=False):
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad.clone()
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+    Muon(weights[:2], weights[2:], **settings).step()
+    for number, one in enumerate(alone):
+        Muon([one] if number < 2 else [], [] if number < 2 else [one], **settings).step()
+    for one, other in zip(weights, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("free", [True, False])

@@ -246,9 +246,7 @@ CLUTTER = st.lists(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     classes=st.lists(NAMES, min_size=2, max_size=4, unique=True),
     splits=SPLITS,
