@@ -15,6 +15,7 @@ from imgrec.data.encoded import EncodedImages
 from imgrec.data.images import AnyImages
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store
+from imgrec.data.transfer import sent
 
 RESIDENT_SHARE = 0.25
 """Of the free memory of a GPU, which pictures may take as a whole."""
@@ -71,8 +72,8 @@ class Pictures:
         """Those of the rows, as a batch."""
         if self._resident is None:
             return self.batch_of(rows, self._images[rows])
-        labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
-        chosen = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        labels = sent(torch.from_numpy(self.labels[rows]), self.device)
+        chosen = sent(torch.from_numpy(rows), self.device)
         return self._resident[chosen].permute(0, 3, 1, 2), labels
 
     def batch_of(self, rows: Indices, pixels: npt.NDArray[np.uint8]) -> Batch:
@@ -80,12 +81,7 @@ class Pictures:
         labels = torch.from_numpy(self.labels[rows])
         # Seen as (B, C, H, W) it is channels_last already, which convolutions like best.
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-            labels = labels.pin_memory().to(self.device, non_blocking=True)
-        elif self.device.type != "cpu":
-            images, labels = images.to(self.device), labels.to(self.device)
-        return images, labels
+        return sent(images, self.device), sent(labels, self.device)
 
     @property
     def is_resident(self) -> bool:
@@ -158,7 +154,7 @@ def training_batches(
     starts = range(0, len(order) - batch_size + 1, batch_size)
     choices = (order[start:][:batch_size][shard.rank :: shard.world_size] for start in starts)
     for chosen, batch in pictures.in_turn(choices):
-        yield TrainingBatch(*batch, turns[chosen].to(pictures.device, non_blocking=True))
+        yield TrainingBatch(*batch, sent(turns[chosen], pictures.device))
 
 
 def balanced_order(

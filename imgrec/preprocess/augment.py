@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from imgrec.config import PreprocessConfig
+from imgrec.data.transfer import sent
 from imgrec.preprocess.colors import blended, brightness, mean_brightness, turned_hue
 from imgrec.preprocess.policy import Policy
 
@@ -169,7 +170,7 @@ def mixed(
     paste = bool(how.cutmix) and not (how.mixup and torch.rand(()) < 0.5)
     alpha = torch.tensor(how.cutmix if paste else how.mixup)
     batch, device = len(images), images.device
-    share = Beta(alpha, alpha).sample((batch,)).to(device)
+    share = sent(Beta(alpha, alpha).sample((batch,)), device)
     partners = torch.randperm(batch, device=device)
     if paste:
         height, width = images.shape[2:]

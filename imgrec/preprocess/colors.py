@@ -3,6 +3,8 @@
 Three lines of arithmetic rather than torchvision, which takes two seconds to import.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -42,9 +44,16 @@ def blended(plain: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 def turned_hue(images: Tensor, angles: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] with the colour circle turned by angles (B,) in radians."""
-    to_yiq = torch.tensor(TO_YIQ, device=images.device)
+    to_yiq, from_yiq = _yiq(images.device)
     zero, one = torch.zeros_like(angles), torch.ones_like(angles)
     cos, sin = angles.cos(), angles.sin()
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-    matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq  # (B, 3, 3)
+    matrices = from_yiq @ turn @ to_yiq  # (B, 3, 3)
     return torch.einsum("bij,bjhw->bihw", matrices, images).clamp(0, 1)
+
+
+@cache
+def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
+    """TO_YIQ and its inverse, sent to a device once: a GPU that is asked for an inverse is waited for."""
+    to_yiq = torch.tensor(TO_YIQ)
+    return to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)

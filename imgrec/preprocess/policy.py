@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from imgrec.data.transfer import sent
 from imgrec.preprocess.colors import blended, brightness, equalized, mean_brightness
 
 Policy = Literal["none", "randaugment", "trivialaugment"]
@@ -66,8 +67,8 @@ def _once(images: Tensor, changes: list[Change], strengths: Tensor) -> Tensor:
     for number, change in enumerate(changes):
         chosen = (drawn == number).nonzero().squeeze(1)
         if len(chosen):
-            places = chosen.to(images.device, non_blocking=True)
-            own = signed[chosen].to(images.device, non_blocking=True)
+            places = sent(chosen, images.device)
+            own = sent(signed[chosen], images.device)
             result[places] = change(images[places], own)
     return result
 

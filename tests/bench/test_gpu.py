@@ -1,5 +1,6 @@
 """Where a GPU is at hand: training on it comes to the same, faster. tests/bench/gpu.py has the figures."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 import torch
 
 from imgrec.config import load_config
+from imgrec.data.loader import Pictures, Shard, TrainingBatch, training_batches
+from imgrec.preprocess.augment import Augmentation
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import train_epoch
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.bench.gpu import measure
@@ -34,6 +39,49 @@ def test_every_architecture_learns_on_a_gpu(specs: dict[str, FitSpec], arch: str
     assert found["precision"] == "bf16"
     assert found["gpu_bytes"] > 0
     assert found["flops_per_second"] > 0
+
+
+EVERYTHING = Augmentation(
+    flip=True,
+    shift=0.1,
+    rotate=15.0,
+    color=0.3,
+    policy="randaugment",
+    erase=0.2,
+    mixup=0.2,
+    cutmix=0.5,
+)
+
+
+@pytest.mark.parametrize("arch", ["ann", "cnn", "rnn", "transformer"])
+def test_a_step_does_not_wait_for_the_gpu(specs: dict[str, FitSpec], arch: str) -> None:
+    """Whatever is done to the pictures: while the GPU works through a step, the CPU asks for the next ones."""
+    spec = specs[arch]
+    spec = replace(spec, augmentation=EVERYTHING, train=spec.train.model_copy(update={"epochs": 2}))
+    learner = build_learner(spec, CUDA, Shard())
+    pictures = Pictures(learner.store, CUDA)
+    rows = learner.splits.train
+
+    def batches() -> list[TrainingBatch]:
+        drawn = training_batches(
+            pictures, rows, batch_size=32, seed=0, epoch=0, shard=Shard(), balanced=False
+        )
+        return list(itertools.islice(drawn, 4))
+
+    train_epoch(learner, batches(), lambda _: None)  # the first steps choose kernels
+    torch.cuda.synchronize()
+    begun = False
+
+    def watch(step: int) -> None:
+        nonlocal begun
+        torch.cuda.set_sync_debug_mode("error" if step < 3 else "default")
+        begun = True
+
+    try:
+        train_epoch(learner, batches(), watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert begun
 
 
 def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(specs: dict[str, FitSpec]) -> None:
