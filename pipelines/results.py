@@ -12,7 +12,8 @@ from imgrec.data.store import Store
 from imgrec.evaluation.comparison import Comparison, Standing
 from imgrec.tracking.tags import REASON
 from imgrec.tracking.versions import RegisteredVersion
-from imgrec.training.metrics import Scores, scores_from
+from imgrec.training.loop import OF_FIT, SPENT
+from imgrec.training.metrics import KEPT, Scores, scores_from
 from pipelines.searched import Searched
 
 
@@ -66,7 +67,7 @@ class TrainedModel:
             champion_version=version.champion_version,
             run_id=version.run_id,
             begins_with=version.begins_with,
-            val=scores_from(metrics, "best_val"),
+            val=scores_from(metrics, KEPT),
             test=scores_from(metrics, "test"),
             parameters=int(metrics["parameters"]),
             fit_seconds=metrics["fit_seconds"],
@@ -74,9 +75,9 @@ class TrainedModel:
             flops_per_second=metrics["flops_per_second"],
             share_of_peak=metrics.get("share_of_peak", 0.0),
             spent={
-                name.removeprefix("fit_seconds/"): value
+                name.removeprefix(OF_FIT): value
                 for name, value in metrics.items()
-                if name.startswith("fit_seconds/")
+                if name.startswith(OF_FIT)
             },
             taken=taken,
             why_not="" if version.champion else version.tags.get(REASON, ""),
@@ -190,7 +191,7 @@ class Summary:
         """Time and memory, as metrics of the run."""
         return (
             {"seconds": self.seconds, "memory_bytes": float(sum(self.memory.values()))}
-            | {f"seconds/{name}": spent for name, spent in self.times.items()}
+            | {f"{SPENT}{name}": spent for name, spent in self.times.items()}
             | {f"memory_bytes/{name}": float(held) for name, held in self.memory.items()}
         )
 

@@ -226,7 +226,9 @@ class _Model:
         if self._done not in {"evaluate", "register"}:
             self._run.set_tags({DONE: "fit"})
             suspects = suspected_labels(built, evaluation, prepared, self.spec, fitted.precision)
-            record_evaluation(self._run, self.name, fitted, evaluation, suspects, metrics)
+            record_evaluation(
+                self._run, self.name, fitted, evaluation, suspects, metrics, self.spec
+            )
         self._scored = _Scored(fitted, classifier, evaluation, metrics)
         wanted = self._workflow.config.calibrate.precision
         if wanted and classifier.card.abstention is None:

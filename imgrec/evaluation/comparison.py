@@ -142,26 +142,44 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     def lines(self, say: Say = english) -> list[str]:
-        """The verdicts, for people."""
+        """The verdicts, for people; with several models the first says which is best."""
         equal = [pair for pair in self.pairs if not (pair.accuracy.sign or pair.macro_f1.sign)]
         if len(equal) > 1:  # a sentence for each would say the same again and again
-            lines = [pair.verdict(say) for pair in self.pairs if pair not in equal]
             needed = sorted(_rounded(pair.needed) for pair in equal)
-            pairs = ", ".join(
-                say("{first} and {second}", first=pair.first, second=pair.second) for pair in equal
-            )
-            lines.append(
-                say(
-                    "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 point "
-                    "takes about {least} to {most}",
-                    pictures=f"{self.pictures:,}",
-                    pairs=pairs,
-                    least=f"{needed[0]:,}",
-                    most=f"{needed[-1]:,}",
+            least, most = f"{needed[0]:,}", f"{needed[-1]:,}"
+            numbers = {
+                "pictures": f"{self.pictures:,}",
+                "needed": least
+                if least == most
+                else say("{least} to {most}", least=least, most=most),
+            }
+            if len(equal) == len(self.pairs):
+                lines = [
+                    say(
+                        "none of the {count} is best: on {pictures} test pictures they cannot be told apart; to see a "
+                        "difference of 1 point takes about {needed} test pictures",
+                        count=str(len(self.standings)),
+                        **numbers,
+                    )
+                ]
+            else:
+                pairs = ", ".join(
+                    say("{first} and {second}", first=pair.first, second=pair.second)
+                    for pair in equal
                 )
-            )
+                lines = [
+                    self._best(say),
+                    *(pair.verdict(say) for pair in self.pairs if pair not in equal),
+                    say(
+                        "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 "
+                        "point takes about {needed} test pictures",
+                        pairs=pairs,
+                        **numbers,
+                    ),
+                ]
         else:
-            lines = [pair.verdict(say) for pair in self.pairs]
+            lines = [self._best(say)] if len(self.pairs) > 1 else []
+            lines += [pair.verdict(say) for pair in self.pairs]
         if (seeds := max(one.seeds for one in self.standings)) > 1:
             lines.append(
                 say(
@@ -179,6 +197,13 @@ class Comparison:
                 say("they began differently ({starts}): starts are compared too", starts=told)
             )
         return lines
+
+    def _best(self, say: Say) -> str:
+        """Those that none is better than: among themselves they cannot be told apart."""
+        first = [one.name for one in self.standings if one.rank == 1]
+        if len(first) == 1:
+            return say("the best is {name}, the only one that none is better than", name=first[0])
+        return say("the best are {names}, which cannot be told apart", names=", ".join(first))
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

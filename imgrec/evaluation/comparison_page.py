@@ -6,8 +6,10 @@ from imgrec.evaluation.intervals import Interval
 
 def comparison_in_markdown(comparison: Comparison) -> str:
     """A table and the verdicts, as MLflow shows them."""
+    verdicts = comparison.lines()
     lines = [
-        f"**{comparison.pictures:,} test pictures, with 95 % intervals.** Models of one rank cannot be told apart.",
+        *([f"**{verdicts[0][0].upper()}{verdicts[0][1:]}.**", ""] if verdicts else []),
+        f"{comparison.pictures:,} test pictures, with 95 % intervals. Models of one rank cannot be told apart.",
         "",
         "| rank | model | accuracy | macro-F1 | begins with |",
         "|---|---|---|---|---|",
@@ -17,9 +19,14 @@ def comparison_in_markdown(comparison: Comparison) -> str:
             for one in comparison.standings
         ),
         "",
-        *(f"- {line}" for line in comparison.lines()),
+        *(f"- {line}" for line in verdicts[1:]),
     ]
     return "\n".join(lines)
+
+
+def scored_fully(value: float, interval: Interval, pictures: int) -> str:
+    """`0.964 (95 % interval 0.940 to 0.979) on 360 test pictures`, where nothing around it says what they are."""
+    return f"{value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f}) on {pictures:,} test pictures"
 
 
 def scored(value: float, interval: Interval) -> str:

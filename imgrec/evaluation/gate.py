@@ -132,12 +132,12 @@ def judge_first(
     always = replace(challenger, predicted=np.full_like(challenger.predicted, most))
     evidence = _evidence(challenger, always, number, level, test_set)
     pictures = f"{evidence.pictures:,} test pictures"
-    what = f"always saying {challenger.class_names[most]}"
+    what = f"whoever always says {challenger.class_names[most]!r}, the class with most training pictures"
     scores = f"{evidence.challenger:.1%} against {evidence.champion:.1%} right of {pictures}"
     if balanced:
         mean, guessed, chance = _balanced(challenger)
         evidence = replace(evidence, challenger=mean, champion=guessed, chance=chance)
-        what = "guessing"
+        what = "whoever guesses"
         scores = f"a balanced accuracy of {mean:.1%} against {guessed:.1%} on {pictures}"
     if evidence.chance < level:
         return Decision(True, f"it beats {what}, {scores}", evidence)

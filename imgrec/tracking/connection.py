@@ -15,6 +15,7 @@ import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgrec.config import TrackingConfig
@@ -31,7 +32,12 @@ from imgrec.tracking.place import (
 )
 
 # Without it the MLflow UI opens an experiment in its view for chat models.
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+MODEL_TRAINING = {
+    "mlflow.experimentKind": "custom_model_development",
+    MLFLOW_RUN_NOTE: "Image recognizers, trained by imgrec. The description of a run with models below it says "
+    "which of them is better, and its artifact report.html everything else. A run that ends in promoted, refused or "
+    "rolled back is a decision about a champion; the champions themselves are in the model registry.",
+}
 # What the user set. MLflow writes the variables too, whenever it is told where to go.
 ENVIRONMENT = {
     name: os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")

@@ -82,8 +82,8 @@ def _tags_of_model(
 ) -> dict[str, str]:
     """What MLflow's list of models shows."""
     about = champion.tags if champion else version.tags
-    tags = {"architecture": about.get(ARCH, "")}
-    tags["champion"] = f"version {champion.version}" if champion else "none"
-    tags["accuracy"] = about.get(f"{ABOUT}accuracy", "") if champion else ""
+    # In this order: there is room for the first.
+    tags = {"accuracy": about.get(f"{ABOUT}accuracy", "") if champion else ""}
     tags["data"] = about.get(f"{ABOUT}data", "")
+    tags["architecture"] = about.get(ARCH, "")
     return {key: text or "-" for key, text in tags.items()}

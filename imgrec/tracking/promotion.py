@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import quote
 
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking
@@ -117,15 +118,16 @@ def decide(
         verdict = verdict_on(champion)
         about = {
             VERSION: str(version.version),
-            BEFORE: str(champion.version) if champion else "",
+            **({BEFORE: str(champion.version)} if champion else {}),
             OUTCOME: verdict.outcome,
             REASON: verdict.reason,
-            TEST_SET: verdict.test_set,
+            **({TEST_SET: verdict.test_set} if verdict.test_set else {}),
         }
-        title = f"{verdict.outcome}: {version.name} version {version.version}"
+        title = f"{version.name} version {version.version} {verdict.outcome}"
         with _record(tracking, experiment, version.name, title, about, command) as run:
             run.log_dict(dict(verdict.evidence) | {"reason": verdict.reason}, FILE)
-            run.describe(f"**{title}**, for {verdict.reason}")
+            run.log_metrics(_numbers(verdict.evidence))
+            run.describe(_told(title, verdict.reason, version.name, str(version.version)))
             _carry_out(tracking, version, champion, verdict, run.id)
     leads = champion.version if champion else 0
     after = version.version if verdict.outcome == "promoted" else leads
@@ -152,9 +154,9 @@ def roll_back(tracking: Tracking, name: str, command: str) -> tuple[str, str]:
             target = registered(tracking.client.get_model_version(name, to), None)
         reason = f"version {champion.version} is taken back"
         about = {VERSION: to, BEFORE: str(champion.version), OUTCOME: "rolled back", REASON: reason}
-        title = f"rolled back: {name} to version {to}"
+        title = f"{name} rolled back to version {to}"
         with _record(tracking, experiment, name, title, about, command) as run:
-            run.describe(f"**{title}**, for {reason}")
+            run.describe(_told(title, reason, name, to))
             verdict = Verdict("rolled back", reason, {})
             _carry_out(tracking, target, champion, verdict, run.id)
     return str(champion.version), to
@@ -168,6 +170,20 @@ def decisions(tracking: Tracking, name: str) -> list[Recorded]:
 def decisions_on(tracking: Tracking, name: str, test_set: str) -> int:
     """How many decisions about a model these test pictures have made."""
     return len(find_runs(tracking, {KIND: DECISION, MODEL: name, TEST_SET: test_set}))
+
+
+def _numbers(evidence: Mapping[str, Any]) -> dict[str, float]:
+    """What the evidence has of numbers, as metrics of the decision."""
+    return {
+        name: float(value)
+        for name, value in evidence.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _told(title: str, reason: str, name: str, version: str) -> str:
+    """What a decision's page says; the address is one of the pages of the MLflow UI."""
+    return f"**{title}**: {reason}.\n\n[{name} version {version}](#/models/{quote(name)}/versions/{version})"
 
 
 def _champion(tracking: Tracking, name: str) -> RegisteredVersion | None:

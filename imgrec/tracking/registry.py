@@ -19,6 +19,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from imgrec.classifier import Classifier
 from imgrec.errors import ClassifierError
@@ -149,6 +150,9 @@ def register(
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
+            # As MLflow's own register_model does: else the model's page offers to register it.
+            versions = json.dumps([{"name": made.name, "version": int(made.version)}])
+            client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: versions})
             if judged:
                 client.log_batch(run.id, metrics=judged.as_metrics(model_id))
     version = registered(made, champion_of(tracking, name))

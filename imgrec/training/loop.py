@@ -35,8 +35,10 @@ from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.probe import all_features, fit_probe
 from imgrec.training.spec import FitSpec
 
-SPENT = "seconds/"
-"""Before the kind of work, in the metrics of an epoch."""
+SPENT = "work_seconds/"
+"""Before the kind of work, in the metrics of an epoch. MLflow shows metrics by name: scores come first."""
+OF_FIT = "work_seconds_of_fit/"
+"""The same in the metrics of a model: of all its epochs together."""
 JUDGED_BY = "val/image_share"
 """The metric that says what share of their side the pictures had that an epoch was judged by."""
 

@@ -20,6 +20,7 @@ from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
 from imgrec.machine import available_cores
 from imgrec.models import build_model, count_parameters
+from imgrec.training.loop import SPENT
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FORWARD_SHARE, FitSpec
 from imgrec.training.throughput import PASSES
@@ -60,12 +61,12 @@ class Overheads:
 
         Models are registered beside the training of others; its clock counts the last one.
         """
-        if "seconds/train" not in metrics:
+        if f"{SPENT}train" not in metrics:
             return None
         return cls(
-            metrics.get("seconds/ray", 0.0),
-            metrics["seconds/train"],
-            metrics.get("seconds/register", 0.0),
+            metrics.get(f"{SPENT}ray", 0.0),
+            metrics[f"{SPENT}train"],
+            metrics.get(f"{SPENT}register", 0.0),
             "as measured before",
         )
 

@@ -10,9 +10,10 @@ from imgrec.config import Config
 from imgrec.data.findings import Findings
 from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.comparison import Comparison
-from imgrec.evaluation.comparison_page import comparison_in_markdown
+from imgrec.evaluation.comparison_page import comparison_in_markdown, scored_fully
 from imgrec.evaluation.data_page import data_page
 from imgrec.evaluation.fonts import lettering
+from imgrec.evaluation.intervals import share_interval
 from imgrec.evaluation.label_errors import Suspect, write_suspects
 from imgrec.evaluation.pictures import CLASS_NUMBERS, confusion_picture, learning_curves
 from imgrec.evaluation.report import Report, report_figures, report_page
@@ -27,6 +28,8 @@ from imgrec.tracking.datasets import Pictures, log_datasets
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM
 from imgrec.training.clock import ON_DEVICE
+from imgrec.training.loop import OF_FIT
+from imgrec.training.metrics import KEPT
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import peak_flops, training_flops
 from imgrec.version import code_version
@@ -169,11 +172,11 @@ def model_metrics(
         evaluation.scores.as_metrics("test")
         | {f"test/{name}": value for name, value in evaluation.by_frequency().items()}
         | evaluation.trust.as_metrics("test")
-        | fitted.best.val.as_metrics("best_val")
+        | fitted.best.val.as_metrics(KEPT)
         | {
             "best_epoch": fitted.best.epoch,
             "fit_seconds": fitted.seconds,
-            **{f"fit_seconds/{kind}": seconds for kind, seconds in fitted.spent.items()},
+            **{f"{OF_FIT}{kind}": seconds for kind, seconds in fitted.spent.items()},
             "median_images_per_second": fitted.images_per_second,
             "restarts": fitted.restarts,
             "parameters": count_parameters(classifier.model),
@@ -206,6 +209,7 @@ def record_evaluation(
     evaluation: Evaluation,
     suspects: Sequence[Suspect],
     metrics: Mapping[str, float],
+    spec: FitSpec,
 ) -> None:
     """Scores as numbers, pictures and a table for each class; the numbers last, and all at once."""
     curves_title = f"{name}: epoch {fitted.best.epoch} of {len(fitted.history)} was kept"
@@ -233,12 +237,30 @@ def record_evaluation(
         run.log_file(Path(folder, ANSWERS))
         write_suspects(suspects, Path(folder, LABEL_ERRORS))
         run.log_file(Path(folder, LABEL_ERRORS))
+    start = begins_with(spec.weights.told() if spec.weights else None)
+    run.describe(
+        f"{curves_title}. Accuracy {accuracy_of(evaluation)}, macro-F1 {evaluation.scores.macro_f1:.3f}. Begins with "
+        f"{start}."
+    )
     run.log_history({len(fitted.history): metrics}, {DONE: "evaluate"})
+
+
+def accuracy_of(evaluation: Evaluation) -> str:
+    """On the test pictures, with its interval, for people."""
+    right = evaluation.answers.right
+    interval = share_interval(int(right.sum()), len(right))
+    return scored_fully(evaluation.scores.accuracy, interval, len(right))
 
 
 def record_comparison(workflow: Run, comparison: Comparison) -> None:
     """The models beside each other: as numbers, as a picture, and in words at the top of the run's page."""
     workflow.log_dict(comparison.as_json(), COMPARISON)
+    scores = {
+        f"{score}_on_test/{one.name}": value
+        for one in comparison.standings
+        for score, value in (("accuracy", one.accuracy), ("macro_f1", one.macro_f1))
+    }
+    workflow.log_metrics(scores)
     workflow.log_figure(intervals_picture(comparison.standings), "comparison.png")
     workflow.describe(comparison_in_markdown(comparison))
 

@@ -37,7 +37,7 @@ from imgrec.tracking.tags import (
 from imgrec.tracking.turns import one_at_a_time
 from imgrec.tracking.versions import version_of
 from imgrec.training.loop import JUDGED_BY
-from imgrec.training.metrics import MONITOR
+from imgrec.training.metrics import KEPT, MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.networks import ON_GPU, asked
 from pipelines.prepare import Prepared
@@ -274,7 +274,7 @@ def confirmed_by(search: RunRecord) -> Scores:
 
 def rank_of(record: RunRecord) -> tuple[float, float]:
     """How good a model is on the pictures that choose, of what its run has on record: the larger, the better."""
-    return record.metrics["best_val/macro_f1"], -record.metrics["best_val/loss"]
+    return record.metrics[f"{KEPT}/macro_f1"], -record.metrics[f"{KEPT}/loss"]
 
 
 def trials_of(tracking: Tracking, search: RunRecord) -> list[Trial]:

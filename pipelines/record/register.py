@@ -7,16 +7,15 @@ from imgrec.classifier import Classifier
 from imgrec.config import Config
 from imgrec.data.decode import encode_png
 from imgrec.distributed.fit import Fitted
-from imgrec.evaluation.comparison_page import scored
-from imgrec.evaluation.intervals import share_interval
 from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.registry import Judged, register
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, SEEN
 from imgrec.tracking.versions import RegisteredVersion
+from imgrec.training.metrics import KEPT
 from imgrec.version import code_version
 from pipelines.prepare import Prepared
-from pipelines.record.entries import begins_with, pictures_of
+from pipelines.record.entries import accuracy_of, begins_with, pictures_of
 from pipelines.registered import learned_from
 
 MOST_CLASSES = 12
@@ -42,7 +41,7 @@ def register_classifier(
         "code.version": code_version(),
         "precision": fitted.precision,
         "seed": classifier.card.made_by["seed"],
-        **fitted.best.val.as_metrics("val"),
+        **fitted.best.val.as_metrics(KEPT),
         **evaluation.scores.as_metrics("test"),
     }
     tags |= {
@@ -63,18 +62,17 @@ def _about(
     config: Config, prepared: Prepared, evaluation: Evaluation, tags: Mapping[str, object]
 ) -> dict[str, str]:
     """What MLflow's pages tell a stranger of a version."""
-    store, splits, right = prepared.store, prepared.splits, evaluation.answers.right
+    store, splits = prepared.store, prepared.splits
+    read_as = f": {store.reading.lines()[0]}" if store.reading else ""
     names = ", ".join(store.class_names[:MOST_CLASSES])
     more = len(store.class_names) - MOST_CLASSES
-    interval = share_interval(int(right.sum()), len(right))
-    accuracy = scored(evaluation.scores.accuracy, interval)
     return {
         "classes": f"{len(store.class_names):,} classes ({names}{f' and {more:,} more' if more > 0 else ''})",
-        "accuracy": f"{accuracy} on {len(right):,} pictures",
+        "accuracy": accuracy_of(evaluation),
         "macro_f1": f"{evaluation.scores.macro_f1:.3f}",
         "log_loss": f"{evaluation.scores.loss:.3f} nats",
-        "data": f"{config.data.source} (fingerprint {store.fingerprint[:12]})",
-        "training": f"{len(splits.train):,}",
+        "data": f"{config.data.source}{read_as} (fingerprint {store.fingerprint[:12]})",
+        "training": f"{len(splits.train):,} of {len(store.labels):,}",
         "begins_with": str(tags[BEGINS_WITH]),
         "code": str(tags["code.version"]),
     }

@@ -114,10 +114,10 @@ def test_several_seeds_register_the_best_and_are_compared_as_means(
     accuracies = [run.data.metrics["test/accuracy"] for run in runs]
     assert standing["accuracy"] == pytest.approx(sum(accuracies) / 2)
     assert standing["seeds"] == 2
-    best = max(runs, key=lambda run: run.data.metrics["best_val/macro_f1"])
+    best = max(runs, key=lambda run: run.data.metrics["val_best/macro_f1"])
     assert (
-        best.data.metrics["best_val/macro_f1"]
-        == tracking.client.get_run(model["run_id"]).data.metrics["best_val/macro_f1"]
+        best.data.metrics["val_best/macro_f1"]
+        == tracking.client.get_run(model["run_id"]).data.metrics["val_best/macro_f1"]
     )
     assert taken["taken"]
     assert set(taken["seed_runs"]) == set(model["seed_runs"])

@@ -38,9 +38,10 @@ def test_models_that_cannot_be_told_apart_share_a_line() -> None:
             lines := compare(
                 [contender(name, one) for name, one in zip("abcd", models, strict=True)]
             ).lines()
-        )[:3],
-        lines[3:],
+        )[1:4],
+        lines[4:],
     )
+    assert lines[0] == "the best are a, b, c, which cannot be told apart"
 
     assert all("is better than d by" in line for line in better)
     assert len(equal) == 1

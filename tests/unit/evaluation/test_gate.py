@@ -131,7 +131,7 @@ def test_a_first_champion_beats_always_saying_the_most_frequent_class(
     )
 
     assert decision.promoted is promoted
-    assert "always saying class 0" in decision.reason
+    assert "always says 'class 0'" in decision.reason
     assert ("beyond chance" in decision.reason) is not promoted
 
 

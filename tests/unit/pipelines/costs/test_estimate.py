@@ -45,7 +45,12 @@ def test_a_first_look_that_is_long_is_not_repeated(
 
 def test_what_a_run_took_to_start_is_taken_from_the_last_one() -> None:
     """A run that took all from the record started nothing, and says nothing."""
-    metrics = {"seconds/ray": 3.0, "seconds/train": 9.0, "seconds/register": 2.0, "models": 4.0}
+    metrics = {
+        "work_seconds/ray": 3.0,
+        "work_seconds/train": 9.0,
+        "work_seconds/register": 2.0,
+        "models": 4.0,
+    }
 
     assert Overheads.of(metrics) == Overheads(3.0, 9.0, 2.0, "as measured before")
     assert Overheads.of({"models": 4.0}) is None
