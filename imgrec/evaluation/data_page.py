@@ -1,13 +1,17 @@
 """What was found out about a data set, as one page that needs nothing beside it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader
 
 from imgrec.data.findings import Duplicates, Findings
+from imgrec.data.splits import Splits
+from imgrec.data.store import Store
 from imgrec.evaluation.data_pictures import (
     as_data_url,
     rows_of_each_class,
@@ -24,14 +28,16 @@ SHADES = {"train": ACCENT, "val": "#6fb1c9", "test": MUTED, "not split yet": ACC
 """Of the splits, in the order of `Findings.counts`."""
 
 
-def data_page(findings: Findings, source: str) -> str:
+def data_page(findings: Findings, source: str, splits: Splits | None = None) -> str:
     """The page, as HTML.
 
     Args:
         findings: What to show.
         source: What the settings call the data.
+        splits: As they were made; without, as far as the source gives them.
     """
     store = findings.store
+    bars = _bars(store.class_names, findings.counts if splits is None else _counts(store, splits))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of files come from outside
@@ -41,9 +47,9 @@ def data_page(findings: Findings, source: str) -> str:
         source=source,
         findings=findings,
         facts=_facts(findings),
-        bars=_bars(findings),
+        bars=bars,
         shades=SHADES,
-        splits={split for bar in _bars(findings) for split, _, _ in bar.parts},
+        splits={split for bar in bars for split, _, _ in bar.parts},
         sizes=as_data_url(sizes_picture(findings)),
         samples=[
             (name, as_data_url(strip(store.images[rows])))
@@ -92,14 +98,25 @@ class Bar:
     total: int
 
 
-def _bars(findings: Findings) -> list[Bar]:
-    """A bar for each class, largest first; of many classes both ends. Text is text, in any writing."""
-    counts = findings.counts
+def _counts(store: Store, splits: Splits) -> npt.NDArray[np.int64]:
+    """Pictures by class and split, as `Findings.counts` has them."""
+    classes = len(store.class_names)
+    rows = (splits.train, splits.val, splits.test, np.empty(0, dtype=np.int64))
+    return np.stack([np.bincount(store.labels[some], minlength=classes) for some in rows], axis=1)
+
+
+def _bars(names: Sequence[str], counts: npt.NDArray[np.int64]) -> list[Bar]:
+    """A bar for each class, largest first; of many classes both ends. Text is text, in any writing.
+
+    Args:
+        names: Of the classes, K.
+        counts: (K, 4), as `Findings.counts` has them.
+    """
     order = np.argsort(-counts.sum(axis=1), kind="stable").tolist()
     most = max(1, int(counts.sum(axis=1).max()))
     bars = [
         Bar(
-            findings.store.class_names[k],
+            names[k],
             tuple(
                 (split, n, 100 * n / most)
                 for split, n in zip(SHADES, counts[k].tolist(), strict=True)

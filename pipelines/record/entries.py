@@ -74,7 +74,7 @@ def record_inputs(workflow: Run, config: Config, prepared: Prepared) -> None:
     findings = prepared.findings
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "data.html")
-        page.write_text(data_page(findings, config.data.source), encoding="utf-8")
+        page.write_text(data_page(findings, config.data.source, splits), encoding="utf-8")
         record_data(workflow, findings, page)
     workflow.set_tags(
         {

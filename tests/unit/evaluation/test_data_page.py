@@ -3,6 +3,8 @@
 import shutil
 from html import escape
 
+from imgrec.config import DataConfig
+from imgrec.data.splits import make_splits
 from imgrec.evaluation.data_page import data_page
 from tests.unit.data.made import MakePhotos, found_in
 
@@ -13,6 +15,17 @@ def test_names_with_dollars_are_drawn(make_photos: MakePhotos) -> None:
     (folder / "cat").rename(folder / "$5_$10")
 
     assert "$5_$10" in data_page(found_in(folder), "photos")
+
+
+def test_what_a_run_has_split_is_shown_so(make_photos: MakePhotos) -> None:
+    """`check` knows of no split where the source gives none."""
+    findings = found_in(make_photos(count=24))
+    before = data_page(findings, "photos")
+    after = data_page(findings, "photos", make_splits(findings.store, DataConfig()))
+
+    assert "not split yet" in before
+    assert "not split yet" not in after
+    assert all(f"{split}" in after for split in ("train", "val", "test"))
 
 
 def test_json_and_page_hold_what_was_found(make_photos: MakePhotos) -> None:
