@@ -115,8 +115,9 @@ class TrainConfig(Section):
     `sampler`: they are shown as often as those of frequent ones; `focal`: pictures that are hard
     count more; `logit_adjustment`: the loss asks for a margin that is larger for rare classes.
     `auto` decides from the counts (`choose_imbalance`)."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the training step; `auto` takes bf16 where the device computes it faster."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic of the training step; `auto` takes bf16 where the device computes it faster, and fp16 on GPUs that know
+    no bf16 (T4, V100)."""
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> Self:

@@ -60,6 +60,7 @@ class Learner:
     loss_fn: nn.Module
     optimizers: list[Optimizer]
     schedules: list[LambdaLR]
+    scaler: torch.amp.GradScaler
     average: MovingAverage | None
     clock: Clock
     epochs_done: int = 0
@@ -121,6 +122,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
+            "scaler": self.scaler.state_dict(),
             "average": self.average and self.average.model.state_dict(),
             "average_steps": self.average and self.average.steps,
             **self.result(),
@@ -161,6 +163,8 @@ class Learner:
             self.average.steps = state["average_steps"]
         # What was begun in one arithmetic goes on in it, also on a machine that would choose another.
         self.precision = Precision(self.device, state["precision"])
+        self.scaler = self.precision.scaler()
+        self.scaler.load_state_dict(state["scaler"])
         self.epochs_done = state["epochs_done"]
         self.history = state["history"]
         self.best = best_of(state)
@@ -202,17 +206,17 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
             gradient_as_bucket_view=True,
         )
     optimizers = build_optimizers(model, spec.train)
+    arithmetic = spec.arithmetic or choose_arithmetic(
+        spec.train.precision, spec.model, [device_kind(device)]
+    )
+    precision = Precision(device, arithmetic)
     return Learner(
         spec=spec,
         store=store,
         splits=splits,
         shard=shard,
         device=device,
-        precision=Precision(
-            device,
-            spec.arithmetic
-            or choose_arithmetic(spec.train.precision, spec.model, [device_kind(device)]),
-        ),
+        precision=precision,
         model=model,
         parallel=parallel,
         recipe=recipe,
@@ -221,6 +225,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         ),
         optimizers=optimizers,
         schedules=build_schedules(optimizers, spec.train, spec.total_steps),
+        scaler=precision.scaler(),
         average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
     )

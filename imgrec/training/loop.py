@@ -157,15 +157,18 @@ def train_epoch(
                     loss = learner.loss_fn(_at_least_fp32(logits), targets)
                     # DDP takes the mean over workers, whose shares differ when they do not divide the
                     # batch.
-                    (loss * (len(labels) * share_of_one)).backward()
+                    learner.scaler.scale(loss * (len(labels) * share_of_one)).backward()
                 meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
             if max_norm:
+                for optimizer in learner.optimizers:
+                    learner.scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
             for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
-                optimizer.step()
+                learner.scaler.step(optimizer)
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
+            learner.scaler.update()
             if learner.average:
                 learner.average.update()
         on_step(step)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from imgrec.training.precision import has_bf16
+
 # What torch.optim works on lists of tensors with; they have no public names.
 lerp_, mul_, add_, norms = (
     torch._foreach_lerp_,
@@ -122,16 +124,16 @@ def _apply(weights: list[Tensor], updates: Tensor, group: dict[str, Any]) -> Non
 def orthogonalized(matrices: Tensor, iterations: int) -> Tensor:
     """Matrices (B, m, n) with the same singular vectors, and singular values near 1, by products alone.
 
-    In bf16 on a GPU, which has units for that, and as they come on a CPU. There wide matrices are left alone until the
+    In bf16 on a GPU that has units for that, and elsewhere as they come. There wide matrices are left alone until the
     end: what the iterations multiply them by is a polynomial of their small square (m, m). In bf16 that would lose
     the weaker directions, whose squares are weaker still.
     """
-    on_gpu = matrices.device.type == "cuda"
-    narrow = matrices.bfloat16() if on_gpu else matrices
+    in_bf16 = has_bf16(matrices.device)
+    narrow = matrices.bfloat16() if in_bf16 else matrices
     tall = narrow.shape[-2] > narrow.shape[-1]
     wide = narrow.mT if tall else narrow
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if not on_gpu and wide.shape[-1] >= LEAST_WIDTH * wide.shape[-2]:
+    if not in_bf16 and wide.shape[-1] >= LEAST_WIDTH * wide.shape[-2]:
         wide = _whole_factor(wide @ wide.mT, iterations) @ wide
     else:
         for _ in range(iterations):

@@ -24,9 +24,10 @@ PEAK_FLOPS = {
     "L4": (121e12, 30e12),
     "A10G": (70e12, 35e12),
     "RTX 4090": (165e12, 83e12),
-    "T4": (0.0, 8.1e12),
+    "V100": (125e12, 15.7e12),
+    "T4": (65e12, 8.1e12),
 }
-"""Operations a second in bf16, with matrix units and without sparsity, and in fp32, as the makers' data
+"""Operations a second in bf16 (of the last two, which know none, in fp16), with matrix units and without sparsity, and in fp32, as the makers' data
 sheets give them; by words of the name that torch has for a GPU, more words before fewer."""
 
 
@@ -80,9 +81,9 @@ def operations_of(config: ModelConfig, image_shape: ImageShape) -> float:
 
 def peak_flops(name: str, precision: str) -> float:
     """What a GPU could do in a second at most; 0 where its name is not known here."""
-    for words, (bf16, fp32) in PEAK_FLOPS.items():
+    for words, (half, fp32) in PEAK_FLOPS.items():
         if re.search(rf"\b{words}\b", name):
-            return bf16 if precision == "bf16" else fp32
+            return fp32 if precision == "fp32" else half
     return 0.0
 
 

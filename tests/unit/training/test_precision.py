@@ -1,18 +1,23 @@
-"""fp32 or bf16: by a rule of the kinds of device, never by a clock."""
+"""fp32, bf16 or fp16: by a rule of the kinds of device, never by a clock."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imgrec.config import AnnConfig, Arch, CnnConfig
 from imgrec.config.architectures import MODEL_CONFIGS
-from imgrec.training.precision import choose_arithmetic, device_kind
-from tests.unit.training.made import CPU, spec_for, trained
+from imgrec.data.loader import Pictures, Shard, training_batches
+from imgrec.training.learner import build_learner
+from imgrec.training.loop import train_epoch
+from imgrec.training.precision import choose_arithmetic, device_kind, has_bf16
+from tests.unit.training.made import CPU, spec_for, trained, weights
 
 
-@pytest.mark.parametrize("setting", ["bf16", "fp32"])
+@pytest.mark.parametrize("setting", ["bf16", "fp16", "fp32"])
 def test_a_precision_that_is_set_is_obeyed(setting: Any) -> None:
     """`auto` may choose; the user may know better."""
     assert choose_arithmetic(setting, AnnConfig(), ["anything"]) == setting
@@ -34,6 +39,9 @@ ZEN, AMX, XEON = "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16", "GenuineIn
         ("rnn", [AMX], "fp32"),
         ("ann", ["cuda bf16", "cuda bf16"], "bf16"),
         ("ann", ["cuda bf16", "cuda"], "fp32"),
+        ("ann", ["cuda fp16"], "fp16"),
+        ("cnn", ["cuda fp16", "cuda bf16"], "fp16"),
+        ("cnn", ["cuda fp16", "cuda"], "fp32"),
         ("cnn", [], "fp32"),
     ],
 )
@@ -69,6 +77,62 @@ def test_no_clock_has_a_part_in_the_arithmetic(
         "auto", CnnConfig(), [kind]
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capability", "kind"),
+    [
+        (True, (8, 0), "cuda bf16"),
+        (False, (7, 5), "cuda fp16"),
+        (False, (7, 0), "cuda fp16"),
+        (False, (6, 1), "cuda"),
+    ],
+)
+def test_a_gpu_is_of_the_kind_of_its_matrix_units(
+    bf16: bool, capability: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An A100, a T4, a V100, and one that has none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    has_bf16.cache_clear()
+    try:
+        assert device_kind(torch.device("cuda")) == kind
+    finally:
+        has_bf16.cache_clear()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_in_fp16_learns_and_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    """Its gradients are scaled, so that small ones are not lost; the scale is a part of a checkpoint."""
+    settings = ("train.precision='fp16'", "train.epochs=6", f"train.optimizer='{optimizer}'")
+    spec = spec_for("ann", tmp_path, *settings, "train.max_grad_norm=1.0")
+    through = trained(spec)
+    resumed = trained(spec, stop_after=3, folder=tmp_path / "checkpoint")
+    plain = trained(spec_for("ann", tmp_path, *settings[1:], "train.precision='fp32'"))
+
+    assert torch.equal(weights(through), weights(resumed))
+    assert resumed.scaler.get_scale() == through.scaler.get_scale() > 1
+    assert through.best is not None
+    assert plain.best is not None
+    assert through.best.val.accuracy > plain.best.val.accuracy - 0.05
+    assert plain.scaler.get_scale() == 1
+
+
+def test_a_step_whose_gradients_overflow_is_left_out(tmp_path: Path) -> None:
+    """The weights stay as they are, and the next scale is smaller."""
+    spec = spec_for("ann", tmp_path, "train.precision='fp16'")
+    learner = build_learner(spec, CPU, Shard())
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    pictures = Pictures(learner.store, CPU)
+    batches = training_batches(
+        pictures, learner.splits.train, batch_size=16, seed=0, epoch=0, shard=Shard()
+    )
+    before = [one.detach().clone() for one in learner.model.parameters()]
+    train_epoch(learner, itertools.islice(batches, 1), lambda _: None)
+
+    assert all(map(torch.equal, learner.model.parameters(), before))
+    assert learner.scaler.get_scale() == pytest.approx(0.5e38)
 
 
 def test_training_in_bf16_learns_too(tmp_path: Path) -> None:

@@ -45,4 +45,6 @@ def test_a_card_is_known_by_a_part_of_its_name() -> None:
     assert peak_flops("NVIDIA L40", "fp32") == 90e12
     assert peak_flops("NVIDIA RTX A1000", "bf16") == 0  # no A100
     assert peak_flops("NVIDIA T400", "fp32") == 0  # no T4
+    assert peak_flops("Tesla T4", "fp16") == 65e12
+    assert peak_flops("Tesla V100-SXM2-16GB", "fp32") == 15.7e12
     assert peak_flops("Radeon", "bf16") == 0
