@@ -30,7 +30,7 @@ from imgrec.data.given import Given, as_several, contents_of, name_of
 from imgrec.data.guarded import Decoding, decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
-from imgrec.models.build import lay_out
+from imgrec.models.build import keep_fp32, lay_out
 from imgrec.models.torchvision_network import TorchvisionNetwork
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.preprocess.view import View
@@ -122,6 +122,7 @@ class Classifier:
         Raises:
             ClassifierError: the weights are not those of the model that the card describes.
         """
+        keep_fp32()
         self.card = card
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -85,6 +85,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def keep_fp32() -> None:
+    """Let GPUs compute in fp32 what is to be fp32: else torch takes TF32, which has 10 bits, for convolutions and recurrent layers.
+
+    What a GPU says of a picture then differs from what a CPU says by rounding alone.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def lay_out(module: M) -> M:
     """The module with its convolutions in channels_last, the layout that the store's pictures have.
 

@@ -17,7 +17,7 @@ from imgrec.data.loader import Shard
 from imgrec.data.splits import Indices, Splits, make_splits
 from imgrec.data.store import Store, open_store
 from imgrec.models import build_model
-from imgrec.models.build import lay_out
+from imgrec.models.build import keep_fp32, lay_out
 from imgrec.models.convolution import Whiten
 from imgrec.models.network import Network
 from imgrec.preprocess.recipe import Recipe
@@ -182,6 +182,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     Raises:
         ConfigError: the architecture cannot be built as asked.
     """
+    keep_fp32()
     torch.manual_seed(spec.seed)
     reset_gpu_bytes(device)
     store = open_store(spec.store)

@@ -91,3 +91,15 @@ def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(specs: dict[str, FitSpec]) -
     here, there = measure(spec, torch.device("cpu")), measure(spec, CUDA)
 
     assert there["test_accuracy"] == pytest.approx(here["test_accuracy"], abs=0.03)
+
+
+@pytest.mark.parametrize("arch", ["ann", "cnn", "rnn", "transformer"])
+def test_a_gpu_answers_in_fp32_what_a_cpu_answers(specs: dict[str, FitSpec], arch: str) -> None:
+    """Rounding alone differs: a model that was registered where there is a GPU serves where there is none."""
+    learner = build_learner(specs[arch], CUDA, Shard())
+    pictures = torch.from_numpy(learner.store.images[:64]).permute(0, 3, 1, 2)
+    model, recipe = learner.model.eval(), learner.recipe.eval()
+    with torch.inference_mode():
+        there = torch.softmax(model(recipe(pictures.to(CUDA))), dim=1).cpu()
+        here = torch.softmax(model.cpu()(recipe.cpu()(pictures)), dim=1)
+    torch.testing.assert_close(there, here, atol=1e-5, rtol=0)

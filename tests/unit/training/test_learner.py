@@ -67,3 +67,10 @@ def test_what_was_begun_in_one_arithmetic_goes_on_in_it(begun: Any, tmp_path: Pa
 
     assert replace(spec, arithmetic=begun).key == replace(spec, arithmetic=other).key == spec.key
     assert str(second.precision) == begun
+
+
+def test_fp32_is_fp32_on_a_gpu_too(tmp_path: Path) -> None:
+    """By itself torch takes TF32 for convolutions, and a GPU would answer otherwise than a CPU."""
+    torch.backends.cudnn.allow_tf32 = True
+    build_learner(spec_for("ann", tmp_path), CPU, Shard())
+    assert not torch.backends.cudnn.allow_tf32
