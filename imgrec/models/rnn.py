@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from imgrec.config import ImageShape, RnnConfig
 from imgrec.models.convolution import tokens_by_convolution
 from imgrec.models.network import Network
+from imgrec.models.recurrent import Gru, Lstm
 
 PATCHES_A_SIDE = 16
 
@@ -102,7 +103,7 @@ class _Sweep(nn.Module):
 
 
 def _cell(config: RnnConfig, inputs: int, layers: int) -> nn.GRU | nn.LSTM:
-    cell = nn.GRU if config.cell == "gru" else nn.LSTM
+    cell = Gru if config.cell == "gru" else Lstm
     return cell(
         inputs,
         config.hidden,

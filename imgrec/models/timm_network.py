@@ -20,6 +20,7 @@ from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
 from imgrec.models.network import Network
+from imgrec.models.recurrent import AS_ASKED
 
 
 class TimmNetwork(Network):
@@ -56,6 +57,7 @@ class TimmNetwork(Network):
                 and _is_depthwise(module)
             ):
                 module.__class__ = _DepthwiseConv
+            module.__class__ = AS_ASKED.get(type(module), type(module))
         self._refuse_wrong_size(config, image_shape)
 
     def forward(self, images: Tensor) -> Tensor:

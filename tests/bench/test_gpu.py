@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from imgrec.config import load_config
 from imgrec.data.loader import Pictures, Shard, TrainingBatch, training_batches
+from imgrec.models.recurrent import Gru, Lstm
 from imgrec.preprocess.augment import Augmentation
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
@@ -103,3 +105,12 @@ def test_a_gpu_answers_in_fp32_what_a_cpu_answers(specs: dict[str, FitSpec], arc
         there = torch.softmax(model(recipe(pictures.to(CUDA))), dim=1).cpu()
         here = torch.softmax(model.cpu()(recipe.cpu()(pictures)), dim=1)
     torch.testing.assert_close(there, here, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [Gru, Lstm])
+def test_a_recurrent_layer_is_in_the_arithmetic_that_was_asked_for(layer: type[nn.Module]) -> None:
+    """By itself autocast would take fp16 for bf16."""
+    cell, sequences = layer(8, 16).to(CUDA), torch.rand(3, 5, 8, device=CUDA)
+    for asked, given in ((torch.bfloat16, torch.float32), (torch.float16, torch.float16)):
+        with torch.autocast("cuda", dtype=asked):
+            assert cell(sequences)[0].dtype == given
