@@ -68,7 +68,7 @@ class Lineage:
         network: That was decided on.
         settings: That differ from the defaults: what it has, and what the default is.
         seed: Of training.
-        arithmetic: fp32 or bf16.
+        arithmetic: fp32, bf16 or fp16.
         devices: That trained it.
         search: None where the settings were not searched for.
         epoch: That was kept.

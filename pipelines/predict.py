@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +26,13 @@ from imgrec.data.content import (
     InMemoryPixels,
     Missing,
 )
-from imgrec.data.sources import FILES, NAMED, open_source
+from imgrec.data.sources import FILES, NAMED, open_pictures
 from imgrec.data.sources.folder import Folder
-from imgrec.data.sources.sample import Named
-from imgrec.errors import ConfigError, DataError
+from imgrec.data.sources.manifest import Manifest
+from imgrec.data.sources.node import looks_like_picture
+from imgrec.data.sources.sample import Named, Remote, Source
+from imgrec.data.sources.web import checked
+from imgrec.errors import ConfigError, DataError, DecodeError
 from pipelines.answers import SCHEMA, WRITERS, row_of
 
 PART = 2048
@@ -72,7 +76,15 @@ def list_pictures(names: Sequence[str], config: DataConfig, downloads: Path) -> 
     Raises:
         DataError: none of them is there.
     """
-    named = [one for name in names for one in _pictures(name, config, downloads)]
+    several = len(names) > 1
+    named = [
+        (
+            f"{name}: {called}" if several and _is_source(name) and called != name else called,
+            content,
+        )
+        for name in names
+        for called, content in _pictures(name, config, downloads)
+    ]
     if all(isinstance(content, Missing) for _, content in named):
         msg = f"{' '.join(names)}: no picture there"
         raise DataError(msg)
@@ -131,14 +143,17 @@ def predict_into(
         progress(answered)
 
     advance(0)
-    for start, table in answer(missing, advance):
+    for start, table in answer(missing, advance) if missing else ():
         with _whole(files[start]) as unfinished:
             pq.write_table(table, unfinished)
-    unread = [row for file in files.values() for row in _unread_of(file)]
+    unread, first = 0, None
+    for file in files.values():
+        for row in _unread_of(file):
+            unread += 1
+            first = first or (row["picture"], row["error"])
     _merge([*files.values()], out)
     shutil.rmtree(folder)
-    first = (unread[0]["picture"], unread[0]["error"]) if unread else None
-    return Predicted(len(pictures), len(unread), first, taken)
+    return Predicted(len(pictures), unread, first, taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,24 +260,50 @@ def _pictures(name: str, config: DataConfig, downloads: Path) -> list[Named]:
     """The pictures that a name stands for, and where their bytes are."""
     path = Path(name)
     if name == "-":
-        content = sys.stdin.buffer.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            return [(name, Missing(f"more than {MOST_BYTES >> 20} MiB"))]
-        return [(name, InMemoryFile(content))]
-    if path.is_dir():
-        below = [
-            (str(path / file), content) for file, content in Folder(path.absolute()).pictures()
-        ]
-        if below:
-            return below
-    if path.is_dir() or _is_source(name):
-        source = open_source(config.model_copy(update={"source": name}), downloads)
-        return list(source.pictures()) or [(name, Missing("no picture there"))]
-    if not path.exists() and any(mark in name for mark in "*?["):
+        found = [(name, _piped())]
+    elif "://" in name and looks_like_picture(urlsplit(name).path.rpartition("/")[2]):
+        found = [(name, _behind(name))]
+    elif path.is_dir() or _is_source(name):
+        source = open_pictures(config.model_copy(update={"source": name}), downloads)
+        found = _in_folder(name, source) if path.is_dir() else list(source.pictures())
+    elif not path.exists() and any(mark in name for mark in "*?["):
         files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any depth, as a shell's
+        found = [(file, File(file)) for file in files]
     else:
-        files = [name]
-    return [(file, File(file)) for file in files] or [(name, Missing("no picture there"))]
+        found = [(name, File(name))]
+    return found or [(name, Missing("no picture there"))]
+
+
+def _in_folder(name: str, source: Source) -> list[Named]:
+    """The pictures that lie in a folder, or in its archives or parquet.
+
+    Raises:
+        DataError: there are both.
+    """
+    below = Folder(Path(name).absolute()).pictures()
+    files = [(str(Path(name, file)), content) for file, content in below]
+    if isinstance(source, Folder | Manifest):  # a table names some of what lies there
+        return files
+    if files:
+        msg = f"{name}: holds pictures, such as {files[0][0]}, beside archives or parquet; name those that are meant"
+        raise DataError(msg)
+    return list(source.pictures())
+
+
+def _piped() -> Content:
+    """What comes on standard input."""
+    content = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        return Missing(f"more than {MOST_BYTES >> 20} MiB")
+    return InMemoryFile(content)
+
+
+def _behind(url: str) -> Content:
+    """The picture behind an address that a person typed: it may lie anywhere."""
+    try:
+        return Remote(checked(url, None))
+    except DecodeError as error:
+        return Missing(str(error))
 
 
 def _is_source(name: str) -> bool:

@@ -13,9 +13,10 @@ from imgrec.classifier import Card, Classifier
 from imgrec.config import ClusterConfig
 from imgrec.data.sources.sample import Named
 from imgrec.distributed.nodes import NodeInfo
-from imgrec.distributed.parts import held_cores, on_all_nodes
+from imgrec.distributed.parts import held_cores, is_busy, on_all_nodes
 from imgrec.distributed.session import ray_session
 from imgrec.distributed.spread import node_without
+from pipelines.answers import SCHEMA
 from pipelines.logs import log_to_file
 from pipelines.predict import Advance, Answer, Here, Parts, table_of
 
@@ -48,7 +49,12 @@ def answering(
             note(f"{node} does not see the pictures, so this machine alone answers")
             yield Here(classifier, top)
         else:
-            note(f"{len(session.nodes)} nodes of the cluster answer")
+            several = len(session.nodes) > 1
+            note(
+                f"{len(session.nodes)} node{'s' if several else ''} of the cluster answer{'' if several else 's'}"
+            )
+            if is_busy(session.nodes):
+                note("others hold all of the cluster's cores or GPUs: waiting for one")
             yield Everywhere(session.nodes, classifier, top)
 
 
@@ -72,7 +78,18 @@ class Everywhere:
         build = partial(_answering, self.classifier.card, weights, self.top)
         for start, table in on_all_nodes(self.nodes, build, parts):
             advance(table.num_rows)
-            yield start, table
+            yield start, self._read_here_too(table, parts[start])
+
+    def _read_here_too(self, table: pa.Table, pictures: Sequence[Named]) -> pa.Table:
+        """The answers, where this machine has looked again at what a node could not read: that may see less than this one."""
+        rows = table.to_pylist()
+        unread = [place for place, row in enumerate(rows) if row["error"] is not None]
+        if not unread:
+            return table
+        again = table_of(self.classifier, self.top, [pictures[place] for place in unread])
+        for place, row in zip(unread, again.to_pylist(), strict=True):
+            rows[place] = row
+        return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def _answering(

@@ -37,7 +37,7 @@ class Started:
         epochs_done: Those of a checkpoint.
         workers: How many there are.
         device: `cpu` or `cuda`.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         decoders: Cores that decode pictures for each worker.
         parts: In how many parts, one after the other, a worker computes its share of a batch.
         shortages: How often memory has run out for this model until now.

@@ -52,7 +52,7 @@ class Fitted:
         device: `cpu` or `cuda`.
         gpu_name: The GPU's name; empty on a CPU.
         gpu_bytes: The most memory that was taken on it.
-        precision: `bf16` or `fp32`.
+        precision: `bf16`, `fp16` or `fp32`.
         profile: A trace of some steps, if one was asked for.
     """
 

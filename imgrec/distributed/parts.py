@@ -1,5 +1,6 @@
 """One work on many parts, by all nodes of a cluster, through Ray Data."""
 
+import itertools
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,12 @@ import ray.data
 from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError, ImgrecError, reason_of
 
+AT_ONCE = 256
+"""Parts that lie in Ray's memory at a time."""
+MOST_DEATHS = 3
+"""Of a worker, and tries of a part: one that always takes its worker with it would be tried for ever."""
+WORKER_BYTES = 1_500_000_000
+"""Of memory that a worker, its decoding process and a network of some size take; Ray counts them for each node."""
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -39,24 +46,31 @@ def on_all_nodes(
         holding = {"num_gpus": 1, "num_cpus": max(1, min(n.cpus // n.gpus for n in with_gpu))}
     else:
         workers, holding = sum(node.cpus for node in nodes), {"num_cpus": 1}
-    rows = [{"number": number, "part": pickle.dumps(part)} for number, part in parts.items()]
     _be_quiet()
-    answered = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,
-        fn_constructor_args=(build,),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(rows)))),
-        **holding,
-    )
     try:
-        for row in answered.iter_rows():
-            result = pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent through Ray
-            if isinstance(result, ImgrecError):
-                raise result
-            yield int(row["number"]), result
+        for start in range(0, len(parts), AT_ONCE):
+            some = itertools.islice(parts.items(), start, start + AT_ONCE)
+            rows = [{"number": number, "part": pickle.dumps(part)} for number, part in some]
+            answered = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                _Worker,
+                fn_constructor_args=(build,),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1, max_size=max(1, min(workers, len(rows)))
+                ),
+                memory=WORKER_BYTES,
+                max_restarts=MOST_DEATHS,
+                max_task_retries=MOST_DEATHS,
+                **holding,
+            )
+            for row in answered.iter_rows():
+                result = pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent through Ray
+                if isinstance(result, ImgrecError):
+                    raise result
+                yield int(row["number"]), result
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
             raise  # our own bug, with its traceback
-        msg = f"a worker was lost too often ({reason_of(error)})"
+        msg = f"a worker died more than {MOST_DEATHS} times ({reason_of(error)}); where memory ran out, give nodes more"
         raise ClusterError(msg) from error
 
 
@@ -64,15 +78,23 @@ class _Worker:
     """Of Ray Data: it keeps what it has made for its next part."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
-        self._work = build()
+        self._build = build
+        self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """An error for people travels as a result, or Ray would make one of its own of it."""
         try:
+            self._work = self._work or self._build()
             result = self._work(pickle.loads(row["part"]))  # noqa: S301 - what the driver has sent through Ray
         except ImgrecError as error:
             result = error
         return {"number": row["number"], "result": pickle.dumps(result)}
+
+
+def is_busy(nodes: Sequence[NodeInfo]) -> bool:
+    """Whether others hold everything that a worker would need, so that it waits for them."""
+    needed = "GPU" if any(node.gpus for node in nodes) else "CPU"
+    return float(ray.available_resources().get(needed, 0)) < 1
 
 
 def held_cores() -> int:

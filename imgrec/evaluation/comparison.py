@@ -153,10 +153,14 @@ class Comparison:
                 if least == most
                 else say("{least} to {most}", least=least, most=most),
             }
+            enough = self.pictures >= needed[-1]
             if len(equal) == len(self.pairs):
                 lines = [
                     say(
-                        "none of the {count} is best: on {pictures} test pictures they cannot be told apart; to see a "
+                        "none of the {count} is best: on {pictures} test pictures they cannot be told apart; a difference "
+                        "of one point would most likely show"
+                        if enough
+                        else "none of the {count} is best: on {pictures} test pictures they cannot be told apart; to see a "
                         "difference of 1 point takes about {needed} test pictures",
                         count=str(len(self.standings)),
                         **numbers,
@@ -168,17 +172,20 @@ class Comparison:
                     for pair in equal
                 )
                 lines = [
-                    self._best(say),
+                    *self._best(say),
                     *(pair.verdict(say) for pair in self.pairs if pair not in equal),
                     say(
-                        "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 "
+                        "on {pictures} test pictures these cannot be told apart: {pairs}; a difference of one point "
+                        "would most likely show"
+                        if enough
+                        else "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 "
                         "point takes about {needed} test pictures",
                         pairs=pairs,
                         **numbers,
                     ),
                 ]
         else:
-            lines = [self._best(say)] if len(self.pairs) > 1 else []
+            lines = self._best(say) if len(self.pairs) > 1 else []
             lines += [pair.verdict(say) for pair in self.pairs]
         if (seeds := max(one.seeds for one in self.standings)) > 1:
             lines.append(
@@ -198,12 +205,23 @@ class Comparison:
             )
         return lines
 
-    def _best(self, say: Say) -> str:
-        """Those that none is better than: among themselves they cannot be told apart."""
+    def _best(self, say: Say) -> list[str]:
+        """Those that none is better than; there may be none, or accuracy and macro-F1 may disagree about them."""
         first = [one.name for one in self.standings if one.rank == 1]
+        among = [pair for pair in self.pairs if pair.first in first and pair.second in first]
+        names = ", ".join(first)
+        if not first:
+            return []
         if len(first) == 1:
-            return say("the best is {name}, the only one that none is better than", name=first[0])
-        return say("the best are {names}, which cannot be told apart", names=", ".join(first))
+            return [say("the best is {name}, the only one that none is better than", name=names)]
+        if any(pair.accuracy.sign or pair.macro_f1.sign for pair in among):
+            return [say("none is better than {names}", names=names)]
+        return [say("the best are {names}, which cannot be told apart", names=names)]
+
+    def sentence(self, line: str) -> str:
+        """One of the lines with a capital letter, unless it begins with the name of a model."""
+        begins_with_name = line.split(" ", maxsplit=1)[0] in {one.name for one in self.standings}
+        return line if begins_with_name else line[0].upper() + line[1:]
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

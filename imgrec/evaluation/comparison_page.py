@@ -8,8 +8,8 @@ def comparison_in_markdown(comparison: Comparison) -> str:
     """A table and the verdicts, as MLflow shows them."""
     verdicts = comparison.lines()
     lines = [
-        *([f"**{verdicts[0][0].upper()}{verdicts[0][1:]}.**", ""] if verdicts else []),
-        f"{comparison.pictures:,} test pictures, with 95 % intervals. Models of one rank cannot be told apart.",
+        *([f"**{comparison.sentence(verdicts[0])}.**", ""] if verdicts else []),
+        f"{comparison.pictures:,} test pictures, with 95 % intervals. Of the models of one rank none is better than another.",
         "",
         "| rank | model | accuracy | macro-F1 | begins with |",
         "|---|---|---|---|---|",

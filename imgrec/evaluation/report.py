@@ -192,7 +192,7 @@ def report_page(report: Report, language: Language = "en") -> str:
         best=report.models[0],
         language=language,
         say=say,
-        verdicts=report.comparison.lines(say),
+        verdicts=[report.comparison.sentence(line) for line in report.comparison.lines(say)],
         pictures={
             name: Markup(to_svg(figure, say))  # noqa: S704 - our own figures, their texts escaped
             for name, figure in report_figures(report).items()
@@ -201,7 +201,6 @@ def report_page(report: Report, language: Language = "en") -> str:
         shaken={one.arch: one.robustness for one in report.models if one.robustness},
         most_suspects=MOST_SUSPECTS,
         most_classes=MOST_CLASSES,
-        names={one.arch for one in report.models},
         several_workers=any(
             one.costs.device_seconds > one.costs.fit_seconds for one in report.models
         ),

@@ -35,6 +35,8 @@ def describe(
         client.update_registered_model(name, _of_model(name, champion))
         for key, text in _tags_of_model(version, champion).items():
             client.set_registered_model_tag(name, key, text)
+        if "champion" in client.get_registered_model(name).tags:  # of an earlier imgrec
+            client.delete_registered_model_tag(name, "champion")
 
 
 def _of_version(version: RegisteredVersion, *, leads: bool) -> str:
@@ -82,7 +84,7 @@ def _tags_of_model(
 ) -> dict[str, str]:
     """What MLflow's list of models shows."""
     about = champion.tags if champion else version.tags
-    # In this order: there is room for the first.
+    # The alias says who is champion, and the list has room for one tag.
     tags = {"accuracy": about.get(f"{ABOUT}accuracy", "") if champion else ""}
     tags["data"] = about.get(f"{ABOUT}data", "")
     tags["architecture"] = about.get(ARCH, "")

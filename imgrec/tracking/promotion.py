@@ -173,10 +173,10 @@ def decisions_on(tracking: Tracking, name: str, test_set: str) -> int:
 
 
 def _numbers(evidence: Mapping[str, Any]) -> dict[str, float]:
-    """What the evidence has of numbers, as metrics of the decision."""
+    """What a decision rests on, as metrics of its run; nothing where nothing was compared."""
     return {
         name: float(value)
-        for name, value in evidence.items()
+        for name, value in (evidence.get("evidence") or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 

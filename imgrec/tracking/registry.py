@@ -16,6 +16,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
@@ -150,16 +151,23 @@ def register(
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             made = client.create_model_version(name, uri, run.id, tags=text, model_id=model_id)
-            # As MLflow's own register_model does: else the model's page offers to register it.
-            versions = json.dumps([{"name": made.name, "version": int(made.version)}])
-            client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: versions})
-            if judged:
-                client.log_batch(run.id, metrics=judged.as_metrics(model_id))
+    _tell_model(run, made, judged)
     version = registered(made, champion_of(tracking, name))
     if not version.champion:
         with tracking.answering():
             client.set_registered_model_alias(name, CHALLENGER, version.version)
     return version
+
+
+def _tell_model(run: Run, made: ModelVersion, judged: Judged | None) -> None:
+    """What MLflow shows beside a logged model: its version, without which its page offers to register it, and its scores."""
+    client = run.tracking.client
+    model_id = made.source.removeprefix("models:/")
+    versions = json.dumps([{"name": made.name, "version": int(made.version)}])
+    with run.tracking.answering():
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: versions})
+        if judged:
+            client.log_batch(run.id, metrics=judged.as_metrics(model_id))
 
 
 def refuse_other_answers(

@@ -1,6 +1,7 @@
 """The one training loop, for every architecture, with or without Ray.
 
-No file, Ray or MLflow in it, and no `.item()` in a step: each would wait for the device.
+No file, Ray or MLflow in it, and no `.item()` in a step: each would wait for the device. (In fp16 a step waits once:
+the gradient scaler must know whether gradients overflowed.)
 """
 
 import math
@@ -32,6 +33,7 @@ from imgrec.training.learner import Learner
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
+from imgrec.training.optim import Together
 from imgrec.training.probe import all_features, fit_probe
 from imgrec.training.spec import FitSpec
 
@@ -39,6 +41,8 @@ SPENT = "work_seconds/"
 """Before the kind of work, in the metrics of an epoch. MLflow shows metrics by name: scores come first."""
 OF_FIT = "work_seconds_of_fit/"
 """The same in the metrics of a model: of all its epochs together."""
+LEAST_SCALE = 1.0
+"""Of gradients in fp16: below it they would be made smaller, not larger, and each step before was left out."""
 JUDGED_BY = "val/image_share"
 """The metric that says what share of their side the pictures had that an epoch was judged by."""
 
@@ -107,7 +111,7 @@ def fit(
             train = train_epoch(learner, batches, partial(on_step, epoch + 1))
             images = spec.steps_per_epoch * spec.train.batch_size
             trained = time.perf_counter()
-            _refuse_divergence(spec, train, epoch + 1)
+            _refuse_divergence(learner, train, epoch + 1)
             learner.share_buffers()
             with learner.clock.on(EVALUATION):
                 share = spec.share_after(epoch + 1)
@@ -139,6 +143,7 @@ def train_epoch(
     clock = learner.clock
     steps_before = learner.spec.steps_before(learner.epochs_done)
     parts = learner.spec.parts(learner.shard.world_size)
+    together = Together(learner.optimizers)
     for step, batch in enumerate(clock.each(DATA, batches), start=1):
         share = learner.spec.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
@@ -161,14 +166,13 @@ def train_epoch(
                 meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
             if max_norm:
-                for optimizer in learner.optimizers:
-                    learner.scaler.unscale_(optimizer)
+                learner.scaler.unscale_(together)  # type: ignore[arg-type]
                 nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
+            learner.scaler.step(together)  # type: ignore[arg-type]
+            learner.scaler.update()
             for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
-                learner.scaler.step(optimizer)
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
-            learner.scaler.update()
             if learner.average:
                 learner.average.update()
         on_step(step)
@@ -239,7 +243,7 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
     batches = evaluation_batches(pictures, rows, batch_size=at_once, shard=learner.shard)
     try:
         for images, labels in batches:
-            with learner.precision.autocast():
+            with learner.precision.without_scaler().autocast():
                 logits = model(resized(recipe(images), share))
             meter.update(logits, labels)
     except RuntimeError as error:
@@ -269,7 +273,11 @@ def _seed_epoch(seed: int, epoch: int, shard: Shard) -> None:
     torch.manual_seed(int(mixed))
 
 
-def _refuse_divergence(spec: FitSpec, train: Scores, epoch: int) -> None:
+def _refuse_divergence(learner: Learner, train: Scores, epoch: int) -> None:
+    spec = learner.spec
+    if learner.scaler.is_enabled() and learner.scaler.get_scale() < LEAST_SCALE:
+        msg = f"gradients overflow in fp16 in epoch {epoch}, at any scale: set {spec.model.arch}.train.precision = 'fp32'"
+        raise DivergedError(msg)
     if math.isfinite(train.loss):
         return
     cure = f"lower {spec.model.arch}.train.learning_rate (now {spec.train.learning_rate:g})"

@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 MONITOR = "val/macro_f1"
+"""What the best epoch, the best trial and the champion are chosen by."""
 KEPT = "val_best"
 """Before the validation scores of the epoch whose weights are kept, in the metrics of a model."""
-"""What the best epoch, the best trial and the champion are chosen by."""
 
 
 @dataclass(frozen=True, slots=True)

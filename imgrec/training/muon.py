@@ -30,6 +30,8 @@ RMS_OF_ADAMW = 0.2
 FIXED_NORM_RATE = 12.0
 """Relative size of an update per unit of learning rate, for kernels of fixed norm: that of a kernel of
 3 x 3 x 400, whose entries have a mean square of 1/3600."""
+MOST_AT_ONCE = 1 << 22
+"""Numbers in the matrices that are worked on together: larger ones gain nothing by it, and take memory several times."""
 LEAST_WIDTH = 2
 """Columns for each row, from which on fewer operations are done on a matrix's square than on the matrix."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -100,12 +102,17 @@ def _gradient_of(weight: nn.Parameter) -> Tensor:
 
 
 def _alike(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Those with a gradient, by the shape of their matrices: of one shape all are worked on at once."""
+    """Those with a gradient, by the shape of their matrices: of one shape as many at once as are small together."""
     by_shape: dict[torch.Size, list[nn.Parameter]] = {}
     for one in weights:
         if one.grad is not None:
             by_shape.setdefault(as_matrix(one).shape, []).append(one)
-    return [*by_shape.values()]
+    return [
+        alike[start : start + at_once]
+        for shape, alike in by_shape.items()
+        for at_once in [max(1, MOST_AT_ONCE // shape.numel())]
+        for start in range(0, len(alike), at_once)
+    ]
 
 
 def _apply(weights: list[Tensor], updates: Tensor, group: dict[str, Any]) -> None:

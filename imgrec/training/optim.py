@@ -1,7 +1,7 @@
 """Optimizers and the learning rate of every step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,26 @@ def build_optimizers(model: Network, config: TrainConfig) -> list[Optimizer]:
             chosen = {id(weight) for weight in inside}
             groups[0]["params"] = [p for p in matrices if id(p) not in chosen]
             return [muon, _adamw(groups, rate)]
+
+
+class Together:
+    """Several optimizers as one: a scaled step is made by all of them, or left out by all.
+
+    Each for itself, one would step with gradients that were clipped by the norm of another's that overflowed.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of all."""
+        return [group for one in self._optimizers for group in one.param_groups]
+
+    def step(self) -> None:
+        """Of all."""
+        for one in self._optimizers:
+            one.step()
 
 
 def _adamw(groups: list[dict[str, Any]], rate: float) -> AdamW:

@@ -1,7 +1,7 @@
 """Which arithmetic a training step uses, and how tensors are laid out for it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -15,6 +15,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FP16 = "cuda fp16"
 LEAST_FOR_FP16 = (7, 0)
 """Compute capability of the first NVIDIA GPUs with matrix units, which know fp16 alone: Volta (V100), Turing (T4)."""
+WITHOUT_UNITS = "GTX 16"
+"""In the names of GPUs of Turing's capability that have none."""
 GAINS = {"cuda bf16", "AuthenticAMD avx512_bf16", "GenuineIntel amx_bf16"}
 """Kinds of device that compute a step in bf16 clearly faster than in fp32. Measured (docs/log.md): on an AMD
 Zen 5 and on an Intel Xeon with matrix units (AMX) two to three times as fast; on Intel Xeons without them,
@@ -33,6 +35,10 @@ class Precision:
         """The context that forward passes run in."""
         half = HALVES.get(self.arithmetic)
         return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
+
+    def without_scaler(self) -> "Precision":
+        """The same where nothing is learned: in fp32 in place of fp16, in which a large activation is none."""
+        return replace(self, arithmetic="fp32") if self.arithmetic == "fp16" else self
 
     def scaler(self) -> torch.amp.GradScaler:
         """What keeps the small gradients of fp16, which has few bits for exponents, from becoming zero."""
@@ -79,5 +85,7 @@ def device_kind(device: torch.device) -> str:
             return "cuda"
         if has_bf16(device):
             return "cuda bf16"
-        return FP16 if torch.cuda.get_device_capability(device) >= LEAST_FOR_FP16 else "cuda"
+        enough = torch.cuda.get_device_capability(device) >= LEAST_FOR_FP16
+        without = WITHOUT_UNITS in torch.cuda.get_device_name(device)
+        return FP16 if enough and not without else "cuda"
     return processor_kind() if device.type == "cpu" else device.type

@@ -153,7 +153,7 @@ def _write(
     at_once = pictures_at_once(recipe.larger_of(pictures.image_shape))
     for start in range(0, len(rows), at_once):
         images, _ = pictures.take(rows[start : start + at_once])
-        with precision.autocast():
+        with precision.without_scaler().autocast():
             seen = network.features(recipe(images))
         features[start : start + at_once] = seen.float().cpu().numpy()
         advance(min(len(rows), start + at_once))

@@ -318,7 +318,10 @@ def test_who_is_champion_and_why_is_told_and_can_be_asked_again(finished: Finish
         assert ended.returncode == 2
         assert words in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
-    assert next(iter(model.tags)) == "accuracy"  # there is room for one in the list
+    assert set(model.tags) == {"accuracy", "data", "architecture"}
+    decided = client.get_run(version.tags["imgrec.decided_by"]).data
+    assert {"challenger", "champion", "chance", "level", "pictures"} <= decided.metrics.keys()
+    assert decided.metrics["challenger"] > decided.metrics["champion"]
     experiment = client.get_run(version.run_id).info.experiment_id
     logged = client.search_logged_models([experiment], f"source_run_id = '{version.run_id}'")
     assert [json.loads(one.tags["mlflow.modelVersions"]) for one in logged] == [

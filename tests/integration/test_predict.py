@@ -3,7 +3,7 @@
 import csv
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -154,6 +154,56 @@ def test_pictures_come_from_wherever_data_come_from(tmp_path: Path) -> None:
     assert [hasattr(one, "label") for one in answers] == [True] * 3 + [False] + [True] * 5 + [False]
     with pytest.raises(DataError, match="no picture there"):
         list_pictures([f"{tmp_path}/*.gif"], DataConfig(), tmp_path)
+
+
+def test_a_folder_is_what_lies_in_it(tmp_path: Path) -> None:
+    """A picture with two names is answered under each; pictures beside archives are refused, for one of them is meant."""
+    folder = write(tmp_path / "in", 2)
+    (folder / "again.png").symlink_to(folder / "deep" / "000.png")
+    (folder / "metadata.csv").write_text("file_name,label\ndeep/000.png,cat\n")
+    found = list_pictures([str(folder)], DataConfig(label_pattern="(?P<label>.)"), tmp_path)
+    assert [Path(name).name for name, _ in found] == [
+        *("again.png", "000.png", "001.png", "broken.png"),
+    ]
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("1.png", picture(1))
+    with pytest.raises(DataError, match=r"holds pictures, such as .*, beside archives"):
+        list_pictures([str(folder)], DataConfig(), tmp_path)
+
+
+def test_names_of_several_archives_say_which(tmp_path: Path) -> None:
+    """Each may call its pictures alike."""
+    names = [str(tmp_path / f"{one}.zip") for one in "ab"]
+    for name in names:
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr("1.png", picture(1))
+    (alone,) = list_pictures(names[:1], DataConfig(), tmp_path)
+    both = list_pictures(names, DataConfig(), tmp_path)
+    assert alone[0] == "a.zip:1.png"
+    assert [called for called, _ in both] == [
+        f"{names[0]}: a.zip:1.png",
+        f"{names[1]}: b.zip:1.png",
+    ]
+
+
+def test_a_kill_before_the_parts_are_put_together_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is asked again, and the file appears."""
+    monkeypatch.setattr(predict, "PART", 4)
+    folder, out = write(tmp_path / "in", 6), tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "_merge", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(out, make_classifier(), folder)
+
+    def refuse(*_: object) -> Iterator[object]:
+        raise AssertionError
+
+    pictures = list_pictures([str(folder)], DataConfig(), tmp_path)
+    done = predict_into(out, refuse, pictures, about={}, progress=lambda _: None)  # type: ignore[arg-type]
+    assert (done.pictures, done.taken, done.unread) == (7, 7, 1)
+    assert out.exists()
 
 
 def test_a_file_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:

@@ -4,18 +4,22 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from imgrec.config import ClusterConfig, DataConfig
+from imgrec.data.content import File
 from imgrec.data.sources.sample import Named
+from imgrec.distributed import parts
 from imgrec.distributed.nodes import list_nodes
 from imgrec.distributed.parts import on_all_nodes
 from imgrec.distributed.session import Session, ray_session
-from imgrec.errors import DataError
+from imgrec.errors import ClassifierError, ClusterError, DataError, DecodeError
 from pipelines import predict
 from pipelines.predict import Here, list_pictures, predict_into
 from pipelines.predict_on_cluster import Everywhere, answering
@@ -86,7 +90,7 @@ def test_a_node_without_the_pictures_leaves_them_to_this_machine(
     with answering(cluster, tmp_path, classifier, pictures, top=2, note=said.append) as answer:
         assert isinstance(answer, Here)
     assert said == [
-        "1 nodes of the cluster answer",
+        "1 node of the cluster answers",
         "10.0.0.7 does not see the pictures, so this machine alone answers",
     ]
 
@@ -116,6 +120,18 @@ def _doubling(folder: str) -> Callable[[int], int]:
     return work
 
 
+def _dying() -> Callable[[int], int]:
+    def work(_: int) -> int:
+        os._exit(1)
+
+    return work
+
+
+def _unbuilt() -> Callable[[int], int]:
+    msg = "this model is of another imgrec"
+    raise ClassifierError(msg)
+
+
 def _refusing() -> Callable[[int], int]:
     def work(part: int) -> int:
         msg = f"part {part}: the storage does not answer"
@@ -136,6 +152,45 @@ def test_what_a_part_finds_wrong_arrives_as_it_was_said(session: Session) -> Non
     """And not as an error of Ray's."""
     with pytest.raises(DataError, match=r"^part 1: the storage does not answer$"):
         list(on_all_nodes(session.nodes, _refusing, {1: 1}))
+
+
+def test_a_part_that_always_takes_its_worker_with_it_is_given_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray by itself would start workers for ever."""
+    monkeypatch.setattr(parts, "MOST_DEATHS", 1)
+    with pytest.raises(ClusterError, match="died more than 1 times"):
+        list(on_all_nodes(session.nodes, _dying, {1: 1}))
+
+
+def test_what_cannot_be_built_on_a_node_says_so(session: Session) -> None:
+    """As the error that it is."""
+    with pytest.raises(ClassifierError, match="of another imgrec"):
+        list(on_all_nodes(session.nodes, _unbuilt, {1: 1}))
+
+
+def test_what_a_node_cannot_read_is_read_here(session: Session, tmp_path: Path) -> None:
+    """It may have joined later, and see less than this machine."""
+    (tmp_path / "1.png").write_bytes(picture(1))
+    named = [("seen", File(str(tmp_path / "1.png"))), ("here alone", _HereAlone(os.getpid()))]
+    answer = Everywhere(session.nodes, make_classifier(), 2)
+    ((_, table),) = answer({0: named}, lambda _: None)  # type: ignore[dict-item]
+    assert [row["error"] for row in table.to_pylist()] == [None, None]
+
+
+@dataclass(frozen=True)
+class _HereAlone:
+    """Content that only this process, and those that it starts, can read."""
+
+    pid: int
+
+    def read(self) -> bytes:
+        if psutil.Process().pid != self.pid and self.pid not in [
+            one.pid for one in psutil.Process().parents()[:1]
+        ]:
+            msg = "not on this disk"
+            raise DecodeError(msg)
+        return picture(2)
 
 
 def test_nothing_is_printed(session: Session, capfd: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,15 @@ def open_source(config: DataConfig, downloads: Path) -> Source:
     return source
 
 
+def open_pictures(config: DataConfig, downloads: Path) -> Source:
+    """The same for what is to be recognized, of which nothing need say what it shows: settings about classes count for nothing.
+
+    Raises:
+        DataError: there is no such thing, or it is of no known kind.
+    """
+    return _source(config, downloads)
+
+
 def _source(config: DataConfig, downloads: Path) -> Source:
     name = config.source
     if build := _named(name):

@@ -37,9 +37,9 @@ class Folder:
             yield Sample(path, STRAY, "")
 
     def pictures(self) -> Iterator[Named]:
-        """Every picture by its name, at any depth, sorted by path."""
+        """Every picture by its name, at any depth, sorted by path; each link to one too, for it has a name of its own."""
         root = f"{self.path}/"
-        tree, _ = self._walked
+        tree, _ = self._walk(every_link=True)
         for name, _ in sorted(tree.all_files()):
             if looks_like_picture(name):
                 yield name, File(root + name)
@@ -55,17 +55,16 @@ class Folder:
         """What was taken for what."""
         return self._layout.reading
 
-    @cached_property
-    def _walked(self) -> tuple[Node, Counter[str]]:
+    def _walk(self, *, every_link: bool) -> tuple[Node, Counter[str]]:
         try:
-            return _Walk(str(self.path)).tree()
+            return _Walk(str(self.path), every_link=every_link).tree()
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}"
             raise DataError(msg) from error
 
     @cached_property
     def _layout(self) -> Layout:
-        tree, ignored = self._walked
+        tree, ignored = self._walk(every_link=False)
         return read_tree(tree, str(self.path), self.rule, ignored)
 
 
@@ -75,8 +74,9 @@ class _Walk:
     So a picture counts once, under the class in whose folder it really lies.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, every_link: bool) -> None:
         self._root = root
+        self._every_link = every_link
         self._real = os.path.realpath(root)
         self._links: list[tuple[Node, str, str]] = []
         self._entered: set[str] = set()
@@ -112,7 +112,9 @@ class _Walk:
                     self._ignored["links to pictures that are there already"] += 1
 
     def _is_new(self, link: str) -> bool:
-        """Whether a link to a file leads out of the folder, and to what no other has led to."""
+        """Whether a link to a file leads out of the folder, and to what no other has led to; or each counts."""
+        if self._every_link:
+            return True
         # Without looking at every folder on the way, as realpath does: there may be a million links.
         target = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
         if target in self._linked_files or _is_below(target, self._real, self._root):

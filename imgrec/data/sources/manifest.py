@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
-
-from requests.utils import requote_uri
+from urllib.parse import quote
 
 from imgrec.data.content import Content, File, Missing
 from imgrec.data.sources.clutter import is_clutter
@@ -30,6 +29,7 @@ FOLDER = "folder"
 """As data.group: the folder that a picture lies in."""
 SEVERAL = re.compile(r"\[.*,.*\]")
 """A list of labels, as JSON has it."""
+QUOTED = re.compile(r"%[0-9A-Fa-f]{2}")
 FIRST_ROWS = 20
 """Of a table, which tell whether its paths are those of this machine."""
 
@@ -67,7 +67,7 @@ class Manifest:
                 own = split_of(split, table.path, number) or whole
                 content = self._content(path, place)
                 shared = _folder_of(content) if self.group == FOLDER else group
-                yield Sample(name_of(place, path, number), content, label, own, shared)
+                yield Sample(name_of(table, path, number), content, label, own, shared)
 
     def pictures(self) -> Iterator[Named]:
         """The same by their paths alone."""
@@ -76,7 +76,7 @@ class Manifest:
             place, column_of_paths = self._place(table), path_column(table, self.columns)
             for number, row in enumerate(table.rows(), start=1):
                 path = row.get(column_of_paths, "").strip()
-                yield name_of(place, path, number), self._content(path, place)
+                yield name_of(table, path, number), self._content(path, place)
 
     def state(self) -> Any:
         """Of the tables and of every file in them."""
@@ -125,15 +125,19 @@ class Manifest:
         """What paths in a table count from: its own folder, where it lies in one of this machine."""
         return self.base if "://" in self.base else str(table.path.parent)
 
-    def _naming(self) -> Callable[[str, str, int], str]:
-        """What to call the file of a row, of its table's place, its path and the row's number; no two alike."""
+    def _naming(self) -> Callable[[Table, str, int], str]:
+        """What to call the file of a row, of its table, its path and the row's number; no two alike."""
         seen: set[str] = set()
 
-        def name_of(place: str, path: str, number: int) -> str:
+        def name_of(table: Table, path: str, number: int) -> str:
             # Of several tables each may call its files alike, and one file may stand for two classes.
+            place = self._place(table)
             prefix = f"{os.path.relpath(place, self.base)}/" if place != self.base else ""
             name = prefix + path
-            name = name if name not in seen else f"{name} (row {number})"
+            if name in seen:
+                name = f"{name} (row {number})"
+            if name in seen:
+                name = f"{prefix}{path} (row {number} of {table.path.name})"
             seen.add(name)
             return name
 
@@ -239,8 +243,7 @@ class Manifest:
         """A file behind a URL. A table from elsewhere may not name addresses inside this machine's network."""
         allowed = frozenset(self.allow_hosts)
         if "://" not in path:
-            # A name may hold a space, which an address may not.
-            name = requote_uri(path) if self.base.startswith(HTTP_PREFIXES) else path
+            name = _quoted(path) if self.base.startswith(HTTP_PREFIXES) else path
             return Remote(f"{self.base}/{name}", allowed)
         # A table on this machine is the user's own, and may name any place.
         within = allowed | own_places(self.base) if "://" in self.base else None
@@ -248,6 +251,11 @@ class Manifest:
             return Remote(checked(path, within), allowed)
         except DecodeError as error:
             return Missing(str(error))
+
+
+def _quoted(path: str) -> str:
+    """The name of a file as a part of an address, which holds neither space nor `#`; one that is quoted already stays so."""
+    return quote(path, safe="/?=&%" if QUOTED.search(path) else "/?=&")
 
 
 def _folder_of(content: Content) -> str:

@@ -1,5 +1,6 @@
 """Which model is better: in words that a person can rely on."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 
 from imgrec.errors import ClassifierError
 from imgrec.evaluation.answers import Answers
-from imgrec.evaluation.comparison import Comparison
+from imgrec.evaluation.comparison import Comparison, Difference, Pair, Standing
 from imgrec.evaluation.contest import compare
+from imgrec.evaluation.intervals import Interval
+from imgrec.evaluation.words import chinese, english
 from tests.unit.evaluation.made import answers_of, contender, drawn
 
 
@@ -174,3 +177,46 @@ def test_an_architecture_that_is_better_with_every_seed_is_called_so() -> None:
     assert "good is better than bad by 1" in found.lines()[0]
     assert any("each was trained with 3 seeds" in line for line in found.lines())
     assert Comparison.of(json.loads(json.dumps(found.as_json()))) == found
+
+
+def pair(first: str, second: str, accuracy: int, f1: int) -> Pair:
+    """A pair of which one is better by a measure (1), or the other (-1), or neither (0)."""
+    told = [
+        Difference(0.03 * sign, Interval(0.0, 0.1), 0.5, 0.001 if sign else 0.5)
+        for sign in (accuracy, f1)
+    ]
+    return Pair(first, second, told[0], told[1], pictures=1000, needed=500)
+
+
+@pytest.mark.parametrize(
+    ("signs", "ranks", "first"),
+    [
+        (
+            ((1, 1), (1, 1), (0, 0)),
+            (1, 2, 2),
+            "the best is a, the only one that none is better than",
+        ),
+        (((0, 0), (1, 1), (1, 1)), (1, 1, 3), "the best are a, b, which cannot be told apart"),
+        (((1, -1), (1, 1), (1, 1)), (1, 1, 3), "none is better than a, b"),
+        (((0, 0), (0, 0), (0, 0)), (1, 1, 1), "none of the 3 is best: on 1,000 test pictures they"),
+        (((1, 1), (-1, -1), (1, 1)), (2, 2, 2), "a is better than b by"),
+    ],
+)
+def test_the_first_line_says_which_is_best(
+    signs: tuple[tuple[int, int], ...], ranks: tuple[int, ...], first: str
+) -> None:
+    """Also where the measures disagree, and where each is worse than another; enough pictures are not called too few."""
+    names = list(itertools.combinations("abc", 2))
+    pairs = tuple(pair(*two, *sign) for two, sign in zip(names, signs, strict=True))
+    interval = Interval(0.8, 1.0)
+    standings = tuple(
+        Standing(name, "random weights", rank, 0.9, interval, 0.9, interval)
+        for name, rank in zip("abc", ranks, strict=True)
+    )
+    found = Comparison(1000, standings, pairs)
+    for say in (english, chinese):
+        assert len(found.lines(say)) == len(found.lines())
+    assert found.lines()[0].startswith(first)
+    assert not any("takes about" in line for line in found.lines())
+    assert found.sentence("a is better") == "a is better"
+    assert found.sentence("the best is a") == "The best is a"

@@ -11,8 +11,9 @@ import torch
 from imgrec.config import AnnConfig, Arch, CnnConfig
 from imgrec.config.architectures import MODEL_CONFIGS
 from imgrec.data.loader import Pictures, Shard, training_batches
+from imgrec.errors import DivergedError
 from imgrec.training.learner import build_learner
-from imgrec.training.loop import train_epoch
+from imgrec.training.loop import fit, train_epoch
 from imgrec.training.precision import choose_arithmetic, device_kind, has_bf16
 from tests.unit.training.made import CPU, spec_for, trained, weights
 
@@ -80,21 +81,27 @@ def test_no_clock_has_a_part_in_the_arithmetic(
 
 
 @pytest.mark.parametrize(
-    ("bf16", "capability", "kind"),
+    ("name", "bf16", "capability", "kind"),
     [
-        (True, (8, 0), "cuda bf16"),
-        (False, (7, 5), "cuda fp16"),
-        (False, (7, 0), "cuda fp16"),
-        (False, (6, 1), "cuda"),
+        ("NVIDIA A100", True, (8, 0), "cuda bf16"),
+        ("Tesla T4", False, (7, 5), "cuda fp16"),
+        ("Tesla V100", False, (7, 0), "cuda fp16"),
+        ("NVIDIA GeForce GTX 1650", False, (7, 5), "cuda"),
+        ("GeForce GTX 1080", False, (6, 1), "cuda"),
     ],
 )
 def test_a_gpu_is_of_the_kind_of_its_matrix_units(
-    bf16: bool, capability: tuple[int, int], kind: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    bf16: bool,
+    capability: tuple[int, int],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An A100, a T4, a V100, and one that has none."""
+    """Also of one that has the capability and no units."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
     has_bf16.cache_clear()
     try:
         assert device_kind(torch.device("cuda")) == kind
@@ -133,6 +140,38 @@ def test_a_step_whose_gradients_overflow_is_left_out(tmp_path: Path) -> None:
 
     assert all(map(torch.equal, learner.model.parameters(), before))
     assert learner.scaler.get_scale() == pytest.approx(0.5e38)
+
+
+def test_where_one_gradient_overflows_no_optimizer_steps(tmp_path: Path) -> None:
+    """Clipping would carry it to the weights of the other one."""
+    spec = spec_for(
+        "transformer",
+        tmp_path,
+        "train.precision='fp16'",
+        "train.optimizer='muon'",
+        "train.max_grad_norm=1.0",
+    )
+    learner = build_learner(spec, CPU, Shard())
+    assert len(learner.optimizers) == 2
+    bias = next(one for group in learner.optimizers[1].param_groups for one in group["params"])
+    bias.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+    pictures = Pictures(learner.store, CPU)
+    batches = training_batches(
+        pictures, learner.splits.train, batch_size=16, seed=0, epoch=0, shard=Shard()
+    )
+    before = [one.detach().clone() for one in learner.model.parameters()]
+    train_epoch(learner, itertools.islice(batches, 2), lambda _: None)
+
+    assert all(map(torch.equal, learner.model.parameters(), before))
+
+
+def test_gradients_that_overflow_at_any_scale_end_the_fit(tmp_path: Path) -> None:
+    """With the cure, in place of epochs in which nothing is learned."""
+    spec = spec_for("ann", tmp_path, "train.precision='fp16'")
+    learner = build_learner(spec, CPU, Shard())
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    with pytest.raises(DivergedError, match=r"set ann\.train\.precision = 'fp32'"):
+        fit(learner, on_epoch=lambda _: None)
 
 
 def test_training_in_bf16_learns_too(tmp_path: Path) -> None:

@@ -175,3 +175,25 @@ def test_a_table_without_paths_is_refused(tmp_path: Path) -> None:
         list(open_source(DataConfig(source=str(table)), tmp_path).pictures())
     config = DataConfig(source=str(table), columns={"path": "where"})
     assert [one.read() for _, one in open_source(config, tmp_path).pictures()] == CONTENTS
+
+
+def test_names_of_several_tables_in_one_folder_are_all_different(tmp_path: Path) -> None:
+    """Each may name the same file in the same row."""
+    files(tmp_path)
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text("path,label\ndeep/1.png,cat\n")
+    source = open_source(DataConfig(source=f"{tmp_path}/*.csv"), tmp_path)
+    assert len({name for name, _ in source.pictures()}) == 3
+
+
+def test_a_name_behind_http_may_hold_what_an_address_may_not(
+    web: tuple[Path, str], tmp_path: Path
+) -> None:
+    """A space, a hash, a percent sign; a name that is quoted already is not quoted again."""
+    folder, address = web
+    names = ("a b.png", "no #1.png", "50% off.png", "a%20b.png")
+    for name in names[:3]:
+        (folder / name).write_bytes(png(0, 1))
+    (folder / "odd.csv").write_text("path\n" + "\n".join(names) + "\n")
+    source = open_source(DataConfig(source=f"{address}/odd.csv"), tmp_path)
+    assert [content.read() for _, content in source.pictures()] == [png(0, 1)] * 4
