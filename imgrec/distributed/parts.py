@@ -3,8 +3,10 @@
 import itertools
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import ray
 import ray.data
@@ -14,12 +16,14 @@ from imgrec.errors import ClusterError, ImgrecError, reason_of
 
 AT_ONCE = 256
 """Parts that lie in Ray's memory at a time."""
-MOST_DEATHS = 3
-"""Of a worker, and tries of a part: one that always takes its worker with it would be tried for ever."""
+MOST_TRIES = 3
+"""Of a part whose worker dies."""
 WORKER_BYTES = 1_500_000_000
 """Of memory that a worker, its decoding process and a network of some size take; Ray counts them for each node."""
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+_BUILT: dict[str, Callable[[Any], Any]] = {}
+"""In a worker: what it has made for its next part, by the name of the work."""
 
 
 def on_all_nodes(
@@ -38,31 +42,22 @@ def on_all_nodes(
 
     Raises:
         ImgrecError: the function's own.
-        ClusterError: workers were lost too often.
+        ClusterError: workers died too often at one part.
     """
-    with_gpu = [node for node in nodes if node.gpus]
-    if with_gpu:
-        workers = sum(node.gpus for node in with_gpu)
-        holding = {"num_gpus": 1, "num_cpus": max(1, min(n.cpus // n.gpus for n in with_gpu))}
-    else:
-        workers, holding = sum(node.cpus for node in nodes), {"num_cpus": 1}
+    holding: dict[str, float] = {"num_cpus": 1}
+    if with_gpu := [node for node in nodes if node.gpus]:
+        holding = {"num_cpus": max(1, min(n.cpus // n.gpus for n in with_gpu)), "num_gpus": 1}
     _be_quiet()
+    name = f"parts-{uuid4().hex}"
+    tries = ray.remote(_Tries).options(num_cpus=0, name=name).remote()
     try:
         for start in range(0, len(parts), AT_ONCE):
             some = itertools.islice(parts.items(), start, start + AT_ONCE)
             rows = [{"number": number, "part": pickle.dumps(part)} for number, part in some]
-            answered = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                _Worker,
-                fn_constructor_args=(build,),
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=1, max_size=max(1, min(workers, len(rows)))
-                ),
-                memory=WORKER_BYTES,
-                max_restarts=MOST_DEATHS,
-                max_task_retries=MOST_DEATHS,
-                **holding,
+            done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                _work, fn_args=(name, build), memory=WORKER_BYTES, **holding
             )
-            for row in answered.iter_rows():
+            for row in done.iter_rows():
                 result = pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent through Ray
                 if isinstance(result, ImgrecError):
                     raise result
@@ -70,25 +65,40 @@ def on_all_nodes(
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
             raise  # our own bug, with its traceback
-        msg = f"a worker died more than {MOST_DEATHS} times ({reason_of(error)}); where memory ran out, give nodes more"
+        msg = f"Ray has given a worker up ({reason_of(error)})"
         raise ClusterError(msg) from error
+    finally:
+        ray.kill(tries)
 
 
-class _Worker:
-    """Of Ray Data: it keeps what it has made for its next part."""
+def _work(
+    row: dict[str, Any], name: str, build: Callable[[], Callable[[Any], Any]]
+) -> dict[str, Any]:
+    """In a worker. An error for people travels as a result, or Ray would make one of its own of it."""
+    result: Any
+    try:
+        if ray.get(ray.get_actor(name).begin.remote(row["number"])) > MOST_TRIES:
+            msg = f"workers died {MOST_TRIES} times at the same pictures; where memory ran out, give the nodes more"
+            raise ClusterError(msg)
+        if name not in _BUILT:
+            _BUILT.clear()  # of an earlier work
+            _BUILT[name] = build()
+        result = _BUILT[name](pickle.loads(row["part"]))  # noqa: S301 - what the driver has sent through Ray
+    except ImgrecError as error:
+        result = error
+    return {"number": row["number"], "result": pickle.dumps(result)}
 
-    def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
-        self._build = build
-        self._work: Callable[[Any], Any] | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An error for people travels as a result, or Ray would make one of its own of it."""
-        try:
-            self._work = self._work or self._build()
-            result = self._work(pickle.loads(row["part"]))  # noqa: S301 - what the driver has sent through Ray
-        except ImgrecError as error:
-            result = error
-        return {"number": row["number"], "result": pickle.dumps(result)}
+class _Tries:
+    """Counts how often each part was begun: Ray Data would begin one that takes its worker with it for ever."""
+
+    def __init__(self) -> None:
+        self._begun = Counter[int]()
+
+    def begin(self, number: int) -> int:
+        """Once more."""
+        self._begun[number] += 1
+        return self._begun[number]
 
 
 def is_busy(nodes: Sequence[NodeInfo]) -> bool:

@@ -1,5 +1,6 @@
 """Which arithmetic a training step uses, and how tensors are laid out for it."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,7 +43,10 @@ class Precision:
 
     def scaler(self) -> torch.amp.GradScaler:
         """What keeps the small gradients of fp16, which has few bits for exponents, from becoming zero."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.arithmetic == "fp16")
+        enabled = self.arithmetic == "fp16"
+        if enabled:  # the schedule counts a step that is left out, too
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        return torch.amp.GradScaler(self.device.type, enabled=enabled)
 
     def __str__(self) -> str:
         """As written in the settings."""

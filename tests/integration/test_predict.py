@@ -165,10 +165,13 @@ def test_a_folder_is_what_lies_in_it(tmp_path: Path) -> None:
     assert [Path(name).name for name, _ in found] == [
         *("again.png", "000.png", "001.png", "broken.png"),
     ]
-    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "one.png").write_bytes(picture(1))
+    with zipfile.ZipFile(flat / "more.zip", "w") as archive:
         archive.writestr("1.png", picture(1))
     with pytest.raises(DataError, match=r"holds pictures, such as .*, beside archives"):
-        list_pictures([str(folder)], DataConfig(), tmp_path)
+        list_pictures([str(flat)], DataConfig(), tmp_path)
 
 
 def test_names_of_several_archives_say_which(tmp_path: Path) -> None:
