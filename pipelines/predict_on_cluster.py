@@ -20,6 +20,9 @@ from pipelines.answers import SCHEMA
 from pipelines.logs import log_to_file
 from pipelines.predict import Advance, Answer, Here, Parts, table_of
 
+PIECE = 256
+"""Pictures that a node takes at a time."""
+
 
 @contextmanager
 def answering(
@@ -73,12 +76,27 @@ class Everywhere:
     top: int
 
     def __call__(self, parts: Parts, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
-        """The answers to each part, as they end."""
+        """The answers to each part, as they end; a node takes a piece of one at a time, so that all have work to the end."""
         weights = {name: one.cpu() for name, one in self.classifier.model.state_dict().items()}
         build = partial(_answering, self.classifier.card, weights, self.top)
-        for start, table in on_all_nodes(self.nodes, build, parts):
+        pieces = {
+            start + place: pictures[place : place + PIECE]
+            for start, pictures in parts.items()
+            for place in range(0, len(pictures), PIECE)
+        }
+        whole = {
+            place: start
+            for start, pictures in parts.items()
+            for place in range(start, start + len(pictures), PIECE)
+        }
+        came: dict[int, dict[int, pa.Table]] = {start: {} for start in parts}
+        for place, table in on_all_nodes(self.nodes, build, pieces):
+            start = whole[place]
+            came[start][place] = self._read_here_too(table, pieces[place])
             advance(table.num_rows)
-            yield start, self._read_here_too(table, parts[start])
+            if sum(one.num_rows for one in came[start].values()) == len(parts[start]):
+                answered = came.pop(start)
+                yield start, pa.concat_tables([answered[one] for one in sorted(answered)])
 
     def _read_here_too(self, table: pa.Table, pictures: Sequence[Named]) -> pa.Table:
         """The answers, where this machine has looked again at what a node could not read: that may see less than this one."""

@@ -14,7 +14,7 @@ import ray.data
 from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError, ImgrecError, reason_of
 
-AT_ONCE = 256
+AT_ONCE = 1024
 """Parts that lie in Ray's memory at a time."""
 MOST_TRIES = 3
 """Of a part whose worker dies."""

@@ -19,7 +19,7 @@ from imgrec.distributed.nodes import list_nodes
 from imgrec.distributed.parts import on_all_nodes
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClassifierError, ClusterError, DataError, DecodeError
-from pipelines import predict
+from pipelines import predict, predict_on_cluster
 from pipelines.predict import Here, list_pictures, predict_into
 from pipelines.predict_on_cluster import Everywhere, answering
 from tests.integration.serving.made import make_classifier, picture
@@ -47,6 +47,7 @@ def test_all_nodes_answer_as_one_process_does(
 ) -> None:
     """Each picture once and in its place, whoever was first; parts of an earlier command are not done again."""
     monkeypatch.setattr(predict, "PART", 4)
+    monkeypatch.setattr(predict_on_cluster, "PIECE", 3)
     classifier = make_classifier()
     alone, spread = tmp_path / "alone.parquet", tmp_path / "spread.parquet"
     predict_into(alone, Here(classifier, 2), pictures, about={}, progress=lambda _: None)
@@ -153,6 +154,7 @@ def test_what_a_part_finds_wrong_arrives_as_it_was_said(session: Session) -> Non
         list(on_all_nodes(session.nodes, _refusing, {1: 1}))
 
 
+@pytest.mark.chaos
 def test_a_part_that_always_takes_its_worker_with_it_is_given_up(
     session: Session,
 ) -> None:
