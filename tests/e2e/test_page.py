@@ -3,6 +3,7 @@
 With IMGREC_SHOTS=FOLDER it leaves pictures of what it saw.
 """
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -67,6 +68,52 @@ def test_a_picture_is_answered_by_every_model(
     assert page.locator("article").count() == 4
     assert page.locator("#state").inner_text() == "4 answers"
     assert problems == []
+
+
+GIVEN = """([content, kind]) => {
+    const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
+    const given = new DataTransfer();
+    given.items.add(new File([bytes], "new.png", {type: "image/png"}));
+    const options = {bubbles: true, cancelable: true};
+    if (kind === "paste") {
+        document.dispatchEvent(new ClipboardEvent("paste", {...options, clipboardData: given}));
+        return;
+    }
+    const place = document.getElementById("drop");
+    for (const one of ["dragenter", "dragover", "drop"])
+        place.dispatchEvent(new DragEvent(one, {...options, dataTransfer: given}));
+}"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_picture_that_is_dropped_or_pasted_is_answered(
+    browser: "playwright.Browser", address: str, tmp_path: Path, kind: str
+) -> None:
+    """By every model."""
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto(address)
+    page.wait_for_selector("#ask:not([hidden])")
+    picture(1, 7, (64, 64)).save(tmp_path / "new.png")
+    page.evaluate(GIVEN, [base64.b64encode((tmp_path / "new.png").read_bytes()).decode(), kind])
+    page.wait_for_selector("article >> nth=3")
+
+    assert page.locator("#state").inner_text() == "4 answers"
+
+
+def test_a_photo_of_the_camera_is_answered(
+    browser: "playwright.Browser", address: str, tmp_path: Path
+) -> None:
+    """The phone's own camera is asked for, the one that looks away from whoever holds it."""
+    page = browser.new_page(viewport=PHONE)
+    page.goto(address)
+    page.wait_for_selector("#ask:not([hidden])")
+    picture(1, 7, (64, 64)).save(tmp_path / "photo.jpg")
+    with page.expect_file_chooser() as asked:
+        page.click("#photograph")
+    asked.value.set_files(tmp_path / "photo.jpg")
+    page.wait_for_selector("article >> nth=3")
+
+    assert page.locator("#camera").get_attribute("capture") == "environment"
 
 
 def test_a_broken_file_gets_a_kind_message(
