@@ -213,7 +213,7 @@ class Comparison:
         if not first:
             return []
         if len(first) == 1:
-            return [say("the best is {name}, the only one that none is better than", name=names)]
+            return [say("{name} is the best: no other is better", name=names)]
         if any(pair.accuracy.sign or pair.macro_f1.sign for pair in among):
             return [say("none is better than {names}", names=names)]
         return [say("the best are {names}, which cannot be told apart", names=names)]

@@ -96,7 +96,7 @@ CHINESE = {
     "on {pictures} test pictures these cannot be told apart: {pairs}; to see a difference of 1 point takes about {needed} test pictures": "在 {pictures} 张测试图片上，以下模型无法区分优劣：{pairs}；要看出 1 个百分点的差别，大约需要 {needed} 张测试图片",
     "none of the {count} is best: on {pictures} test pictures they cannot be told apart; to see a difference of 1 point takes about {needed} test pictures": "{count} 个模型中没有最好的：在 {pictures} 张测试图片上它们无法区分优劣；要看出 1 个百分点的差别，大约需要 {needed} 张测试图片",
     "{least} to {most}": "{least} 到 {most}",
-    "the best is {name}, the only one that none is better than": "最好的是 {name}，只有它没有被任何模型超过",
+    "{name} is the best: no other is better": "{name} 最好：没有其他模型比它更好",
     "the best are {names}, which cannot be told apart": "最好的是 {names}，它们之间无法区分优劣",
     "none is better than {names}": "没有模型比 {names} 更好",
     "none of the {count} is best: on {pictures} test pictures they cannot be told apart; a difference of one point would most likely show": "{count} 个模型中没有最好的：在 {pictures} 张测试图片上它们无法区分优劣；一个百分点的差别很可能会显现出来",

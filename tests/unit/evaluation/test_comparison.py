@@ -194,7 +194,7 @@ def pair(first: str, second: str, accuracy: int, f1: int) -> Pair:
         (
             ((1, 1), (1, 1), (0, 0)),
             (1, 2, 2),
-            "the best is a, the only one that none is better than",
+            "a is the best: no other is better",
         ),
         (((0, 0), (1, 1), (1, 1)), (1, 1, 3), "the best are a, b, which cannot be told apart"),
         (((1, -1), (1, 1), (1, 1)), (1, 1, 3), "none is better than a, b"),
