@@ -16,6 +16,7 @@ from imgrec.data.images import cache_folder, refuse_without_room
 from imgrec.data.look import PartScan
 from imgrec.data.scan import Advance, LocalDecoding, ProgressCallback, ScanPart, Work
 from imgrec.data.store import open_store
+from imgrec.distributed.leave import leave
 from imgrec.distributed.nodes import NodeInfo, at, list_nodes
 from imgrec.errors import ClusterError, DataError, ImgrecError, reason_of
 
@@ -91,8 +92,7 @@ class ClusterDecoding:
             while waiting:
                 yield self._next_of(waiting, function, advance)
         finally:
-            for _, answer in waiting:
-                ray.cancel(answer, force=True)
+            leave([answer for _, answer in waiting])
 
     def _next_of(
         self,

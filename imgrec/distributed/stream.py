@@ -22,6 +22,7 @@ from imgrec.data.images import AnyImages
 from imgrec.data.loader import Batch, Pictures
 from imgrec.data.splits import Indices
 from imgrec.data.store import Store, open_store
+from imgrec.distributed.leave import leave
 from imgrec.errors import reason_of
 
 PATIENCE_SECONDS = 60.0
@@ -66,8 +67,7 @@ class StreamedPictures(Pictures):
                     # A copy, for Ray's own is not to be written to.
                     yield rows, self.batch_of(rows, pixels.copy())
         finally:
-            for _, answer in waiting:
-                ray.cancel(answer, force=True)
+            leave([answer for _, answer in waiting])
         yield from super().in_turn(itertools.chain([rows for rows, _ in waiting], remaining))
 
     def _answer(self, answer: ray.ObjectRef) -> npt.NDArray[np.uint8] | None:

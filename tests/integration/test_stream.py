@@ -118,14 +118,15 @@ def test_a_bug_in_a_task_is_not_taken_for_a_lost_stream(
 def test_a_file_that_cannot_be_read_there_costs_no_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be decoded there may be decoded here."""
+    """What cannot be decoded there may be decoded here. A task that ends while it is left ended this process, once in ten."""
     store = prepare_store(DataConfig(keep="jpeg"), tmp_path, progress=no_progress)
     monkeypatch.setattr(stream, "_decoded", fails_there)
-    pictures = StreamedPictures(store, CPU, 1)
-    batches = list(pictures.in_turn([np.arange(5), np.arange(5, 9)]))
+    for _ in range(60):
+        pictures = StreamedPictures(store, CPU, 1)
+        batches = list(pictures.in_turn([np.arange(5), np.arange(5, 9)]))
 
-    assert "no such store" in pictures.broken_by
-    assert [len(rows) for rows, _ in batches] == [5, 4]
+        assert "no such store" in pictures.broken_by
+        assert [len(rows) for rows, _ in batches] == [5, 4]
 
 
 def test_a_model_comes_out_the_same_whoever_decodes(session: Session, tmp_path: Path) -> None:
