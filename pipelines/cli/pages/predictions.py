@@ -148,7 +148,8 @@ def _write(
         print_json({"out": str(out), **counts})
     elif not quiet:
         before = f", {done.taken} of them by an earlier command" if done.taken else ""
-        sys.stderr.write(f"{done.pictures} pictures answered in {out}{before}\n")
+        several = "" if done.pictures == 1 else "s"
+        sys.stderr.write(f"{done.pictures} picture{several} answered in {out}{before}\n")
     if done.first_unread:
         name, reason = done.first_unread
         msg = f"{done.unread} of {done.pictures} pictures cannot be read (such as {name}: {reason}); {out} names each"
