@@ -10,8 +10,8 @@ GRACE_SECONDS = 1.0
 def leave(answers: Sequence[ray.ObjectRef]) -> None:
     """Cancel what is on its way, so that its cores are others' again, and Ray can go down at once.
 
-    What ends by itself within a moment is left to: Ray 2.60 ends its own process, and so this one, where a task comes to its
-    end at the moment in which it is cancelled ("Tried to complete task that was not pending", docs/log.md).
+    Tasks have a second to end by themselves. Where one ends at the moment in which it is cancelled, Ray 2.60 ends the process
+    that cancels it ("Tried to complete task that was not pending", docs/log.md).
     """
     if not answers:
         return

@@ -15,7 +15,7 @@ class Standing:
     """A model among the others.
 
     Attributes:
-        rank: One more than there are models that are better beyond chance; equal ones cannot be told apart.
+        rank: One more than there are models that are better beyond chance.
         accuracy: Share of the test pictures that it recognized; the mean over its seeds.
         accuracy_interval: Where its accuracy lies on all pictures of the kind.
         macro_f1: On the test pictures.

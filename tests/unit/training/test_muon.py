@@ -37,7 +37,11 @@ def test_a_step_has_the_directions_of_the_gradient_and_even_strengths(
 def test_wide_matrices_come_out_as_by_one_iteration_after_the_other(
     rows: int, columns: int, seed: int
 ) -> None:
-    """The way by their square saves operations, and changes no more than rounding does."""
+    """The way by their square saves operations, and changes no more than rounding does.
+
+    Three iterations make small strengths up to 41 times (3.4445 cubed) as large, and the square has them twice: 1e-4 are
+    1,700 roundings of fp32.
+    """
     matrices = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(muon, "LEAST_WIDTH", 1000)
