@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.distributed.mailbox_actor import MailboxActor
@@ -102,6 +103,15 @@ class Mailbox:
     def abandon(self, lane: str) -> None:
         """Keep Ray from trying a lane, or a model of it, again: it would only fail again."""
         ray.get(self.actor.abandon.remote(lane))
+
+    def note_place(self, lane: str, place: PlacementGroup) -> None:
+        """The workers of a lane are started in this part of the cluster."""
+        ray.get(self.actor.note_place.remote(lane, pickle.dumps(place)))
+
+    def place(self, lane: str) -> PlacementGroup | None:
+        """Where the workers of a lane were started last, if they came so far."""
+        place = ray.get(self.actor.place.remote(lane))
+        return pickle.loads(place) if place else None  # noqa: S301 - our own worker wrote it
 
     def begin(self, lane: str, workers: int) -> int:
         """So many workers of a lane start; how often one has died until now."""

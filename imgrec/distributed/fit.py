@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -25,8 +26,9 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
+from imgrec.distributed.trainer import has_died, how_it_ended, lane_config, train
 from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
-from imgrec.errors import ClusterError, TrainingError, reason_of
+from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
 from imgrec.training.learner import Best, best_of
 from imgrec.training.loop import SPENT, EpochReport
@@ -197,6 +199,7 @@ def _trainer(
     return TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane_spec},
+        torch_config=lane_config(lane_spec.mailbox, lane_spec.lane),
         scaling_config=ScalingConfig(
             num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
@@ -234,11 +237,12 @@ class _Lane:
         self._starts: dict[str, list[Started]] = {name: [] for name in lane_spec.specs}
         self._epochs_seen: dict[str, int] = dict.fromkeys(lane_spec.specs, 0)
         self._outcome: Any = None
-        self.thread = session.beside(partial(self._fit, trainer), lane_spec.lane)
+        self.thread = session.beside(partial(self._fit, trainer, session.is_over), lane_spec.lane)
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: TorchTrainer, is_over: Callable[[], bool]) -> None:
         try:
-            trainer.fit()
+            lane = self.lane_spec
+            train(trainer, lane.mailbox, lane.lane, lane.max_failures, is_over)
         except BaseException as error:
             self._outcome = error
 
@@ -263,19 +267,24 @@ class _Lane:
 
     def end(self) -> Iterator[FitOutcome]:
         """After the last event: the model that the lane broke off at has failed."""
-        died = isinstance(self._outcome, ray.train.TrainingFailedError)
+        died = isinstance(self._outcome, (ray.train.TrainingFailedError, RayActorError))
         if self._outcome is not None and not died:
             raise self._outcome
         if not self.waiting:
             return  # a worker died after the last model was delivered: nothing is lost
-        if isinstance(self._outcome, ray.train.ControllerError):
+        if died and has_died(self._outcome):
+            why = (
+                f"its processes died while they were started, more often than cluster.max_failures = "
+                f"{self.lane_spec.max_failures} allows; the log file says more ({how_it_ended(self._outcome)})"
+            )
+        elif isinstance(self._outcome, ray.train.ControllerError):
             why = (
                 f"workers could not be started; where nodes cannot connect, imgrec doctor says so; the "
-                f"log file says more ({reason_of(self._outcome)})"
+                f"log file says more ({how_it_ended(self._outcome)})"
             )
         else:
             why = self._mailbox.why_given_up(self.lane_spec.lane, self.lane_spec.max_failures)
-            why += f" ({reason_of(self._outcome)})" if died else ""
+            why += f" ({how_it_ended(self._outcome)})" if died else ""
         yield self.waiting.pop(0), TrainingError(why)
 
     def _result(self, name: str, event: Finished | Failed) -> Fitted | TrainingError:

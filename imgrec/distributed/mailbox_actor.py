@@ -16,6 +16,7 @@ class MailboxActor:
         self._starts: Counter[str] = Counter()
         self._workers: dict[str, int] = {}
         self._errors: dict[str, str] = {}
+        self._places: dict[str, bytes] = {}
         self._excused: dict[str, set[int]] = {}
         self._ran_out: dict[str, set[int]] = {}
         self._kills: dict[tuple[str, str], int] = {}
@@ -32,6 +33,14 @@ class MailboxActor:
     def abandon(self, lane: str) -> None:
         """Remember that this lane, or this model of it, is not to be tried again."""
         self._abandoned.add(lane)
+
+    def note_place(self, lane: str, place: bytes) -> None:
+        """Remember where the workers of a lane were started."""
+        self._places[lane] = place
+
+    def place(self, lane: str) -> bytes:
+        """What `note_place` was told last; empty if nothing."""
+        return self._places.get(lane, b"")
 
     def begin(self, lane: str, workers: int) -> int:
         """So many workers of a lane start, for the first time or again; how often one has died until now.

@@ -45,11 +45,17 @@ class Session:
         nodes: Of its cluster, when it came up.
         mailbox: Where workers put what the driver is to know.
         threads: What waits for Ray.
+        over: Set when Ray goes down.
     """
 
     nodes: tuple[NodeInfo, ...]
     mailbox: Mailbox
     threads: list[threading.Thread] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def is_over(self) -> bool:
+        """Whether Ray goes down, or is down: a thread that calls it now would start another."""
+        return self.over.is_set()
 
     def beside(self, work: Callable[[], None], name: str) -> threading.Thread:
         """Let a thread do what Ray answers to late, so that the caller can watch, and answer Ctrl-C.
@@ -83,15 +89,16 @@ def ray_session(
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     threads: list[threading.Thread] = []
+    over = threading.Event()
     with ExitStack() as stack:
         if address:
-            stack.callback(_end_ray, threads)
+            stack.callback(_end_ray, threads, over)
             _join(address, setting_of_address(config), quiet)
         else:
             _refuse_little_memory(config.least_workers)
             temporary = stack.enter_context(_session_folder())
             stack.callback(_keep_logs, temporary / RAY, log_file)
-            stack.callback(_end_ray, threads)
+            stack.callback(_end_ray, threads, over)
             _provide_token(log_file)
             # Nobody takes this machine away, and to watch for it is a process more at every start.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -110,7 +117,7 @@ def ray_session(
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(list_nodes())
-        yield Session(nodes, Mailbox.start(), threads)
+        yield Session(nodes, Mailbox.start(), threads, over)
 
 
 def _refuse_little_memory(workers: int) -> None:
@@ -125,8 +132,9 @@ def _refuse_little_memory(workers: int) -> None:
         raise ClusterError(msg)
 
 
-def _end_ray(threads: list[threading.Thread]) -> None:
+def _end_ray(threads: list[threading.Thread], over: threading.Event) -> None:
     """Bring Ray down, and wait for what waits in it: at the end of the interpreter it would crash it."""
+    over.set()
     ray.shutdown()
     deadline = time.monotonic() + THREAD_SECONDS
     for thread in threads:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -28,8 +29,9 @@ from imgrec.config import ClusterConfig
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
+from imgrec.distributed.trainer import how_it_ended, lane_config, train
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
-from imgrec.errors import ImgrecError, StorageError, disk_failure, reason_of
+from imgrec.errors import ImgrecError, StorageError, disk_failure
 from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import Learner, build_learner
@@ -177,6 +179,7 @@ def run_trial_on_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane},
+        torch_config=lane_config(mailbox, lane.lane),
         scaling_config=ScalingConfig(
             num_workers=demand.workers,
             use_gpu=bool(demand.gpus),
@@ -192,9 +195,9 @@ def run_trial_on_workers(
     )
     failure = ""
     try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        failure = reason_of(error)
+        train(trainer, mailbox, lane.lane, cluster.max_failures)
+    except (TrainingFailedError, RayActorError) as error:
+        failure = how_it_ended(error)
     kind = FAILURE
     for _, event in mailbox.read(lane.lane):
         if isinstance(event, Failed):

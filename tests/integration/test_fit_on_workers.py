@@ -4,20 +4,23 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
+import ray
 import torch
 import torch.distributed as dist
+from ray.actor import ActorHandle
 
 from imgrec.config import Arch, ClusterConfig, load_config
 from imgrec.data.loader import Pictures, Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
 from imgrec.distributed.demand import plan_demand
-from imgrec.distributed.events import ProgressEvent, Started
+from imgrec.distributed.events import Mailbox, ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ConfigError, DivergedError, TrainingError
@@ -316,8 +319,81 @@ class Lost(FitSpec):
         return len(self.class_counts)
 
 
+class Deadly(FitSpec):
+    """A spec that kills the first process of a kind that unpacks it: it is being started."""
+
+    victim: ClassVar = "RayTrainWorker"
+
+    def __reduce__(self) -> tuple[Callable[[FitSpec, str], FitSpec], tuple[FitSpec, str]]:
+        return die_once, (as_kind(FitSpec, self), self.victim)
+
+
+class DeadlyToController(Deadly):
+    """The same for the process that starts workers."""
+
+    victim: ClassVar = "TrainController"
+
+
+def die_once(spec: FitSpec, victim: str) -> FitSpec:
+    died = spec.store.with_name(victim)
+    if victim in " ".join(psutil.Process().cmdline()) and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return spec
+
+
+class DeadlyMailbox(Mailbox):
+    """A mailbox that kills every worker that it comes to."""
+
+    def __reduce__(self) -> tuple[Callable[[ActorHandle], Mailbox], tuple[ActorHandle]]:
+        return die_as_worker, (self.actor,)
+
+
+def die_as_worker(actor: ActorHandle) -> Mailbox:
+    if "RayTrainWorker" in " ".join(psutil.Process().cmdline()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Mailbox(actor)
+
+
 def as_kind(kind: type[FitSpec], spec: FitSpec) -> FitSpec:
     return kind(**{one.name: getattr(spec, one.name) for one in fields(FitSpec)})
+
+
+@pytest.mark.parametrize("kind", [Deadly, DeadlyToController])
+def test_a_process_that_dies_while_it_is_started_is_replaced(
+    session: Session, tmp_path: Path, kind: type[Deadly]
+) -> None:
+    """Ray Train itself gives up where the call that starts the training finds no worker any more."""
+    ((name, spec),) = specs_for(tmp_path, "['ann']").items()
+    fitted = run(session, {name: as_kind(kind, spec)}, tmp_path, Watched())[name]
+
+    assert spec.store.with_name(kind.victim).exists()
+    assert isinstance(fitted, Fitted)
+    assert len(fitted.history) == 3
+
+
+def test_a_worker_that_never_starts_is_given_up_with_what_ended_it(
+    session: Session, tmp_path: Path
+) -> None:
+    """The reason is at the end of what Ray says, behind lines of names and numbers."""
+    ((name, spec),) = specs_for(tmp_path, "['ann']").items()
+    failed = run(session, {name: as_kind(Deadly, spec)}, tmp_path, Watched(), max_failures=0)[name]
+
+    assert isinstance(failed, TrainingError)
+    assert "its processes died while they were started" in str(failed)
+    assert "connection error code 2" in str(failed)
+    assert "actor_id" not in str(failed)
+
+
+def test_workers_that_die_at_every_start_are_given_up(session: Session, tmp_path: Path) -> None:
+    """They are started as often as cluster.max_failures allows, and their place is free for others."""
+    deadly = replace(session, mailbox=DeadlyMailbox(session.mailbox.actor))
+    specs = specs_for(tmp_path, "['ann']")
+    (failed,) = run(deadly, specs, tmp_path, Watched(), max_failures=1).values()
+
+    assert isinstance(failed, TrainingError)
+    assert "its processes died while they were started" in str(failed)
+    assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
 
 
 @pytest.mark.long
