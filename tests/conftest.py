@@ -63,7 +63,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def processes_of(parent: psutil.Process, name: str) -> list[psutil.Process]:
-    """The living processes below one whose command line holds a name, such as `RayTrainWorker`."""
+    """The living processes below one whose command line holds a name, such as `LoneWorker`."""
     found = []
     for child in parent.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it may end while it is looked at

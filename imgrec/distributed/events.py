@@ -117,6 +117,10 @@ class Mailbox:
         """So many workers of a lane start; how often one has died until now."""
         return cast("int", ray.get(self.actor.begin.remote(lane, workers)))
 
+    def starts(self, lane: str) -> int:
+        """How often the workers of a lane have begun."""
+        return cast("int", ray.get(self.actor.starts.remote(lane)))
+
     def note_error(self, lane: str, error: BaseException) -> None:
         """A worker ends with an error that may only follow from another worker's end."""
         ray.get(self.actor.note_error.remote(lane, reason_of(error)))

@@ -18,11 +18,12 @@ from typing import Any
 from uuid import uuid4
 
 import ray.train
-from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
+from imgrec.distributed.alone import start_worker, train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
@@ -154,15 +155,21 @@ def fit_on_workers(
             specs={name: specs[name] for name in chosen},
             threads=demand.cpus,
             checkpoint_seconds=cluster.checkpoint_seconds,
-            results=storage / lane / "results",
+            folder=storage / lane / "models",
             mailbox=session.mailbox,
+            use_gpu=demand.use_gpu,
             resume={name: resume[name] for name in chosen if name in resume},
             profile=profile,
             max_failures=cluster.max_failures,
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
-        return _Lane(session, lane_spec, _trainer(lane_spec, demand, cluster, storage), on_event)
+        if session.is_local and demand.is_fixed and demand.workers == 1:
+            fit = partial(train_alone, lane_spec, partial(start_worker, demand), session.is_over)
+        else:
+            trainer = _trainer(lane_spec, demand, cluster, storage)
+            fit = partial(train, trainer, lane_spec, session.is_over)
+        return _Lane(session, lane_spec, fit, on_event)
 
     lanes = [start(share) for share in shares]
     while lanes:
@@ -199,7 +206,7 @@ def _trainer(
     return TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane_spec},
-        torch_config=lane_config(lane_spec.mailbox, lane_spec.lane),
+        torch_config=lane_config(lane_spec),
         scaling_config=ScalingConfig(
             num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
@@ -214,20 +221,18 @@ def _trainer(
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures + MOST_EXCUSED * len(lane_spec.specs)
             ),
-            # One checkpoint is enough: each holds the best weights beside the last.
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
 
 
 class _Lane:
-    """A trainer in a thread of its own."""
+    """Models that are trained one after the other, watched by a thread of its own."""
 
     def __init__(
         self,
         session: Session,
         lane_spec: LaneSpec,
-        trainer: TorchTrainer,
+        fit: Callable[[], None],
         on_event: Callable[[str, ProgressEvent], None],
     ) -> None:
         self.lane_spec = lane_spec
@@ -237,12 +242,11 @@ class _Lane:
         self._starts: dict[str, list[Started]] = {name: [] for name in lane_spec.specs}
         self._epochs_seen: dict[str, int] = dict.fromkeys(lane_spec.specs, 0)
         self._outcome: Any = None
-        self.thread = session.beside(partial(self._fit, trainer, session.is_over), lane_spec.lane)
+        self.thread = session.beside(partial(self._fit, fit), lane_spec.lane)
 
-    def _fit(self, trainer: TorchTrainer, is_over: Callable[[], bool]) -> None:
+    def _fit(self, fit: Callable[[], None]) -> None:
         try:
-            lane = self.lane_spec
-            train(trainer, lane.mailbox, lane.lane, lane.max_failures, is_over)
+            fit()
         except BaseException as error:
             self._outcome = error
 
@@ -267,7 +271,9 @@ class _Lane:
 
     def end(self) -> Iterator[FitOutcome]:
         """After the last event: the model that the lane broke off at has failed."""
-        died = isinstance(self._outcome, (ray.train.TrainingFailedError, RayActorError))
+        died = isinstance(
+            self._outcome, (ray.train.TrainingFailedError, RayActorError, RayTaskError)
+        )
         if self._outcome is not None and not died:
             raise self._outcome
         if not self.waiting:

@@ -54,6 +54,10 @@ class MailboxActor:
         self._starts[lane] += 1
         return self._starts[lane] - 1 - len(self._excused.get(lane, ()))
 
+    def starts(self, lane: str) -> int:
+        """How often `begin` was called."""
+        return self._starts[lane]
+
     def excuse(self, lane: str) -> None:
         """The workers of a lane are going to end, and not because one of them died."""
         self._excused.setdefault(lane, set()).add(self._starts[lane])

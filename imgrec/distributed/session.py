@@ -44,12 +44,14 @@ class Session:
     Attributes:
         nodes: Of its cluster, when it came up.
         mailbox: Where workers put what the driver is to know.
+        is_local: It is this machine's alone, and was started for this session.
         threads: What waits for Ray.
         over: Set when Ray goes down.
     """
 
     nodes: tuple[NodeInfo, ...]
     mailbox: Mailbox
+    is_local: bool
     threads: list[threading.Thread] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -117,7 +119,7 @@ def ray_session(
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(list_nodes())
-        yield Session(nodes, Mailbox.start(), threads, over)
+        yield Session(nodes, Mailbox.start(), not address, threads, over)
 
 
 def _refuse_little_memory(workers: int) -> None:

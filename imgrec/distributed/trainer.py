@@ -21,7 +21,7 @@ from ray.util.placement_group import get_current_placement_group
 from imgrec.errors import reason_of
 
 if TYPE_CHECKING:
-    from imgrec.distributed.events import Mailbox
+    from imgrec.distributed.worker import LaneSpec
 
 # What stands before it are names and numbers of Ray's own.
 HOW = re.compile(r"Worker exit type: .*", re.DOTALL)
@@ -63,44 +63,38 @@ def _arrive(place: bytes) -> None:
     mailbox.note_place(lane, get_current_placement_group())
 
 
-def lane_config(mailbox: "Mailbox", lane: str) -> LaneConfig:
+def lane_config(lane_spec: "LaneSpec") -> LaneConfig:
     """How the workers of a lane start."""
-    return LaneConfig(place=pickle.dumps((mailbox, lane)))
+    return LaneConfig(place=pickle.dumps((lane_spec.mailbox, lane_spec.lane)))
 
 
 def train(
-    trainer: TorchTrainer,
-    mailbox: "Mailbox",
-    lane: str,
-    most: int,
-    is_over: Callable[[], bool] = lambda: False,
+    trainer: TorchTrainer, lane_spec: "LaneSpec", is_over: Callable[[], bool] = lambda: False
 ) -> None:
     """Train, and start again where Ray Train gives up because a process died.
 
-    Another fit under the same name goes on from the last checkpoint.
-
     Args:
         trainer: To be run; started by a `lane_config`.
-        mailbox: Where the lane's workers say what their place is.
-        lane: Its name.
-        most: How many such deaths are made good.
+        lane_spec: What its workers are given; a death is made good max_failures times.
         is_over: Whether Ray goes down: then nothing is started again.
 
     Raises:
         ray.train.TrainingFailedError: the training failed.
         RayActorError: the controller died too often.
     """
-    for left in range(most, -1, -1):
+    for left in range(lane_spec.max_failures, -1, -1):
         try:
             trainer.fit()
         except (ray.train.ControllerError, RayActorError) as error:
             if is_over() or not has_died(error):
                 raise
-            if place := mailbox.place(lane):
+            if place := lane_spec.mailbox.place(lane_spec.lane):
                 remove_placement_group(place)
             if not left:
                 raise
-            logging.getLogger(__name__).warning("%s: started again: %s", lane, how_it_ended(error))
+            logging.getLogger(__name__).warning(
+                "%s: started again: %s", lane_spec.lane, how_it_ended(error)
+            )
         else:
             return
 

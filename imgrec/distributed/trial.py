@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import platform
-import shutil
 import time
 import traceback
 import uuid
@@ -16,7 +15,6 @@ import torch
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import (
-    CheckpointConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -34,7 +32,7 @@ from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ImgrecError, StorageError, disk_failure
 from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
-from imgrec.training.learner import Learner, build_learner
+from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
 from imgrec.training.spec import FitSpec
@@ -142,7 +140,7 @@ def _train(
         due = time.monotonic() - last_checkpoint >= checkpoint_seconds
         if due or report.epoch == report.epochs or report.epoch in trial_spec.milestones:
             # Before the report, which does not return where the trial is stopped.
-            _replace_checkpoint(trial_spec.folder / f"epoch-{report.epoch}", learner)
+            learner.save_in(trial_spec.folder)
             last_checkpoint = time.monotonic()
         tune.report(as_report(report.epoch, report.metrics))
 
@@ -169,8 +167,9 @@ def run_trial_on_workers(
         specs={trial_spec.name: trial_spec.spec},
         threads=demand.cpus,
         checkpoint_seconds=cluster.checkpoint_seconds,
-        results=trial_spec.folder / "results",
+        folder=trial_spec.folder / "lane",
         mailbox=mailbox,
+        use_gpu=bool(demand.gpus),
         resume={trial_spec.name: resumed} if resumed else {},
         milestones=trial_spec.milestones,
         report_all=True,
@@ -179,7 +178,7 @@ def run_trial_on_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane},
-        torch_config=lane_config(mailbox, lane.lane),
+        torch_config=lane_config(lane),
         scaling_config=ScalingConfig(
             num_workers=demand.workers,
             use_gpu=bool(demand.gpus),
@@ -189,13 +188,12 @@ def run_trial_on_workers(
             name=lane.lane,
             storage_path=str(trial_spec.folder),
             failure_config=FailureConfig(max_failures=cluster.max_failures + MOST_EXCUSED),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],
         ),
     )
     failure = ""
     try:
-        train(trainer, mailbox, lane.lane, cluster.max_failures)
+        train(trainer, lane)
     except (TrainingFailedError, RayActorError) as error:
         failure = how_it_ended(error)
     kind = FAILURE
@@ -209,14 +207,6 @@ def run_trial_on_workers(
         failure = mailbox.why_given_up(lane.lane, cluster.max_failures)
     if failure:
         tune.report({kind: failure})
-
-
-def _replace_checkpoint(folder: Path, learner: Learner) -> None:
-    """Write a checkpoint, then remove those of earlier epochs: one is whole at any time."""
-    learner.save(folder)
-    for other in folder.parent.glob("epoch-*"):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _release_memory() -> None:

@@ -1,8 +1,6 @@
 """What every worker of a lane runs: the training loop, for one model after the other."""
 
 import contextlib
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from imgrec.data.loader import Pictures, Shard
@@ -29,7 +27,7 @@ from imgrec.distributed.events import (
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
 from imgrec.distributed.verdict import carry_out, judge
 from imgrec.errors import DivergedError
-from imgrec.training.checkpoint import save_state
+from imgrec.training.checkpoint import latest_state, save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.microbatch import in_more_parts, out_of_memory
@@ -39,7 +37,7 @@ from imgrec.training.spec import FitSpec
 HEARTBEAT_SECONDS = 1.0
 # What rank 0 decides for all at the end of an epoch.
 GO_ON, LOOK_FOR_DRAINS, WRITE = 0, 1, 2
-NAME = "name.txt"
+RESULT = "result"
 PROFILE = "profile"
 MOST_EXCUSED = 8
 """Times that the workers of a model are started again for want of memory, or for what one of them found."""
@@ -54,9 +52,10 @@ class LaneSpec:
         specs: What to train, by name, in this order.
         threads: Cores of each worker.
         checkpoint_seconds: Least time between two checkpoints.
-        results: Folder for finished models, seen by every node.
+        folder: For the checkpoints and the results of models, seen by every node.
         mailbox: To the driver.
         resume: Checkpoints of earlier runs to go on from, by name.
+        use_gpu: Whether each worker has a GPU.
         milestones: Epochs after which to write a checkpoint in any case.
         report_all: Report every epoch to Ray, for whoever may stop the lane.
         profile: Leave a trace of some steps beside the result.
@@ -68,9 +67,10 @@ class LaneSpec:
     specs: dict[str, FitSpec]
     threads: int
     checkpoint_seconds: float
-    results: Path
+    folder: Path
     mailbox: Mailbox
     resume: dict[str, Path] = field(default_factory=dict)
+    use_gpu: bool = False
     milestones: frozenset[int] = frozenset()
     report_all: bool = False
     profile: bool = False
@@ -93,26 +93,22 @@ def work(config: dict[str, Any]) -> None:
     torch.set_num_threads(lane_spec.threads)
     if not _may_begin(lane_spec, shard):
         return
-    with _last_checkpoint() as resumed:
-        names = list(lane_spec.specs)
-        resumed_name = (resumed / NAME).read_text(encoding="utf-8") if resumed else names[0]
-        # Checkpoints come in the order of the specs, so all before the last one's are finished.
-        for name in names[names.index(resumed_name) :]:
-            if mailbox.is_abandoned(f"{lane}/{name}"):
-                continue
-            worker = _Worker(lane_spec, name, shard)
-            checkpoint = resumed if resumed and name == resumed_name else lane_spec.resume.get(name)
-            try:
-                worker.run(checkpoint)
-            except DivergedError as error:
-                # The loss was reduced: all workers are here, and go on to the next together.
-                worker.tell(Failed(error))
-                worker.wait_until_told()
-            except Exception as error:
-                verdict = judge(error, lane, name, alone=shard.world_size == 1)
-                carry_out(verdict, mailbox, lane, name)
-                if not verdict.goes_on:
-                    raise
+    for name in lane_spec.specs:
+        if mailbox.is_abandoned(f"{lane}/{name}"):
+            continue
+        worker = _Worker(lane_spec, name, shard)
+        try:
+            worker.run()
+        except DivergedError as error:
+            # The loss was reduced: all workers are here, and go on to the next together.
+            worker.tell(Failed(error))
+            worker.wait_until_told()
+            mailbox.abandon(f"{lane}/{name}")
+        except Exception as error:
+            verdict = judge(error, lane, name, alone=shard.world_size == 1)
+            carry_out(verdict, mailbox, lane, name)
+            if not verdict.goes_on:
+                raise
 
 
 def _may_begin(lane_spec: LaneSpec, shard: Shard) -> bool:
@@ -132,16 +128,6 @@ def _wait_for_all(shard: Shard) -> None:
         dist.barrier()
 
 
-@contextlib.contextmanager
-def _last_checkpoint() -> Iterator[Path | None]:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
-
-
 class _Worker:
     """One worker's view of one model; only rank 0 tells the driver and writes files."""
 
@@ -150,6 +136,9 @@ class _Worker:
         self.name = name
         self.shard = shard
         self.learner: Learner | None = None
+        self.folder = lane_spec.folder / name
+        self.result = self.folder / RESULT
+        self.device = get_device() if lane_spec.use_gpu else torch.device("cpu")
         self.last_sent: ray.ObjectRef | None = None
         self.profile: StepProfile | None = None
         self.drained: frozenset[str] = frozenset()
@@ -165,11 +154,14 @@ class _Worker:
         if self.last_sent:
             ray.get(self.last_sent)  # they arrive in the order in which they were sent
 
-    def run(self, checkpoint: Path | None) -> None:
-        """Train the model to its last epoch, from a checkpoint or afresh."""
+    def run(self) -> None:
+        """Train the model to its last epoch, from a checkpoint or afresh; nothing, where workers before have done it."""
+        checkpoint = self._last_state()
+        if checkpoint == self.result:
+            return
         shortages = self.lane_spec.mailbox.times_ran_out(self.lane_spec.lane, self.name)
         spec = self._in_parts(self.lane_spec.specs[self.name], shortages)
-        learner = build_learner(spec, get_device(), self.shard)
+        learner = build_learner(spec, self.device, self.shard)
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
@@ -185,13 +177,24 @@ class _Worker:
                 shortages=shortages,
             )
         )
-        folder = self.lane_spec.results / self.name
-        with self._profiled(folder):
+        with self._profiled():
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
         if self.shard.rank == 0:
-            save_state(folder, learner.result())
-            self.tell(Finished(str(folder)))
+            save_state(self.result, learner.result())
+            self.tell(Finished(str(self.result)))
             self.wait_until_told()
+
+    def _last_state(self) -> Path | None:
+        """What workers before have left of the model, or an earlier run; the same on all workers."""
+        state = None
+        if self.shard.rank == 0:
+            spec = self.lane_spec.specs[self.name]
+            state = latest_state(self.folder, spec.key) or self.lane_spec.resume.get(self.name)
+            if state == self.result:  # the worker may have died before it could say so
+                self.tell(Finished(str(state)))
+                self.wait_until_told()
+        # Another node may see a new file of a shared folder only later, but it opens one whose name it is told.
+        return broadcast_from_rank_zero(state)
 
     def _in_parts(self, spec: FitSpec, times: int) -> FitSpec:
         """The spec with a batch in as many parts as fit, after memory ran out so often; the same on all workers.
@@ -213,11 +216,11 @@ class _Worker:
         return Pictures(store, learner.device)
 
     @contextlib.contextmanager
-    def _profiled(self, folder: Path) -> Iterator[None]:
+    def _profiled(self) -> Iterator[None]:
         if not (self.lane_spec.profile and self.shard.rank == 0):
             yield
             return
-        with StepProfile(folder / PROFILE, get_device()) as self.profile:
+        with StepProfile(self.result / PROFILE, self.device) as self.profile:
             yield
 
     def _on_step(self, epoch: int, step: int) -> None:
@@ -230,24 +233,15 @@ class _Worker:
 
     def _on_epoch(self, report: EpochReport) -> None:
         self.tell(report)
-        wanted = report.epoch == report.epochs or report.epoch in self.lane_spec.milestones
-        if not (wanted or self._checkpoint_is_due()):
-            if self.lane_spec.report_all:
-                ray.train.report(as_report(report.epoch, report.metrics))
-            return
-        # What lies before a checkpoint is never told again.
-        self.wait_until_told()
-        checkpoint, folder = None, None
-        if self.shard.rank == 0:
-            folder = Path(tempfile.mkdtemp(prefix="imgrec-checkpoint-"))
-            assert self.learner is not None
-            self.learner.save(folder)
-            (folder / NAME).write_text(self.name, encoding="utf-8")
-            checkpoint = Checkpoint.from_directory(folder)
-        ray.train.report(as_report(report.epoch, report.metrics), checkpoint=checkpoint)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.last_checkpoint = time.monotonic()
+        if report.epoch in self.lane_spec.milestones or self._checkpoint_is_due():
+            # What lies before a checkpoint is never told again.
+            self.wait_until_told()
+            if self.shard.rank == 0:
+                assert self.learner is not None
+                self.learner.save_in(self.folder)
+            self.last_checkpoint = time.monotonic()
+        if self.lane_spec.report_all:
+            ray.train.report(as_report(report.epoch, report.metrics))
 
     def _checkpoint_is_due(self) -> bool:
         """Rank 0's clock decides for all, because all must call Ray equally often."""
@@ -258,7 +252,7 @@ class _Worker:
         elif now - self.last_look > HEARTBEAT_SECONDS:
             wish, self.last_look = LOOK_FOR_DRAINS, now
         if self.shard.world_size > 1:
-            decision = torch.tensor([wish], dtype=torch.int32, device=get_device())
+            decision = torch.tensor([wish], dtype=torch.int32, device=self.device)
             dist.broadcast(decision, src=0)
             wish = int(decision.item())
         return wish == WRITE or (wish == LOOK_FOR_DRAINS and self._more_nodes_go())

@@ -1,5 +1,6 @@
 """Everything that changes while a model is trained, and how to save and restore it."""
 
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,6 +129,14 @@ class Learner:
             **self.result(),
         }
         save_state(folder, state)
+
+    def save_in(self, folder: Path) -> None:
+        """Write a checkpoint into a folder of its own there, then remove those of earlier epochs: one is whole at any time."""
+        checkpoint = folder / f"epoch-{self.epochs_done}"
+        self.save(checkpoint)
+        for other in folder.glob("epoch-*"):
+            if other != checkpoint:
+                shutil.rmtree(other, ignore_errors=True)
 
     def result(self) -> dict[str, Any]:
         """What counts in the end: the best weights with their scores, and the metrics by epoch."""

@@ -16,7 +16,7 @@ REST = 100
 costs under 1 %."""
 OWN, WORKERS, DECODERS, RAY = "imgrec", "workers", "decoders", "Ray"
 RAYS = ("ray::", "raylet", "gcs_server", "dashboard", "ray/")
-TRAINING = ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_Trial")
+TRAINING = ("ray::LoneWorker", "ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_Trial")
 
 
 class MemoryWatch:

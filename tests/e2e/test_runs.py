@@ -173,7 +173,7 @@ def test_a_killed_worker_costs_no_epoch_and_no_model(pictures: Path, tmp_path: P
         for line in process.stderr:
             if "loss" in line:
                 break
-        workers = processes_of(psutil.Process(process.pid), "RayTrainWorker")
+        workers = processes_of(psutil.Process(process.pid), "LoneWorker")
         for worker in workers:
             worker.kill()
         stdout, stderr = process.communicate(timeout=200)

@@ -89,9 +89,12 @@ class Silent(Observer):
     """Is told, and says nothing."""
 
 
+WORKERS = "RayTrainWorker", "LoneWorker"
+
+
 def workers_of_ray() -> list[psutil.Process]:
     """The processes that train at this moment."""
-    return processes_of(psutil.Process(), "RayTrainWorker")
+    return [one for kind in WORKERS for one in processes_of(psutil.Process(), kind)]
 
 
 def test_a_worker_ends_with_the_weights_of_the_plain_loop_bit_for_bit(
@@ -322,10 +325,16 @@ class Lost(FitSpec):
 class Deadly(FitSpec):
     """A spec that kills the first process of a kind that unpacks it: it is being started."""
 
-    victim: ClassVar = "RayTrainWorker"
+    victim: ClassVar = "LoneWorker"
 
     def __reduce__(self) -> tuple[Callable[[FitSpec, str], FitSpec], tuple[FitSpec, str]]:
         return die_once, (as_kind(FitSpec, self), self.victim)
+
+
+class DeadlyInGroup(Deadly):
+    """The same for a worker that has others beside it."""
+
+    victim: ClassVar = "RayTrainWorker"
 
 
 class DeadlyToController(Deadly):
@@ -350,7 +359,7 @@ class DeadlyMailbox(Mailbox):
 
 
 def die_as_worker(actor: ActorHandle) -> Mailbox:
-    if "RayTrainWorker" in " ".join(psutil.Process().cmdline()):
+    if any(kind in " ".join(psutil.Process().cmdline()) for kind in WORKERS):
         os.kill(os.getpid(), signal.SIGKILL)
     return Mailbox(actor)
 
@@ -359,13 +368,16 @@ def as_kind(kind: type[FitSpec], spec: FitSpec) -> FitSpec:
     return kind(**{one.name: getattr(spec, one.name) for one in fields(FitSpec)})
 
 
-@pytest.mark.parametrize("kind", [Deadly, DeadlyToController])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [(Deadly, 1), (DeadlyInGroup, 2), (DeadlyToController, 2)]
+)
 def test_a_process_that_dies_while_it_is_started_is_replaced(
-    session: Session, tmp_path: Path, kind: type[Deadly]
+    session: Session, tmp_path: Path, kind: type[Deadly], workers: int
 ) -> None:
     """Ray Train itself gives up where the call that starts the training finds no worker any more."""
     ((name, spec),) = specs_for(tmp_path, "['ann']").items()
-    fitted = run(session, {name: as_kind(kind, spec)}, tmp_path, Watched())[name]
+    specs = {name: as_kind(kind, spec)}
+    fitted = run(session, specs, tmp_path, Watched(), workers=workers)[name]
 
     assert spec.store.with_name(kind.victim).exists()
     assert isinstance(fitted, Fitted)
@@ -377,23 +389,25 @@ def test_a_worker_that_never_starts_is_given_up_with_what_ended_it(
 ) -> None:
     """The reason is at the end of what Ray says, behind lines of names and numbers."""
     ((name, spec),) = specs_for(tmp_path, "['ann']").items()
-    failed = run(session, {name: as_kind(Deadly, spec)}, tmp_path, Watched(), max_failures=0)[name]
+    specs = {name: as_kind(DeadlyInGroup, spec)}
+    failed = run(session, specs, tmp_path, Watched(), workers=2, max_failures=0)[name]
 
     assert isinstance(failed, TrainingError)
     assert "its processes died while they were started" in str(failed)
     assert "connection error code 2" in str(failed)
     assert "actor_id" not in str(failed)
+    places = ray.util.placement_group_table().values()
+    assert all(place["state"] == "REMOVED" for place in places)  # free for the next lane
 
 
 def test_workers_that_die_at_every_start_are_given_up(session: Session, tmp_path: Path) -> None:
-    """They are started as often as cluster.max_failures allows, and their place is free for others."""
+    """They are started as often as cluster.max_failures allows."""
     deadly = replace(session, mailbox=DeadlyMailbox(session.mailbox.actor))
     specs = specs_for(tmp_path, "['ann']")
     (failed,) = run(deadly, specs, tmp_path, Watched(), max_failures=1).values()
 
     assert isinstance(failed, TrainingError)
     assert "its processes died while they were started" in str(failed)
-    assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
 
 
 @pytest.mark.long

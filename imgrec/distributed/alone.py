@@ -1,0 +1,72 @@
+"""A lane of one worker on this machine: one process, in Ray Train's local mode.
+
+Ray Train starts a controller and four helpers for a lane, each a process, one after the other, and they keep waking
+while it trains. What they are for, groups of workers and nodes that come and go, this lane does not have.
+"""
+
+from collections.abc import Callable
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from imgrec.distributed.demand import Demand
+from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
+
+
+class LoneWorker:
+    """A process of Ray's that trains what it is given; unpacking the class imports all that it takes."""
+
+    def train(self, lane_spec: LaneSpec) -> None:
+        """Train the models of a lane, one after the other."""
+        TorchTrainer(
+            work,
+            train_loop_config={"lane_spec": lane_spec},
+            scaling_config=ScalingConfig(num_workers=0, use_gpu=lane_spec.use_gpu),
+        ).fit()
+
+
+def start_worker(demand: Demand) -> ActorHandle:
+    """Start a worker's process; returns before it is up."""
+    worker = ray.remote(LoneWorker).options(num_cpus=demand.cpus, num_gpus=int(demand.use_gpu))
+    return worker.remote()
+
+
+def train_alone(
+    lane_spec: LaneSpec, start: Callable[[], ActorHandle], is_over: Callable[[], bool]
+) -> None:
+    """Train the models of a lane, and go on from their last checkpoints where the worker died.
+
+    The worker itself counts how often one has died while it trained, and gives the lane up.
+
+    Args:
+        lane_spec: What to train.
+        start: Starts a worker's process.
+        is_over: Whether Ray goes down: then nothing is started again.
+
+    Raises:
+        RayActorError: workers died while they were started, more often than they may.
+        RayTaskError: they ended with errors, more often than is excused.
+    """
+    never_began = 0
+    most = lane_spec.max_failures + MOST_EXCUSED * len(lane_spec.specs)
+    for left in range(most, -1, -1):
+        begun = lane_spec.mailbox.starts(lane_spec.lane)
+        worker = start()
+        try:
+            ray.get(worker.train.remote(lane_spec))
+        except (RayActorError, RayTaskError):
+            if is_over() or not left:
+                raise
+            if lane_spec.mailbox.starts(lane_spec.lane) == begun:
+                never_began += 1
+                if never_began > lane_spec.max_failures:
+                    raise
+        else:
+            return
+        finally:
+            # Its memory is whole again for the next one, or for the driver, which is going to score.
+            if not is_over():
+                ray.kill(worker)
