@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from imgrec.data.scan import LocalDecoding
 from imgrec.distributed.address import cluster_address
 from imgrec.distributed.fit import refuse_batches_below
 from imgrec.distributed.nodes import list_nodes, refuse_unshared
-from imgrec.distributed.session import Session, ray_session
+from imgrec.distributed.session import Session
 from imgrec.distributed.spread import ClusterDecoding
+from imgrec.distributed.upcoming import UpcomingSession
 from imgrec.errors import TrainingError
 from imgrec.evaluation.comparison import Comparison
 from imgrec.search.study import default_settings
@@ -136,14 +137,32 @@ class _Start(ExitStack):
             raise
 
     def session(self) -> Session:
-        """Ray, brought up at the first call; it goes down with the run."""
+        """Ray, once it is up; it goes down with the run."""
         if self._session is None:
             self._begin("ray")
-            search = self._config.search
-            nested = search.wanted and search.workers_per_trial > 1
-            up = ray_session(self._config.cluster, self._log_file, dashboard=nested)
-            self._session = self.enter_context(up)
+            self._session = self._upcoming.wait()
         return self._session
+
+    @cached_property
+    def _upcoming(self) -> UpcomingSession:
+        """Ray, which starts to come up when this is first asked for."""
+        search = self._config.search
+        nested = search.wanted and search.workers_per_trial > 1
+        return self.enter_context(
+            closing(
+                UpcomingSession(
+                    self._config.cluster,
+                    self._log_file,
+                    dashboard=nested,
+                    for_fits=not search.wanted,
+                )
+            )
+        )
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        """Pictures are decoded, so they will be trained on: from now on Ray comes up beside it."""
+        assert self._upcoming
+        self._observer.progress(what, done, total)
 
     @contextmanager
     def workflow(self, kind: str, command: str) -> Iterator[Workflow]:
@@ -202,7 +221,7 @@ class _Start(ExitStack):
         decode = partial(
             prepare,
             config,
-            self._observer.progress,
+            self._progress,
             backend,
             tracking=tracking,
             on_gpu=on_gpu,

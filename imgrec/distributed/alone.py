@@ -4,15 +4,15 @@ Ray Train starts a controller and four helpers for a lane, each a process, one a
 while it trains. What they are for, groups of workers and nodes that come and go, this lane does not have.
 """
 
-from collections.abc import Callable
-
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from imgrec.distributed.demand import Demand
+from imgrec.config import ClusterConfig
+from imgrec.distributed.demand import Demand, plan_demand
+from imgrec.distributed.session import Session
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 
 
@@ -28,23 +28,40 @@ class LoneWorker:
         ).fit()
 
 
-def start_worker(demand: Demand) -> ActorHandle:
-    """Start a worker's process; returns before it is up."""
+def is_alone(session: Session, demand: Demand) -> bool:
+    """Whether a lane has one worker, on this machine, for as long as it trains."""
+    return session.is_local and demand.is_fixed and demand.workers == 1
+
+
+def prepare_worker(session: Session, cluster: ClusterConfig) -> None:
+    """Let the first worker come up already, if it is going to be alone.
+
+    Not one with a GPU: what is asked of the GPU meanwhile would wait for it.
+    """
+    demand = plan_demand(session.nodes, cluster)
+    if is_alone(session, demand) and not demand.use_gpu:
+        session.prepared.append(_start(demand))
+
+
+def start_worker(session: Session, demand: Demand) -> ActorHandle:
+    """The worker that was prepared, or a new one; returns before it is up."""
+    return session.prepared.pop() if session.prepared else _start(demand)
+
+
+def _start(demand: Demand) -> ActorHandle:
     worker = ray.remote(LoneWorker).options(num_cpus=demand.cpus, num_gpus=int(demand.use_gpu))
     return worker.remote()
 
 
-def train_alone(
-    lane_spec: LaneSpec, start: Callable[[], ActorHandle], is_over: Callable[[], bool]
-) -> None:
+def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
     """Train the models of a lane, and go on from their last checkpoints where the worker died.
 
     The worker itself counts how often one has died while it trained, and gives the lane up.
 
     Args:
+        session: Of this machine's own Ray.
         lane_spec: What to train.
-        start: Starts a worker's process.
-        is_over: Whether Ray goes down: then nothing is started again.
+        demand: What the worker holds.
 
     Raises:
         RayActorError: workers died while they were started, more often than they may.
@@ -54,11 +71,11 @@ def train_alone(
     most = lane_spec.max_failures + MOST_EXCUSED * len(lane_spec.specs)
     for left in range(most, -1, -1):
         begun = lane_spec.mailbox.starts(lane_spec.lane)
-        worker = start()
+        worker = start_worker(session, demand)
         try:
             ray.get(worker.train.remote(lane_spec))
         except (RayActorError, RayTaskError):
-            if is_over() or not left:
+            if session.is_over() or not left:
                 raise
             if lane_spec.mailbox.starts(lane_spec.lane) == begun:
                 never_began += 1
@@ -68,5 +85,5 @@ def train_alone(
             return
         finally:
             # Its memory is whole again for the next one, or for the driver, which is going to score.
-            if not is_over():
+            if not session.is_over():
                 ray.kill(worker)

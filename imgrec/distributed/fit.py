@@ -23,7 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.alone import start_worker, train_alone
+from imgrec.distributed.alone import is_alone, train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
@@ -164,8 +164,8 @@ def fit_on_workers(
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
-        if session.is_local and demand.is_fixed and demand.workers == 1:
-            fit = partial(train_alone, lane_spec, partial(start_worker, demand), session.is_over)
+        if is_alone(session, demand):
+            fit = partial(train_alone, session, lane_spec, demand)
         else:
             trainer = _trainer(lane_spec, demand, cluster, storage)
             fit = partial(train, trainer, lane_spec, session.is_over)

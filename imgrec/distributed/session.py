@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from imgrec.config import ClusterConfig
 from imgrec.distributed.address import cluster_address, refuse_silence, setting_of_address
@@ -45,6 +46,7 @@ class Session:
         nodes: Of its cluster, when it came up.
         mailbox: Where workers put what the driver is to know.
         is_local: It is this machine's alone, and was started for this session.
+        prepared: A worker that is coming up, for the first lane to take.
         threads: What waits for Ray.
         over: Set when Ray goes down.
     """
@@ -52,6 +54,7 @@ class Session:
     nodes: tuple[NodeInfo, ...]
     mailbox: Mailbox
     is_local: bool
+    prepared: list[ActorHandle] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -116,10 +119,11 @@ def ray_session(
                 )
                 _note_address(temporary)
         _log_as_others_do()
-        # Ray took it over, and would end the process before our runs are marked as killed.
-        signal.signal(signal.SIGTERM, on_sigterm)
+        if threading.current_thread() is threading.main_thread():  # in another Ray leaves it alone
+            # Ray took it over, and would end the process before our runs are marked as killed.
+            signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(list_nodes())
-        yield Session(nodes, Mailbox.start(), not address, threads, over)
+        yield Session(nodes, Mailbox.start(), not address, threads=threads, over=over)
 
 
 def _refuse_little_memory(workers: int) -> None:
@@ -170,6 +174,7 @@ def _session_folder() -> Iterator[Path]:
 @contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
     """Processes that are started inside leave their temporary files in the folder, which goes at the end."""
+    tempfile.gettempdir()  # before it is changed, for this process keeps what it finds first
     kept = {name: os.environ.get(name) for name in TEMPORARY}
     (folder / TMP).mkdir()
     os.environ.update(dict.fromkeys(TEMPORARY, str(folder / TMP)))
