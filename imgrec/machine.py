@@ -27,6 +27,7 @@ except ImportError:  # pragma: no cover - Windows, where WSL is the way
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CGROUPS = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 LOCK_POLL_SECONDS = 0.05
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
 """Variables that name caches of the home folder, and what they are called in a folder of ours."""

@@ -13,6 +13,7 @@ from imgrec.classifier import WEIGHTS
 from imgrec.config import Config, load_config
 from imgrec.config.architectures.architecture import COMPACT, REGISTERED
 from imgrec.config.branch import make_branch
+from imgrec.distributed.local import start_local
 from imgrec.errors import TrackingError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.place import SQLITE
@@ -61,7 +62,8 @@ def reproduce(
         msg = f"{lineage.name}/{lineage.version}: begins with {lineage.network}, so it is made again in its own record only: {lineage.command}"
         raise TrackingError(msg)
     config = again(lineage, folder)
-    summary = run(config, observer, log_file, command=lineage.command)
+    local = start_local(config.cluster, config.search, log_file)
+    summary = run(config, observer, log_file, local, command=lineage.command)
     (made,) = summary.models
     record = connect(config.tracking, folder, create=False)
     theirs = fetch_classifier(tracking, f"{lineage.name}/{lineage.version}")

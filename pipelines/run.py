@@ -7,18 +7,19 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imgrec.config import Arch, Config
 from imgrec.data.scan import LocalDecoding
 from imgrec.distributed.address import cluster_address
+from imgrec.distributed.alone import prepare_worker
 from imgrec.distributed.fit import refuse_batches_below
+from imgrec.distributed.local import LocalRay
 from imgrec.distributed.nodes import list_nodes, refuse_unshared
-from imgrec.distributed.session import Session
+from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import ClusterDecoding
-from imgrec.distributed.upcoming import UpcomingSession
 from imgrec.errors import TrainingError
 from imgrec.evaluation.comparison import Comparison
 from imgrec.search.study import default_settings
@@ -47,6 +48,7 @@ def run(
     config: Config,
     observer: Observer,
     log_file: Path,
+    local: LocalRay | None,
     *,
     fresh: bool = False,
     command: str = "",
@@ -58,6 +60,7 @@ def run(
         config: Everything.
         observer: Told how it goes.
         log_file: For the logs of workers.
+        local: From `start_local`: the Ray of this machine. It goes down with the run.
         fresh: Take nothing from the record.
         command: What the user typed, for whoever wants to go on with it.
         profile: Trace some training steps of each architecture.
@@ -65,7 +68,7 @@ def run(
     Raises:
         ImgrecError: before anything is started, where settings, data or services are wrong.
     """
-    with _Start(config, observer, log_file, fresh=fresh) as start:
+    with _Start(config, observer, log_file, local, fresh=fresh) as start:
         ledger = start.ledger
         searches = _finished_searches(ledger)
         models = _finished_models(ledger, searches, config.archs)
@@ -103,10 +106,16 @@ def run(
 
 
 def tune(
-    config: Config, observer: Observer, log_file: Path, *, fresh: bool = False, command: str = ""
+    config: Config,
+    observer: Observer,
+    log_file: Path,
+    local: LocalRay | None,
+    *,
+    fresh: bool = False,
+    command: str = "",
 ) -> Summary:
     """Settings to better settings, and no further; a later run takes the searches from the record."""
-    with _Start(config, observer, log_file, fresh=fresh) as start:
+    with _Start(config, observer, log_file, local, fresh=fresh) as start:
         searches = _finished_searches(start.ledger)
         with start.workflow("tune", command) as workflow:
             observer.taken(searches, {})
@@ -121,7 +130,15 @@ def tune(
 class _Start(ExitStack):
     """What is up before a workflow begins: the record, the data and, once somebody asks for it, Ray."""
 
-    def __init__(self, config: Config, observer: Observer, log_file: Path, *, fresh: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        observer: Observer,
+        log_file: Path,
+        local: LocalRay | None,
+        *,
+        fresh: bool,
+    ) -> None:
         super().__init__()
         self._config = config
         self._observer = observer
@@ -129,6 +146,9 @@ class _Start(ExitStack):
         self._began = time.perf_counter()
         self._clock = StageClock()
         self._session: Session | None = None
+        self._is_asked_for = False
+        self._local = local
+        self.callback(self._end_local)
         self._memory = self.enter_context(closing(MemoryWatch()))
         try:
             self.ledger = self._open(fresh=fresh)
@@ -138,31 +158,33 @@ class _Start(ExitStack):
 
     def session(self) -> Session:
         """Ray, once it is up; it goes down with the run."""
+        self._is_asked_for = True
         if self._session is None:
             self._begin("ray")
-            self._session = self._upcoming.wait()
+        return self._joined()
+
+    def _joined(self) -> Session:
+        if self._session is None:
+            self._session = self.enter_context(
+                ray_session(self._config.cluster, self._log_file, local=self._local)
+            )
+            if not self._config.search.wanted:
+                prepare_worker(self._session, self._config.cluster)
         return self._session
 
-    @cached_property
-    def _upcoming(self) -> UpcomingSession:
-        """Ray, which starts to come up when this is first asked for."""
-        search = self._config.search
-        nested = search.wanted and search.workers_per_trial > 1
-        return self.enter_context(
-            closing(
-                UpcomingSession(
-                    self._config.cluster,
-                    self._log_file,
-                    dashboard=nested,
-                    for_fits=not search.wanted,
-                )
-            )
-        )
+    def _join_early(self) -> None:
+        """Where Ray is up, let a worker come up beside what is done here."""
+        if self._local and self._local.is_up():
+            self._joined()
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        """Pictures are decoded, so they will be trained on: from now on Ray comes up beside it."""
-        assert self._upcoming
+        self._join_early()
         self._observer.progress(what, done, total)
+
+    def _end_local(self) -> None:
+        # What nobody has used goes down by itself.
+        if self._local:
+            self._local.close(wait=self._is_asked_for)
 
     @contextmanager
     def workflow(self, kind: str, command: str) -> Iterator[Workflow]:
@@ -212,6 +234,7 @@ class _Start(ExitStack):
             backend = ClusterDecoding(list_nodes(), LocalDecoding(config.data.decode_workers))
         self._begin("tracking")
         tracking = connect(config.tracking, Path(config.storage), create=True)
+        self._join_early()
         if tracking.note:
             self._observer.note(tracking.note)
         close_dead_runs(tracking)

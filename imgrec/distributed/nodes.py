@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from imgrec.data.images import cache_folder
 from imgrec.errors import ClusterError, StorageError, reason_of
-from imgrec.machine import processor_kind
+from imgrec.machine import SHARED_MEMORY, processor_kind
 from imgrec.version import code_version
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ ANSWER_SECONDS = 120
 CONNECT_SECONDS = 3
 GONE_SECONDS, POLL_SECONDS = 10.0, 0.2
 SHARE_OF_A_GPU = 0.01
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
 @dataclass(frozen=True, slots=True)

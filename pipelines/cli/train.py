@@ -87,22 +87,26 @@ def _run(
     config = request.config
     refuse_missing_data(config)
     from imgrec.distributed.address import refuse_silence  # noqa: PLC0415
+    from imgrec.distributed.local import start_local  # noqa: PLC0415
+    from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
 
     refuse_silence(config.cluster)
+    log_file = log_to_file(Path(config.storage))
+    # Before the imports, which take as long as it does.
+    local = start_local(config.cluster, config.search, log_file)
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
-    from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
     from pipelines.run import run, tune  # noqa: PLC0415
 
-    log_file = log_to_file(Path(config.storage))
     with closing(LiveTable(quiet=flags.quiet)) as observer, chatter_to(log_file):
         if only_search:
-            summary = tune(config, observer, log_file, fresh=flags.fresh, command=_command())
+            summary = tune(config, observer, log_file, local, fresh=flags.fresh, command=_command())
         else:
             summary = run(
                 config,
                 observer,
                 log_file,
+                local,
                 fresh=flags.fresh,
                 command=_command(),
                 profile=flags.profile,

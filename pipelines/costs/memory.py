@@ -15,7 +15,7 @@ REST = 100
 """Sleep so many times as long as a sample takes (50 to 150 ms with Ray's dozen processes), so that watching
 costs under 1 %."""
 OWN, WORKERS, DECODERS, RAY = "imgrec", "workers", "decoders", "Ray"
-RAYS = ("ray::", "raylet", "gcs_server", "dashboard", "ray/")
+RAYS = ("ray::", "raylet", "gcs_server", "dashboard", "ray/", "imgrec.distributed.head")
 TRAINING = ("ray::LoneWorker", "ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_Trial")
 
 

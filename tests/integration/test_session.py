@@ -14,10 +14,11 @@ import pytest
 import ray
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed import session as session_of
+from imgrec.distributed import local
 from imgrec.distributed.address import refuse_silence
+from imgrec.distributed.head import keep_logs, session_folder
 from imgrec.distributed.nodes import NodeInfo, _on_each
-from imgrec.distributed.session import _keep_logs, ray_session
+from imgrec.distributed.session import ray_session
 from imgrec.errors import ClusterError
 
 
@@ -77,8 +78,8 @@ def tempfile_of() -> str:
 def test_folders_that_killed_runs_left_go_with_the_next() -> None:
     """Those of living ones stay."""
     code = (
-        "import time; from imgrec.distributed.session import _session_folder\n"
-        "with _session_folder() as folder: print(folder, flush=True); time.sleep(60)"
+        "import time; from imgrec.distributed.head import session_folder\n"
+        "with session_folder() as folder: print(folder, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code]
     with (
@@ -90,7 +91,7 @@ def test_folders_that_killed_runs_left_go_with_the_next() -> None:
         left, kept = (Path(one.readline().strip()) for one in (killed.stdout, living.stdout))
         killed.kill()
         killed.wait()
-        with session_of._session_folder():
+        with session_folder():
             found = left.exists(), kept.exists()
         living.terminate()
 
@@ -106,7 +107,7 @@ def test_logs_are_copied_of_files_that_are_ours_and_of_no_link(tmp_path: Path) -
     (logs / "worker-1.out").write_text("a word of a worker")
     (logs / "worker-2.out").symlink_to(private)
     os.mkfifo(logs / "worker-3.out")
-    _keep_logs(tmp_path, tmp_path / "run.log")
+    keep_logs(tmp_path, tmp_path / "run.log")
     kept = (tmp_path / "run.log").read_text()
 
     assert "a word of a worker" in kept
@@ -139,7 +140,7 @@ def test_without_a_home_ray_gets_a_token_all_the_same(
     """A container with any user id: the token lies with the logs, for its owner alone."""
     monkeypatch.setenv("HOME", "/proc/nobody")
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    session_of._provide_token(tmp_path / "run.log")
+    local.provide_token(tmp_path / "run.log")
     token = Path(os.environ.pop("RAY_AUTH_TOKEN_PATH"))
 
     assert token.parent == tmp_path
@@ -166,7 +167,7 @@ def test_a_machine_with_too_little_memory_is_refused_in_one_line(
     gigabytes: int, workers: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything starts, and not by a traceback after two minutes."""
-    monkeypatch.setattr(session_of, "memory_limit", lambda: gigabytes * 1_000_000_000)
+    monkeypatch.setattr(local, "memory_limit", lambda: gigabytes * 1_000_000_000)
 
     with (
         pytest.raises(ClusterError, match=said),
