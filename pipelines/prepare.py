@@ -27,7 +27,7 @@ from imgrec.preprocess.statistics import channel_statistics
 from imgrec.preprocess.view import View
 from imgrec.tracking.connection import Tracking
 from imgrec.training.growth import resized
-from imgrec.training.optim import build_optimizers
+from imgrec.training.optim import refuse_muon
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import operations_of
 from pipelines.networks import (
@@ -144,7 +144,7 @@ def prepare(
         spec = _spec(config, branch, store, splits, statistics, weights, on_gpu)
         with torch.random.fork_rng(devices=[]):
             model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
-            build_optimizers(model, spec.train)
+            refuse_muon(model, spec.train)
             if not _refuses_growth(model, spec):
                 return spec
         weights.takes_one_size.add(spec.model.backbone)

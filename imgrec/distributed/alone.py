@@ -4,6 +4,8 @@ Ray Train starts a controller and four helpers for a lane, each a process, one a
 while it trains. What they are for, groups of workers and nodes that come and go, this lane does not have.
 """
 
+import importlib
+
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
@@ -18,6 +20,10 @@ from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 
 class LoneWorker:
     """A process of Ray's that trains what it is given; unpacking the class imports all that it takes."""
+
+    def __init__(self) -> None:
+        # torch would import its compiler with the first optimizer, a second later than now.
+        importlib.import_module("torch._dynamo")
 
     def train(self, lane_spec: LaneSpec) -> None:
         """Train the models of a lane, one after the other."""

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from imgrec.promises import Abstention, PredictionSets
@@ -48,6 +47,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, log_priors: Tensor | None = 
         if log_priors is not None:
             scaled = scaled + log_priors
         return float(F.cross_entropy(scaled, labels, label_smoothing=doubt))
+
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - a fifth of a second, while models are trained
 
     bounds = (math.log(LEAST), math.log(MOST))
     return math.exp(minimize_scalar(log_loss, bounds=bounds, method="bounded").x)

@@ -29,6 +29,7 @@ def build_optimizers(model: Network, config: TrainConfig) -> list[Optimizer]:
     Raises:
         ConfigError: `muon` for a network that has nothing for it.
     """
+    refuse_muon(model, config)
     multiplied = _multiplied(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if id(p) in multiplied]
@@ -49,11 +50,6 @@ def build_optimizers(model: Network, config: TrainConfig) -> list[Optimizer]:
             return [SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)]
         case "muon":
             inside = _inner_matrices(model)
-            if not inside:
-                msg = (
-                    "train.optimizer = 'muon': this network has no layer between its first and last"
-                )
-                raise ConfigError(msg)
             fixed = {id(m.weight) for m in model.modules() if isinstance(m, NormedConv)}
             muon = Muon(
                 [weight for weight in inside if id(weight) not in fixed],
@@ -65,6 +61,16 @@ def build_optimizers(model: Network, config: TrainConfig) -> list[Optimizer]:
             chosen = {id(weight) for weight in inside}
             groups[0]["params"] = [p for p in matrices if id(p) not in chosen]
             return [muon, _adamw(groups, rate)]
+
+
+def refuse_muon(model: Network, config: TrainConfig) -> None:
+    """Raise ConfigError where `muon` is asked for, and a network has nothing for it.
+
+    Apart, for whoever only wants to know: with the first optimizer torch imports its compiler, which takes a second.
+    """
+    if config.optimizer == "muon" and not _inner_matrices(model):
+        msg = "train.optimizer = 'muon': this network has no layer between its first and last"
+        raise ConfigError(msg)
 
 
 class Together:

@@ -4,14 +4,17 @@ import copy
 import re
 import warnings
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.backends import mkldnn
-from torch.utils.flop_counter import FlopCounterMode
 
 from imgrec.config import ImageShape, ModelConfig
 from imgrec.models import build_model
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 PEAK_FLOPS = {
     "H200": (989e12, 67e12),
@@ -35,6 +38,13 @@ sheets give them; by words of the name that torch has for a GPU, more words befo
 PASSES = 3
 
 
+def _counting() -> "FlopCounterMode":
+    # With it torch imports Triton, a quarter of a second in every process.
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    return FlopCounterMode(display=False)
+
+
 def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     """Floating point operations of a forward and a backward pass over one picture.
 
@@ -48,7 +58,7 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     with (
         warnings.catch_warnings(action="ignore"),
         mkldnn.flags(enabled=False),
-        FlopCounterMode(display=False) as counter,
+        _counting() as counter,
     ):
         throwaway(torch.zeros(2, channels, height, width)).sum().backward()
     return counter.get_total_flops() // 2
@@ -62,7 +72,7 @@ def multiply_adds(model: nn.Module, image_shape: ImageShape) -> int:
         warnings.catch_warnings(action="ignore"),
         mkldnn.flags(enabled=False),
         torch.no_grad(),
-        FlopCounterMode(display=False) as counter,
+        _counting() as counter,
     ):
         throwaway(torch.zeros(1, channels, height, width))
     return counter.get_total_flops() // 2
@@ -74,7 +84,7 @@ def operations_of(config: ModelConfig, image_shape: ImageShape) -> float:
     with torch.device("meta"):
         model = build_model(config, image_shape, 2)
     height, width, channels = image_shape
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _counting() as counter:
         model.eval()(torch.zeros(1, channels, height, width, device="meta"))
     return float(PASSES * counter.get_total_flops())
 

@@ -1,6 +1,8 @@
 """The embedded default: handwritten digits that scikit-learn carries."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -17,11 +19,14 @@ class Digits:
 
     def __iter__(self) -> Iterator[Sample]:
         """In scikit-learn's order."""
-        from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second to import
-
-        digits = load_digits()
-        images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-        for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
+        # Its file: to import scikit-learn takes a second.
+        found = find_spec("sklearn")
+        assert found
+        assert found.origin
+        file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        rows = np.loadtxt(file, delimiter=",")
+        images = np.round(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        for index, (image, label) in enumerate(zip(images, rows[:, -1].astype(int), strict=True)):
             yield Sample(id=f"{index:04d}", content=InMemoryPixels(image), label=str(label))
 
     def pictures(self) -> Iterator[Named]:
