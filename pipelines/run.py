@@ -149,6 +149,7 @@ class _Start(ExitStack):
         self._is_asked_for = False
         self._local = local
         self.callback(self._end_local)
+        self._ray = self.enter_context(ExitStack())
         self._memory = self.enter_context(closing(MemoryWatch()))
         try:
             self.ledger = self._open(fresh=fresh)
@@ -165,7 +166,9 @@ class _Start(ExitStack):
 
     def _joined(self) -> Session:
         if self._session is None:
-            self._session = self.enter_context(
+            if self._local:
+                self._ray.callback(self._local.end)
+            self._session = self._ray.enter_context(
                 ray_session(self._config.cluster, self._log_file, local=self._local)
             )
             if not self._config.search.wanted:
@@ -184,7 +187,9 @@ class _Start(ExitStack):
     def _end_local(self) -> None:
         # What nobody has used goes down by itself.
         if self._local:
-            self._local.close(wait=self._is_asked_for)
+            self._local.end()
+            if self._is_asked_for:
+                self._local.wait()
 
     @contextmanager
     def workflow(self, kind: str, command: str) -> Iterator[Workflow]:
@@ -194,7 +199,16 @@ class _Start(ExitStack):
             record_inputs(run, config, ledger.prepared)
             work = Path(config.storage) / "work" / run.id
             work.mkdir(parents=True, exist_ok=True)
-            yield Workflow(ledger, run, self.session, work, self._observer, self._clock, command)
+            yield Workflow(
+                ledger,
+                run,
+                self.session,
+                self._ray.close,
+                work,
+                self._observer,
+                self._clock,
+                command,
+            )
 
     def summary(
         self,

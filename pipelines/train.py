@@ -1,5 +1,6 @@
 """From settings to a registered model: fit, evaluate, register, for several architectures."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from pipelines.searched import Searched
 from pipelines.workflow import Workflow
 
 ModelOutcome = TrainedModel | TrainingError
+SCORING = ("torch._dynamo", "scipy.stats", "torchvision.transforms.v2")
+"""What scoring is going to import: two seconds, while the workers come up."""
 
 
 def train(
@@ -85,8 +88,11 @@ def train(
         resume=begun,
         profile=profile,
     )
+    for module in SCORING:
+        importlib.import_module(module)
     for more, (name, outcome) in zip(reversed(range(len(waiting))), fits, strict=True):
         if not more:  # nothing is left to train
+            workflow.let_ray_go()
             workflow.clock.enter("register")
         groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}

@@ -25,7 +25,8 @@ class Workflow:
     Attributes:
         ledger: What the record has of these settings and data.
         run: The run of the whole, above those of searches and models.
-        session: Brings Ray up at its first call.
+        session: Ray, once it is up.
+        let_ray_go: Nothing needs it any more, so it goes down while the driver goes on.
         work: Folder for checkpoints, seen by every node; those of other runs lie beside it.
         observer: Told what happens.
         clock: Of this run.
@@ -35,6 +36,7 @@ class Workflow:
     ledger: Ledger
     run: Run
     session: Callable[[], Session]
+    let_ray_go: Callable[[], None]
     work: Path
     observer: Observer
     clock: StageClock

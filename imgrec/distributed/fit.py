@@ -120,7 +120,7 @@ def fit_on_workers(
     resume: Mapping[str, Path] = MappingProxyType({}),
     profile: bool = False,
 ) -> Iterator[FitOutcome]:
-    """Train models, each on cluster.workers workers, as many at a time as the cluster has room for.
+    """Begin to train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
     A model whose workers die is taken up again from its last checkpoint. One that fails does not
     stop the others.
@@ -136,11 +136,11 @@ def fit_on_workers(
         resume: Checkpoints of the same specs to go on from, by name.
         profile: Leave a trace of some steps of each (training/profiling.py).
 
-    Yields:
+    Returns:
         The name and the result of each model as it ends: TrainingError if its loss diverged or
-        its workers died more often than max_failures.
+        its workers died more often than max_failures. While it is waited for, `on_event` is told.
 
-    Raises:
+    Raises, while it is waited for:
         ConfigError: an architecture cannot be built as asked.
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
@@ -172,18 +172,22 @@ def fit_on_workers(
         return _Lane(session, lane_spec, fit, on_event)
 
     lanes = [start(share) for share in shares]
-    while lanes:
-        for lane in list(lanes):
-            lane.thread.join(POLL_SECONDS / len(lanes))
-            ended = not lane.thread.is_alive()
-            yield from lane.outcomes()
-            if ended:
-                lanes.remove(lane)
-                yield from lane.end()
-                shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
-                if lane.waiting:
-                    lanes.append(start(lane.waiting))
-    shutil.rmtree(storage, ignore_errors=True)
+
+    def outcomes() -> Iterator[FitOutcome]:
+        while lanes:
+            for lane in list(lanes):
+                lane.thread.join(POLL_SECONDS / len(lanes))
+                ended = not lane.thread.is_alive()
+                yield from lane.outcomes()
+                if ended:
+                    lanes.remove(lane)
+                    yield from lane.end()
+                    shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
+                    if lane.waiting:
+                        lanes.append(start(lane.waiting))
+        shutil.rmtree(storage, ignore_errors=True)
+
+    return outcomes()
 
 
 def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:

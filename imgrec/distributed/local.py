@@ -78,21 +78,23 @@ class LocalRay:
             self._address = said["address"]
         return self._address
 
-    def close(self, *, wait: bool = True) -> None:
-        """Bring Ray down.
-
-        Args:
-            wait: Return when nothing of it is left, and what its workers said is in the log file.
-        """
-        self._answer.close()
+    def end(self) -> None:
+        """Let Ray go down; returns at once."""
         assert self._process.stdin
         self._process.stdin.close()
-        if wait:
-            try:
-                self._process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+
+    def wait(self) -> None:
+        """Return when nothing of Ray is left, and what its workers said is in the log file."""
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """Bring Ray down."""
+        self.end()
+        self.wait()
 
 
 def start_local(cluster: ClusterConfig, search: SearchConfig, log_file: Path) -> LocalRay | None:

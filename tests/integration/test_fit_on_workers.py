@@ -497,7 +497,9 @@ def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
     ledger = Ledger(tracking, prepare(config, no_progress))
 
     def workflow_of(run: Run) -> Workflow:
-        return Workflow(ledger, run, lambda: session, tmp_path, Silent(), StageClock())
+        return Workflow(
+            ledger, run, lambda: session, lambda: None, tmp_path, Silent(), StageClock()
+        )
 
     with ledger.workflow("workflow", "") as begun:
         decided = decide_arithmetic(workflow_of(begun))
