@@ -3,9 +3,10 @@
     python -m tests.bench.cifar --data FOLDER --out FOLDER
     python -m tests.bench.cifar --data FOLDER --out FOLDER --seeds 0 --tag short --set cnn.train.epochs=1
     python -m tests.bench.cifar --data FOLDER --out FOLDER --seeds 0 --archs ann,rnn,transformer --set ...
+    python -m tests.bench.cifar --data FOLDER --out FOLDER --seeds 0 --recipe 60,120,240,480 --precision bf16 ...
 
 One after the other, never side by side: the plain script (plain_script.py) for as many seconds as
-asked, then for each seed a whole `imgrec run`, from the files to registered models. What lies in the
+asked, the recipe airbench94 (airbench94.py) once for each time that is asked for, then for each seed a whole `imgrec run`, from the files to registered models. What lies in the
 folder is not repeated; the table and the picture (cifar.png) are of all that lies there.
 """
 
@@ -38,6 +39,17 @@ def plain(data: Path, out: Path, seconds: float) -> dict[str, Any]:
     if not file.exists():
         words = ["--data", str(data), "--seconds", str(seconds), "--out", str(file)]
         subprocess.run([sys.executable, "-m", "tests.bench.plain_script", *words], check=True)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def recipe(data: Path, out: Path, seconds: str, precision: str) -> dict[str, Any]:
+    """The recipe, given so many seconds."""
+    file = out / f"recipe-{precision}-{seconds}.json"
+    if not file.exists():
+        words = ["--data", str(data), "--seconds", seconds, "--precision", precision]
+        subprocess.run(
+            [sys.executable, "-m", "tests.bench.airbench94", *words, "--out", str(file)], check=True
+        )
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -76,12 +88,19 @@ def seconds_to(curve: list[tuple[float, float]], accuracy: float) -> float | Non
     return next((seconds for seconds, reached in curve if reached >= accuracy), None)
 
 
-def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None:
+def draw(
+    script: dict[str, Any], recipes: list[dict[str, Any]], runs: list[dict[str, Any]], file: Path
+) -> None:
     """Accuracy by minutes of training; a dot for the test accuracy at the end."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     minutes, accuracies_of_script = zip(*[(s / 60, a) for s, a in script["curve"]], strict=True)
     axes.plot(minutes, accuracies_of_script, color="0.5", lw=1.5, ls="--")
+    if recipes:
+        times, reached = zip(
+            *[(r["seconds"] / 60, r["test_accuracy"]) for r in recipes], strict=True
+        )
+        axes.plot(times, reached, "s--", color="0.5", ms=5, lw=1)
     ends: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for model in (model for run in runs for model in run["models"]):
         color, curve, accuracy = COLORS[model["arch"]], model["curve"], model["test"]["accuracy"]
@@ -92,6 +111,8 @@ def draw(script: dict[str, Any], runs: list[dict[str, Any]], file: Path) -> None
     labels = [
         (accuracies_of_script[-1], f"plain resnet18 script {script['test_accuracy']:.3f}", INK)
     ]
+    if recipes:
+        labels.append((reached[-1], f"airbench94 {reached[-1]:.3f}", INK))
     for arch, found in ends.items():
         longest = max(epochs for *_, epochs in found)
         final = sorted(accuracy for _, accuracy, epochs in found if epochs == longest)
@@ -140,11 +161,17 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--tag", default="", help="of runs with other settings than the default")
     parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--recipe", default="", help="seconds of trainings of airbench94")
+    parser.add_argument(
+        "--precision", default="bf16", help="of airbench94: what ours says it takes here"
+    )
     parser.add_argument("--set", dest="settings", action="append", default=[])
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     script = plain(arguments.data, out, arguments.seconds)
+    asked = [one for one in arguments.recipe.split(",") if one]
+    recipes = [recipe(arguments.data, out, one, arguments.precision) for one in asked]
     called = "-".join(filter(None, [*arguments.archs.split(","), arguments.tag]))
     for seed in arguments.seeds.split(","):
         settings = [f"seed={seed}", *arguments.settings]
@@ -154,6 +181,11 @@ def main() -> None:
         f"plain script  test accuracy {script['test_accuracy']:.4f} after {script['seconds']:.0f} s, "
         f"{script['images_per_second']:.0f} images/s"
     )
+    for found in recipes:
+        print(
+            f"airbench94    test accuracy {found['test_accuracy']:.4f} after {found['seconds']:.0f} s, "
+            f"{found['images_per_second']:.0f} images/s, {found['epochs']:.1f} epochs"
+        )
     scores = defaultdict(list)
     for run in runs:
         said = " ".join(run["settings"])
@@ -172,7 +204,7 @@ def main() -> None:
             f"{arch:12}  {len(reached)} seeds: median {statistics.median(reached):.4f}, "
             f"{min(reached):.4f} to {max(reached):.4f}"
         )
-    draw(script, runs, out / "cifar.png")
+    draw(script, recipes, runs, out / "cifar.png")
 
 
 if __name__ == "__main__":
