@@ -90,10 +90,12 @@ def train(
     )
     for module in SCORING:
         importlib.import_module(module)
-    for more, (name, outcome) in zip(reversed(range(len(waiting))), fits, strict=True):
-        if not more:  # nothing is left to train
-            workflow.let_ray_go()
+    for done, (name, outcome) in enumerate(fits, start=1):
+        if done == len(waiting):  # nothing is left to train
             workflow.clock.enter("register")
+            if session.is_local:
+                next(fits, None)  # the lane comes to its end, and nothing asks Ray any more
+                workflow.let_ray_go()
         groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}
 

@@ -266,6 +266,13 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
         decoder.end()
 
 
+def start_decoders(workers: int) -> None:
+    """Let so many processes come up that the next set takes; 0 means one a core."""
+    with _LOCK:
+        wanted = min(workers or available_cores(), available_cores())
+        _IDLE.extend(_Decoder(MOST_SECONDS, IDLE_SECONDS) for _ in range(wanted - len(_IDLE)))
+
+
 @atexit.register
 def end_decoders() -> None:
     """End the processes that wait, and give their memory back."""

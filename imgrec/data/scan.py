@@ -23,7 +23,7 @@ from imgrec.data.depth import Depth
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looks, PartScan, look_at, only_write
-from imgrec.data.parallel import map_in_chunks
+from imgrec.data.parallel import map_in_chunks, start_decoders
 from imgrec.data.shape import depth_of, guess, shape_of, with_depth
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError
@@ -54,6 +54,9 @@ Work = Callable[[ScanPart, int, Advance], Result]
 class DecodeBackend(Protocol):
     """Where the parts of a source are worked on."""
 
+    def expect(self) -> None:
+        """Let what decodes come up, while the samples are listed."""
+
     def label(self) -> str:
         """What is being done, for people; known once `cut` was called."""
 
@@ -77,6 +80,10 @@ class LocalDecoding:
     """This one: everything is one part, for all cores."""
 
     processes: int = 0
+
+    def expect(self) -> None:
+        """Start the processes."""
+        start_decoders(self.processes)
 
     def label(self) -> str:
         """What is being done."""

@@ -37,6 +37,7 @@ from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
 from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
 from imgrec.data.sources import open_source
+from imgrec.data.sources.digits import Digits
 from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLITS, Source
@@ -167,6 +168,8 @@ def prepare_store(
     if known := _noted(note):
         backend.bring(known.folder, progress)
         return known
+    if not isinstance(source, Digits):  # which are pixels already
+        backend.expect()
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)

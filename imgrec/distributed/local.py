@@ -82,6 +82,7 @@ class LocalRay:
         """Let Ray go down; returns at once."""
         assert self._process.stdin
         self._process.stdin.close()
+        self._answer.close()
 
     def wait(self) -> None:
         """Return when nothing of Ray is left, and what its workers said is in the log file."""

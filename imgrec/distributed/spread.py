@@ -113,6 +113,9 @@ class ClusterDecoding:
             advance(len(part.contents))
         return result
 
+    def expect(self) -> None:
+        """Nothing: which nodes will decode is known later."""
+
     def bring(self, folder: Path, progress: ProgressCallback) -> None:
         """Let each node that is alive put the images together on its own disk.
 

@@ -101,7 +101,7 @@ def _joined(*_: object) -> "_Joined":
 
 class _Joined:
     def __enter__(self) -> Session:
-        return Session(tuple(list_nodes()), None)  # type: ignore[arg-type]
+        return Session(tuple(list_nodes()), None, is_local=False)  # type: ignore[arg-type]
 
     def __exit__(self, *_: object) -> None:
         """It stays up."""
