@@ -27,7 +27,8 @@ from imgrec.errors import DataError, DecodeError, ImgrecError, StorageError
 from imgrec.machine import available_cores, limit_memory
 
 Result = TypeVar("Result")
-MOST_CHUNK, LEAST_CHUNK = 256, 16
+MOST_CHUNK, LEAST_CHUNK = 128, 16
+"""Of more the hashes' arrays come anew from the system each time, page by page: 57 µs a small picture in place of 46."""
 CHUNKS_A_PROCESS = 4
 # Chunks on their way at a time, for each process: enough to keep it busy, few enough for memory.
 AHEAD = 3
