@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from imgrec.config import Arch, Branch, Config
+from imgrec.config import Arch, Branch, ClusterConfig, Config
 from imgrec.config.architectures.architecture import COMPACT
 from imgrec.data.shape import are_photos, guess
 from imgrec.data.sources import open_source
 from imgrec.data.sources.listing import list_samples
 from imgrec.data.store import find_store
+from imgrec.distributed.address import cluster_address
 from imgrec.errors import ConfigError
 from imgrec.search.study import best_of, default_settings
 from imgrec.tracking.connection import connect, has_record
@@ -95,7 +96,7 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
         for branch in config.branches:
             default_settings(branch, prepared.specs[branch.arch])
     stages = [Stage("prepare", state="done", note=f"{len(prepared.store.labels):,} pictures")]
-    overheads = _overheads(ledger)
+    overheads = _overheads(ledger, config.cluster)
     for arch in config.archs:
         for stage in _branch(config, ledger, prepared.specs[arch], arch, overheads):
             to_fit = stage.name == "fit" and stage.state != "done"
@@ -104,13 +105,14 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     return _with_starts(config, stages, overheads)
 
 
-def _overheads(ledger: Ledger | None) -> Overheads:
+def _overheads(ledger: Ledger | None, cluster: ClusterConfig) -> Overheads:
     """Of the last run on this machine, or a guess."""
     runs = find_runs(ledger.tracking, {KIND: "workflow"}, status="FINISHED") if ledger else []
     for record in runs:
         if owner_host(record) == socket.gethostname() and (known := Overheads.of(record.metrics)):
             return known
-    return Overheads.guessed()
+    alone = not cluster_address(cluster) and cluster.most_workers == 1
+    return Overheads.guessed(alone=alone)
 
 
 def _branch(

@@ -35,7 +35,8 @@ SAMPLED = 32
 MOST_SAMPLED_BYTES = 256 << 20
 SHORT_SECONDS = 5.0
 # What each takes, in starts of a process that imports NumPy; measured, see docs/results.md.
-STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_TO_REGISTER = 40.0, 110.0, 15.0
+# A local Ray comes up beside imports and data, and one worker alone needs no helpers.
+STARTS_OF_RAY, STARTS_OF_WORKERS, STARTS_ALONE, STARTS_TO_REGISTER = 10.0, 110.0, 35.0, 15.0
 SMALL_PROCESS = ("-P", "-c", "import numpy, PIL.Image")  # -P: nothing from the current folder
 
 
@@ -71,8 +72,12 @@ class Overheads:
         )
 
     @classmethod
-    def guessed(cls) -> Self:
-        """From how fast this machine starts a small process; 0.5 s."""
+    def guessed(cls, *, alone: bool) -> Self:
+        """From how fast this machine starts a small process; 0.5 s.
+
+        Args:
+            alone: One worker trains, on a Ray of this machine.
+        """
         seconds = []
         for _ in range(2):
             started = time.perf_counter()
@@ -81,7 +86,7 @@ class Overheads:
         one = min(seconds)
         return cls(
             STARTS_OF_RAY * one,
-            STARTS_OF_WORKERS * one,
+            (STARTS_ALONE if alone else STARTS_OF_WORKERS) * one,
             STARTS_TO_REGISTER * one,
             "guessed from the start of a process",
         )
