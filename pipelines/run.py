@@ -6,7 +6,7 @@ What is on record is not done again, and what was interrupted goes on (pipelines
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from imgrec.distributed.local import LocalRay
 from imgrec.distributed.nodes import list_nodes, refuse_unshared
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import ClusterDecoding
-from imgrec.errors import TrainingError
+from imgrec.errors import ClusterError, TrainingError
 from imgrec.evaluation.comparison import Comparison
 from imgrec.search.study import default_settings
 from imgrec.tracking.connection import connect, refuse_local_record
@@ -146,7 +146,6 @@ class _Start(ExitStack):
         self._began = time.perf_counter()
         self._clock = StageClock()
         self._session: Session | None = None
-        self._is_asked_for = False
         self._local = local
         self.callback(self._end_local)
         self._ray = self.enter_context(ExitStack())
@@ -159,7 +158,6 @@ class _Start(ExitStack):
 
     def session(self) -> Session:
         """Ray, once it is up; it goes down with the run."""
-        self._is_asked_for = True
         if self._session is None:
             self._begin("ray")
         return self._joined()
@@ -176,19 +174,20 @@ class _Start(ExitStack):
         return self._session
 
     def _join_early(self) -> None:
-        """Where Ray is up, let a worker come up beside what is done here."""
+        """Where Ray is up, let a worker come up beside what is done here; what is wrong is said when it is asked for."""
         if self._local and self._local.is_up():
-            self._joined()
+            with suppress(ClusterError):
+                self._joined()
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._join_early()
         self._observer.progress(what, done, total)
 
     def _end_local(self) -> None:
-        # What nobody has used goes down by itself.
+        # What nobody has joined is still coming up: it goes down by itself, and an error need not wait for that.
         if self._local:
             self._local.end()
-            if self._is_asked_for:
+            if self._session:
                 self._local.wait()
 
     @contextmanager
@@ -254,7 +253,9 @@ class _Start(ExitStack):
         close_dead_runs(tracking)
         self._begin("data")
         begun = Begun() if fresh else last_begun(tracking, config)
-        on_gpu = any(node.gpus for node in self._session.nodes) if self._session else None
+        # Of this machine torch is asked, whether or not its Ray is up by now.
+        nodes = self._session.nodes if self._session and not self._local else None
+        on_gpu = None if nodes is None else any(node.gpus for node in nodes)
         decode = partial(
             prepare,
             config,

@@ -94,7 +94,6 @@ def train(
         if done == len(waiting):  # nothing is left to train
             workflow.clock.enter("register")
             if session.is_local:
-                next(fits, None)  # the lane comes to its end, and nothing asks Ray any more
                 workflow.let_ray_go()
         groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imgrec.data.content import Content, InMemoryPixels, Missing
-from imgrec.errors import DataError, DecodeError, ImgrecError, StorageError
+from imgrec.errors import DataError, DecodeError, ImgrecError, disk_failure
 from imgrec.machine import available_cores, limit_memory
 
 Result = TypeVar("Result")
@@ -39,6 +39,8 @@ MOST_MEMORY = 4 << 30
 TOO_LARGE = f"takes more than {MOST_MEMORY >> 30} GiB of memory to decode"
 MEMORY_STATUS = 77
 """A decoding process ends with it where it cannot have the memory that it needs."""
+MOST_AHEAD = 4
+"""Processes that are started before it is known how many pictures there are."""
 IDLE_SECONDS = 60
 """After which a decoding process that nobody asks for anything ends."""
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
@@ -122,7 +124,7 @@ class _Decoder:
 
     def _start(self) -> None:
         self.pipe, theirs = Pipe()
-        self._has_waited = False
+        self.has_waited = False
         # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
         paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
         numbers = (theirs.fileno(), self._seconds, self._idle_seconds)
@@ -163,7 +165,7 @@ class _Decoder:
             result, error = self.pipe.recv()
         except OSError as gone:  # it ended while it was writing
             raise EOFError from gone
-        self._has_waited = True
+        self.has_waited = True
         if error is not None:
             raise error
         return result
@@ -172,10 +174,10 @@ class _Decoder:
         """Another process in place of one that has ended; what that says of the contents, if anything.
 
         Raises:
-            DataError, StorageError: it says nothing of them.
+            DataError: it says nothing of them.
         """
         self.pipe.close()
-        status, waited = self._process.wait(), self._has_waited
+        status, waited = self._process.wait(), self.has_waited
         if status and isinstance(contents[0], Missing):
             msg = f"a decoding process ends without work (status {status})"
             raise RuntimeError(msg)
@@ -184,10 +186,6 @@ class _Decoder:
             fault = f"takes more than {self._seconds} s to decode"
         elif status == MEMORY_STATUS:
             fault = TOO_LARGE
-        elif -status == signal.SIGBUS:
-            # No file of pictures is mapped here, but that of the store is.
-            msg = "a file of the store could not be written to: its disk is full, or went away"
-            raise StorageError(msg)
         elif -status in CRASHES:
             fault = "crashes its decoder"
         elif -status == signal.SIGKILL:
@@ -268,10 +266,13 @@ def _decoders(count: int) -> Iterator[list[_Decoder]]:
 
 
 def start_decoders(workers: int) -> None:
-    """Let so many processes come up that the next set takes; 0 means one a core."""
+    """Let processes come up that the next set takes: so many, 0 means one a core, but a few where few may be enough."""
     with _LOCK:
-        wanted = min(workers or available_cores(), available_cores())
-        _IDLE.extend(_Decoder(MOST_SECONDS, IDLE_SECONDS) for _ in range(wanted - len(_IDLE)))
+        wanted = min(workers or available_cores(), MOST_AHEAD)
+        for _ in range(wanted - len(_IDLE)):
+            decoder = _Decoder(MOST_SECONDS, IDLE_SECONDS)
+            decoder.has_waited = True
+            _IDLE.append(decoder)
 
 
 @atexit.register
@@ -312,8 +313,9 @@ def _answer_to(function: Callable[..., Any], *args: Any) -> tuple[Any, Exception
         return None, error
     except MemoryError:
         raise
-    except Exception:
-        return None, RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
+    except Exception as error:
+        bug = RuntimeError(f"in a decoding process:\n{traceback.format_exc()}")
+        return None, disk_failure(error) or bug
 
 
 def _end_with(file: int) -> None:

@@ -4,7 +4,9 @@ Ray Train starts a controller and four helpers for a lane, each a process, one a
 while it trains. What they are for, groups of workers and nodes that come and go, this lane does not have.
 """
 
+import contextlib
 import importlib
+import logging
 
 import ray
 from ray.actor import ActorHandle
@@ -15,7 +17,9 @@ from ray.train.torch import TorchTrainer
 from imgrec.config import ClusterConfig
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.session import Session
+from imgrec.distributed.trainer import how_it_ended
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
+from imgrec.errors import ClusterError
 
 
 class LoneWorker:
@@ -42,16 +46,21 @@ def is_alone(session: Session, demand: Demand) -> bool:
 def prepare_worker(session: Session, cluster: ClusterConfig) -> None:
     """Let the first worker come up already, if it is going to be alone.
 
-    Not one with a GPU: what is asked of the GPU meanwhile would wait for it.
+    Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
+    is asked for, that is said when it is asked for.
     """
-    demand = plan_demand(session.nodes, cluster)
-    if is_alone(session, demand) and not demand.use_gpu:
-        session.prepared.append(_start(demand))
+    with contextlib.suppress(ClusterError):
+        demand = plan_demand(session.nodes, cluster)
+        if is_alone(session, demand) and not demand.use_gpu:
+            session.prepared.append(_start(demand))
 
 
 def start_worker(session: Session, demand: Demand) -> ActorHandle:
     """The worker that was prepared, or a new one; returns before it is up."""
-    return session.prepared.pop() if session.prepared else _start(demand)
+    try:
+        return session.prepared.pop()
+    except IndexError:
+        return _start(demand)
 
 
 def _start(demand: Demand) -> ActorHandle:
@@ -80,9 +89,14 @@ def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
         worker = start_worker(session, demand)
         try:
             ray.get(worker.train.remote(lane_spec))
-        except (RayActorError, RayTaskError):
+        except (RayActorError, RayTaskError) as error:
             if session.is_over() or not left:
                 raise
+            logging.getLogger(__name__).warning("%s: %s", lane_spec.lane, how_it_ended(error))
+            if lane_spec.mailbox.is_abandoned(lane_spec.lane):
+                return
+            if isinstance(error, RayActorError):
+                lane_spec.mailbox.note_error(lane_spec.lane, RuntimeError(how_it_ended(error)))
             if lane_spec.mailbox.starts(lane_spec.lane) == begun:
                 never_began += 1
                 if never_began > lane_spec.max_failures:

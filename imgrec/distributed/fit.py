@@ -1,7 +1,7 @@
 """Models trained on the workers of a Ray cluster, through Ray Train.
 
-A lane is one TorchTrainer whose workers train one model after the other. To start one takes
-10 s on two cores (docs/results.md), more than to train a small model, so it is paid once a lane and
+A lane is one TorchTrainer whose workers train one model after the other, or one process on this machine (`alone`).
+To start one takes seconds (docs/results.md), more than to train a small model, so it is paid once a lane and
 not once a model. There are as many lanes as the cluster has room for.
 """
 
@@ -27,7 +27,7 @@ from imgrec.distributed.alone import is_alone, train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
-from imgrec.distributed.trainer import has_died, how_it_ended, lane_config, train
+from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
 from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
 from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
@@ -173,21 +173,8 @@ def fit_on_workers(
 
     lanes = [start(share) for share in shares]
 
-    def outcomes() -> Iterator[FitOutcome]:
-        while lanes:
-            for lane in list(lanes):
-                lane.thread.join(POLL_SECONDS / len(lanes))
-                ended = not lane.thread.is_alive()
-                yield from lane.outcomes()
-                if ended:
-                    lanes.remove(lane)
-                    yield from lane.end()
-                    shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
-                    if lane.waiting:
-                        lanes.append(start(lane.waiting))
-        shutil.rmtree(storage, ignore_errors=True)
-
-    return outcomes()
+    outcomes = _outcomes(lanes, start, storage)
+    return _until_ray_may_go(outcomes, lanes, len(specs)) if session.is_local else outcomes
 
 
 def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
@@ -210,7 +197,7 @@ def _trainer(
     return TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane_spec},
-        torch_config=lane_config(lane_spec),
+        torch_config=LaneConfig(mailbox=lane_spec.mailbox, lane=lane_spec.lane),
         scaling_config=ScalingConfig(
             num_workers=demand.workers if demand.is_fixed else (demand.least, demand.workers),
             use_gpu=demand.use_gpu,
@@ -227,6 +214,35 @@ def _trainer(
             ),
         ),
     )
+
+
+def _outcomes(
+    lanes: "list[_Lane]", start: "Callable[[list[str]], _Lane]", storage: Path
+) -> Iterator[FitOutcome]:
+    """What comes of lanes, until each has ended; their files go after that."""
+    while lanes:
+        for lane in list(lanes):
+            lane.thread.join(POLL_SECONDS / len(lanes))
+            ended = not lane.thread.is_alive()
+            yield from lane.outcomes()
+            if ended:
+                lanes.remove(lane)
+                yield from lane.end()
+                shutil.rmtree(storage / lane.lane_spec.lane, ignore_errors=True)
+                if lane.waiting:
+                    lanes.append(start(lane.waiting))
+    shutil.rmtree(storage, ignore_errors=True)
+
+
+def _until_ray_may_go(
+    outcomes: Iterator[FitOutcome], lanes: "list[_Lane]", count: int
+) -> Iterator[FitOutcome]:
+    """The same; when the last of so many is given, nothing is inside Ray any more."""
+    for number, outcome in enumerate(outcomes, start=1):
+        if number == count:
+            for lane in lanes:
+                lane.thread.join()
+        yield outcome
 
 
 class _Lane:
@@ -256,6 +272,8 @@ class _Lane:
 
     def outcomes(self) -> Iterator[FitOutcome]:
         """Pass on what has come from the workers; yield what has ended."""
+        if not self.waiting:
+            return
         for name, event in self._mailbox.read(self.lane_spec.lane):
             # After a restart what was told before comes again, and came out the same.
             if name not in self.waiting:
@@ -284,8 +302,8 @@ class _Lane:
             return  # a worker died after the last model was delivered: nothing is lost
         if died and has_died(self._outcome):
             why = (
-                f"its processes died while they were started, more often than cluster.max_failures = "
-                f"{self.lane_spec.max_failures} allows; the log file says more ({how_it_ended(self._outcome)})"
+                f"its processes died more often than cluster.max_failures = {self.lane_spec.max_failures} allows; "
+                f"the log file says more ({how_it_ended(self._outcome)})"
             )
         elif isinstance(self._outcome, ray.train.ControllerError):
             why = (

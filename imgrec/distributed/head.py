@@ -29,7 +29,7 @@ TEMPORARY = ("TMPDIR", "RAY_TMPDIR")
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
-def hold_ray(log_file: Path, answer: int, *, cpus: int | None, dashboard: bool) -> None:
+def hold_ray(log_file: str, answer: int, *, cpus: int | None, dashboard: bool) -> None:
     """Bring Ray up, say where it is, and bring it down when standard input ends.
 
     Args:
@@ -52,7 +52,7 @@ def hold_ray(log_file: Path, answer: int, *, cpus: int | None, dashboard: bool) 
             sys.stdin.read()
         finally:
             ray.shutdown()
-            keep_logs(folder / RAY, log_file)
+            keep_logs(folder / RAY, Path(log_file))
 
 
 def _come_up(folder: Path, cpus: int | None, *, dashboard: bool) -> str:
@@ -126,8 +126,3 @@ def _own_text(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
             return ""
         return opened.read().decode("utf-8", "replace")
-
-
-if __name__ == "__main__":
-    _asked = json.loads(sys.argv[1])
-    hold_ray(Path(_asked.pop("log_file")), _asked.pop("answer"), **_asked)

@@ -1,5 +1,6 @@
 """A Ray of this machine alone, as its driver sees it. Imports no Ray, so it is started before all imports."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -17,6 +18,11 @@ from imgrec.machine import locked, memory_limit
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 3_000_000_000, 600_000_000
 END_SECONDS = 30.0
+# The same modules as here, and nothing from the current folder.
+ENTRY = (
+    "import json, sys; asked = json.loads(sys.argv[1]); sys.path[:0] = asked.pop('paths'); "
+    "from imgrec.distributed.head import hold_ray; hold_ray(**asked)"
+)
 
 
 class LocalRay:
@@ -37,19 +43,22 @@ class LocalRay:
         self, log_file: Path, *, workers: int, cpus: int | None = None, dashboard: bool = False
     ) -> None:
         _refuse_little_memory(workers)
-        provide_token(log_file)
         self._log_file = log_file
         self._address = ""
+        provide_token(log_file)
+        # Nobody takes this machine away, and to watch for it is a process more at every start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         reading, writing = os.pipe()
         asked = {
             "log_file": str(log_file.absolute()),
             "answer": writing,
             "cpus": cpus,
             "dashboard": dashboard,
+            "paths": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
         }
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, and words of ours
-                [sys.executable, "-P", "-m", "imgrec.distributed.head", json.dumps(asked)],
+                [sys.executable, "-P", "-c", ENTRY, json.dumps(asked)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -101,13 +110,14 @@ class LocalRay:
 def start_local(cluster: ClusterConfig, search: SearchConfig, log_file: Path) -> LocalRay | None:
     """The Ray of this machine for a run; None where it joins a cluster.
 
-    Raises:
-        ClusterError: the machine has too little memory.
+    Also where it cannot be had: what is on record already needs none, and `ray_session` says why.
     """
     if cluster_address(cluster):
         return None
     nested = search.wanted and search.workers_per_trial > 1
-    return LocalRay(log_file, workers=cluster.least_workers, dashboard=nested)
+    with contextlib.suppress(ClusterError):
+        return LocalRay(log_file, workers=cluster.least_workers, dashboard=nested)
+    return None
 
 
 def _refuse_little_memory(workers: int) -> None:

@@ -47,7 +47,7 @@ class Session:
     over: threading.Event = field(default_factory=threading.Event)
 
     def is_over(self) -> bool:
-        """Whether Ray goes down, or is down: a thread that calls it now would start another."""
+        """Whether Ray goes down, or is down: what fails now is nobody's to make good."""
         return self.over.is_set()
 
     def beside(self, work: Callable[[], None], name: str) -> threading.Thread:
@@ -88,14 +88,11 @@ def ray_session(
     threads: list[threading.Thread] = []
     over = threading.Event()
     with ExitStack() as stack:
-        if not address:
-            if local is None:
-                started = LocalRay(
-                    log_file, workers=config.least_workers, cpus=cpus, dashboard=dashboard
-                )
-                local = stack.enter_context(closing(started))
-            # Nobody takes this machine away, and to watch for it is a process more at every start.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        if not address and local is None:
+            started = LocalRay(
+                log_file, workers=config.least_workers, cpus=cpus, dashboard=dashboard
+            )
+            local = stack.enter_context(closing(started))
         stack.callback(_end_ray, threads, over)
         if local:
             _join_own(local.address())

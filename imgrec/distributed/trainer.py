@@ -4,8 +4,8 @@ Ray Train replaces workers that die while they train. It gives up, and keeps the
 rest of the job, where one dies in the call that starts the training, and where its controller dies (Ray 2.60).
 """
 
+import importlib
 import logging
-import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from ray.util.placement_group import get_current_placement_group
 from imgrec.errors import reason_of
 
 if TYPE_CHECKING:
+    from imgrec.distributed.events import Mailbox
     from imgrec.distributed.worker import LaneSpec
 
 # What stands before it are names and numbers of Ray's own.
@@ -28,14 +29,17 @@ HOW = re.compile(r"Worker exit type: .*", re.DOTALL)
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray does not say what it is
-    """Ray's own, whose workers first import what they need, and say where they are.
+    """Ray's own, which notes where the workers are, and lets them import what they need.
 
     Where a worker dies here, Ray still frees its place.
     """
 
     def on_start(self, worker_group: Any, backend_config: "LaneConfig") -> None:
         """Ray calls it in the controller, once for each group of workers."""
-        worker_group.execute(_arrive, backend_config.place)
+        assert backend_config.mailbox
+        place = worker_group.execute_single(0, get_current_placement_group)
+        backend_config.mailbox.note_place(backend_config.lane, place)
+        worker_group.execute(_import)
         super().on_start(worker_group, backend_config)
 
 
@@ -44,10 +48,12 @@ class LaneConfig(TorchConfig):  # type: ignore[misc]  # Ray's decorator hides wh
     """How the workers of a lane start.
 
     Attributes:
-        place: Their lane's name and the mailbox, pickled: the controller need not import what they are.
+        mailbox: Where it is noted what their place is.
+        lane: Its name.
     """
 
-    place: bytes = b""
+    mailbox: "Mailbox | None" = None
+    lane: str = ""
 
     @property
     def backend_cls(self) -> type[_Backend]:
@@ -55,17 +61,9 @@ class LaneConfig(TorchConfig):  # type: ignore[misc]  # Ray's decorator hides wh
         return _Backend
 
 
-def _arrive(place: bytes) -> None:
-    """In a worker: import what the lane will need, and say where it runs."""
-    from imgrec.distributed import worker  # noqa: F401, PLC0415 - it takes seconds, and is wanted here alone
-
-    mailbox, lane = pickle.loads(place)  # noqa: S301 - from our own driver
-    mailbox.note_place(lane, get_current_placement_group())
-
-
-def lane_config(lane_spec: "LaneSpec") -> LaneConfig:
-    """How the workers of a lane start."""
-    return LaneConfig(place=pickle.dumps((lane_spec.mailbox, lane_spec.lane)))
+def _import() -> None:
+    """In a worker: what its function would import, for seconds."""
+    importlib.import_module("imgrec.distributed.worker")
 
 
 def train(
@@ -74,7 +72,7 @@ def train(
     """Train, and start again where Ray Train gives up because a process died.
 
     Args:
-        trainer: To be run; started by a `lane_config`.
+        trainer: To be run, with a `LaneConfig`.
         lane_spec: What its workers are given; a death is made good max_failures times.
         is_over: Whether Ray goes down: then nothing is started again.
 

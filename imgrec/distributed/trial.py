@@ -27,7 +27,7 @@ from imgrec.config import ClusterConfig
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import TrialDemand
 from imgrec.distributed.events import Failed, Mailbox, as_report
-from imgrec.distributed.trainer import how_it_ended, lane_config, train
+from imgrec.distributed.trainer import LaneConfig, how_it_ended, train
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ImgrecError, StorageError, disk_failure
 from imgrec.machine import memory_kills
@@ -156,12 +156,8 @@ def run_trial_on_workers(
     """
     trial_spec: TrialSpec = config["trial_spec"]
     resumed = latest_state(trial_spec.folder, trial_spec.spec.key)
-    if resumed:
-        history = load_state(resumed)["history"]
-        for epoch, metrics in enumerate(history, start=1):
-            tune.report(as_report(epoch, metrics))
-        if len(history) == trial_spec.spec.train.epochs:
-            return
+    if resumed and _report_again(resumed) == trial_spec.spec.train.epochs:
+        return
     lane = LaneSpec(
         lane=f"{trial_spec.name}-{uuid.uuid4().hex[:8]}",
         specs={trial_spec.name: trial_spec.spec},
@@ -178,7 +174,7 @@ def run_trial_on_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config={"lane_spec": lane},
-        torch_config=lane_config(lane),
+        torch_config=LaneConfig(mailbox=mailbox, lane=lane.lane),
         scaling_config=ScalingConfig(
             num_workers=demand.workers,
             use_gpu=bool(demand.gpus),
@@ -207,6 +203,19 @@ def run_trial_on_workers(
         failure = mailbox.why_given_up(lane.lane, cluster.max_failures)
     if failure:
         tune.report({kind: failure})
+    elif mailbox.starts(lane.lane) > 1:
+        # A worker may have died between the checkpoint of an epoch and its report.
+        last = latest_state(trial_spec.folder, trial_spec.spec.key)
+        assert last
+        _report_again(last)
+
+
+def _report_again(state: Path) -> int:
+    """Report every epoch of a state, which the driver takes once; how many there are."""
+    history = load_state(state)["history"]
+    for epoch, metrics in enumerate(history, start=1):
+        tune.report(as_report(epoch, metrics))
+    return len(history)
 
 
 def _release_memory() -> None:

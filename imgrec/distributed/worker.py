@@ -103,7 +103,8 @@ def work(config: dict[str, Any]) -> None:
             # The loss was reduced: all workers are here, and go on to the next together.
             worker.tell(Failed(error))
             worker.wait_until_told()
-            mailbox.abandon(f"{lane}/{name}")
+            if shard.rank == 0:
+                mailbox.abandon(f"{lane}/{name}")
         except Exception as error:
             verdict = judge(error, lane, name, alone=shard.world_size == 1)
             carry_out(verdict, mailbox, lane, name)
@@ -244,7 +245,7 @@ class _Worker:
             ray.train.report(as_report(report.epoch, report.metrics))
 
     def _checkpoint_is_due(self) -> bool:
-        """Rank 0's clock decides for all, because all must call Ray equally often."""
+        """Rank 0's clock decides for all: each has told the driver everything when rank 0 writes."""
         now = time.monotonic()
         wish = GO_ON
         if now - self.last_checkpoint >= self.lane_spec.checkpoint_seconds:

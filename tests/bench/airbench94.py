@@ -74,6 +74,7 @@ def whitening(pictures: Tensor) -> nn.Conv2d:
     values, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
     axes = (vectors.T / (values[:, None] + 5e-4).sqrt()).flip(0).float().reshape(12, 3, 2, 2)
     layer.weight.data[:] = torch.cat([axes, -axes])
+    nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -125,8 +126,10 @@ class Recipe:
         self.std = scaled.std(dim=(0, 2, 3))[:, None, None]
         self.pictures = ((scaled - self.mean) / self.std).contiguous()
         self.model = network((some - self.mean) / self.std, int(labels.max()) + 1)
-        biases = [p for name, p in self.model.named_parameters() if p.requires_grad and p.ndim == 1]
-        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+        norms = [one for one in self.model.modules() if isinstance(one, Norm)]
+        biases = [one.bias for one in norms]
+        of_norms = {id(p) for one in norms for p in one.parameters()}
+        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in of_norms]
         # Both are of a thousand pictures, whatever the batch, and of steps that momentum makes longer.
         scale = 1024 * (1 + 1 / (1 - MOMENTUM))
         rate, decay = LEARNING_RATE / scale, WEIGHT_DECAY * BATCH / scale

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -61,6 +62,43 @@ def test_processes_of_a_local_ray_ask_their_own_where_another_one_is_up(tmp_path
             other.terminate()
 
     assert actors == {"MailboxActor"}
+
+
+def test_a_local_ray_goes_down_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    """Nothing of it is left that anybody would have to look for, and its folder is gone."""
+    code = (
+        "import time, tempfile, ray; from pathlib import Path; from imgrec.config import ClusterConfig\n"
+        "from imgrec.distributed.session import ray_session\n"
+        f"with ray_session(ClusterConfig(), Path({str(tmp_path)!r}, 'ray.log'), cpus=1):\n"
+        "    print(ray.get(ray.remote(tempfile.mkdtemp).remote()), flush=True); time.sleep(100)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        folder = Path("/tmp", Path(driver.stdout.readline().strip()).parts[2])
+        processes = psutil.Process(driver.pid).children(recursive=True)
+        there = folder.exists()
+        driver.kill()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+
+    assert there
+    assert len(processes) > 3
+    assert not alive
+    assert not folder.exists()
+
+
+def test_a_local_ray_that_does_not_come_up_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file that says more."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        pytest.raises(
+            ClusterError, match=r"did not come up .* \(its process has ended\); .*ray\.log"
+        ),
+        ray_session(ClusterConfig(), tmp_path / "ray.log"),
+    ):
+        pass
 
 
 def names_of_actors() -> set[str]:

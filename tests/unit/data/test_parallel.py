@@ -169,6 +169,16 @@ def number_of_process(_start: int, _contents: Sequence[Content]) -> int:
     return os.getpid()
 
 
+def test_processes_that_were_started_ahead_are_those_that_decode() -> None:
+    """They come up while samples are listed, and no others are started then."""
+    parallel.start_decoders(1)
+    ahead = {child.pid for child in psutil.Process().children()}
+    found = set(map_in_chunks(number_of_process, [Bytes("good")] * MANY, workers=1))
+
+    assert found
+    assert found <= ahead
+
+
 @pytest.mark.parametrize("entry", ["import os; os.abort()", "pass"])
 def test_a_decoder_that_cannot_even_start_is_an_error(
     entry: str, monkeypatch: pytest.MonkeyPatch
