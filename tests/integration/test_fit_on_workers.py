@@ -28,6 +28,7 @@ from imgrec.machine import processor_kind
 from imgrec.tracking.connection import connect
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARITHMETIC
+from imgrec.training.checkpoint import latest_state
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.precision import Arithmetic, choose_arithmetic
@@ -117,6 +118,33 @@ def test_a_worker_ends_with_the_weights_of_the_plain_loop_bit_for_bit(
             assert torch.equal(outcome.best.weights[key], value), key
         assert watched.epochs[name] == [1, 2, 3]
     assert list((tmp_path / "ray").iterdir()) == []  # nothing is left behind
+
+
+def test_the_files_of_the_last_model_stay_until_it_is_scored(
+    session: Session, tmp_path: Path
+) -> None:
+    """Its profile is still to be logged, and a driver that is killed now finds what was trained."""
+    specs, config = specs_for(tmp_path, "['ann']"), ClusterConfig()
+    outcomes = fit_on_workers(
+        session,
+        specs,
+        config,
+        plan_demand(session.nodes, config),
+        storage=tmp_path / "ray",
+        on_event=Watched(),
+        profile=True,
+    )
+    _, fitted = next(outcomes)
+    assert isinstance(fitted, Fitted)
+    there = [file.exists() for file in fitted.profile]
+    (spec,) = specs.values()
+    left = latest_state(tmp_path / "ray", spec.key)
+
+    assert there
+    assert all(there)
+    assert left
+    assert list(outcomes) == []
+    assert not left.exists()
 
 
 def test_two_workers_learn_what_one_learns(session: Session, tmp_path: Path) -> None:
@@ -408,6 +436,29 @@ def test_workers_that_die_at_every_start_are_given_up(session: Session, tmp_path
 
     assert isinstance(failed, TrainingError)
     assert "its processes died more often" in str(failed)
+
+
+@pytest.mark.chaos
+def test_a_controller_that_dies_while_its_workers_train_is_replaced(
+    session: Session, tmp_path: Path
+) -> None:
+    """Ray keeps the place of its workers, and the next one would wait for it for ever."""
+    killed: list[int] = []
+
+    def kill_once(event: ProgressEvent) -> None:
+        if isinstance(event, EpochReport) and event.epoch > 5 and not killed:
+            for process in processes_of(psutil.Process(), "TrainController"):
+                killed.append(process.pid)
+                process.kill()
+
+    specs = specs_for(tmp_path, "['ann']", "train.epochs=400")
+    (name,) = specs
+    watched = Watched(kill_once)
+    fitted = run(session, specs, tmp_path, watched, workers=2, checkpoint_seconds=0)[name]
+
+    assert killed
+    assert isinstance(fitted, Fitted)
+    assert watched.epochs[name] == list(range(1, 401))
 
 
 @pytest.mark.long
