@@ -66,12 +66,12 @@ def test_one_command_registers_four_models_that_learned(finished: Finished) -> N
 
 
 def test_the_same_command_again_takes_everything_from_the_record(finished: Finished) -> None:
-    """Nothing of Ray is asked for, not even workers that this machine could never have; and `--plan` says so before."""
+    """Nothing of Ray is asked for, not even a GPU that this machine does not have; and `--plan` says so before."""
     folder, result, _ = finished
     words = ["small.toml", "--data", "my pictures", "--name", "thirds", "--json"]
     words += ["--set", "report.corrupted=20"]
     planned = imgrec("run", *words, "--plan", cwd=folder)
-    again = imgrec("run", *words, "--set", "cluster.workers=50", cwd=folder)
+    again = imgrec("run", *words, "--set", "cluster.use_gpu=true", cwd=folder)
     taken = json.loads(again.stdout)
     states = {stage["state"] for stage in json.loads(planned.stdout)["stages"]}
 
