@@ -44,7 +44,7 @@ class LocalRay:
     ) -> None:
         _refuse_little_memory(workers)
         self._log_file = log_file
-        self._address = ""
+        self._said: dict[str, str] | None = None
         provide_token(log_file)
         # Nobody takes this machine away, and to watch for it is a process more at every start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -70,7 +70,7 @@ class LocalRay:
 
     def is_up(self) -> bool:
         """Whether `address` would not wait."""
-        return bool(self._address or select.select([self._answer], [], [], 0)[0])
+        return self._said is not None or bool(select.select([self._answer], [], [], 0)[0])
 
     def address(self) -> str:
         """Of Ray, once it is up.
@@ -78,14 +78,13 @@ class LocalRay:
         Raises:
             ClusterError: it did not come up.
         """
-        if not self._address:
-            said = json.loads(self._answer.readline() or "{}")
-            if "address" not in said:
-                reason = said.get("error", "its process has ended")
-                msg = f"Ray did not come up on this machine ({reason}); {self._log_file} says more"
-                raise ClusterError(msg)
-            self._address = said["address"]
-        return self._address
+        if self._said is None:
+            self._said = json.loads(self._answer.readline() or "{}")
+        if "address" not in self._said:
+            reason = self._said.get("error", "its process has ended")
+            msg = f"Ray did not come up on this machine ({reason}); {self._log_file} says more"
+            raise ClusterError(msg)
+        return self._said["address"]
 
     def end(self) -> None:
         """Let Ray go down; returns at once."""

@@ -101,6 +101,20 @@ def test_a_local_ray_that_does_not_come_up_is_told_in_one_line(
         pass
 
 
+def test_why_a_local_ray_does_not_come_up_is_told_as_often_as_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run looks early, and is told when it needs Ray."""
+    answer = "import json, os, sys; asked = json.loads(sys.argv[1])\n"
+    answer += "os.write(asked['answer'], b'{\"error\": \"no room\"}\\n')"
+    monkeypatch.setattr(local, "ENTRY", answer)
+    with contextlib.closing(local.LocalRay(tmp_path / "ray.log", workers=1)) as held:
+        for _ in range(2):
+            with pytest.raises(ClusterError, match="no room"):
+                held.address()
+        assert held.is_up()
+
+
 def names_of_actors() -> set[str]:
     from ray.util.state import list_actors
 
