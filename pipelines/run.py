@@ -146,6 +146,7 @@ class _Start(ExitStack):
         self._began = time.perf_counter()
         self._clock = StageClock()
         self._session: Session | None = None
+        self._is_asked_for = False
         self._local = local
         self.callback(self._end_local)
         self._ray = self.enter_context(ExitStack())
@@ -158,6 +159,7 @@ class _Start(ExitStack):
 
     def session(self) -> Session:
         """Ray, once it is up; it goes down with the run."""
+        self._is_asked_for = True
         if self._session is None:
             self._begin("ray")
         return self._joined()
@@ -184,10 +186,10 @@ class _Start(ExitStack):
         self._observer.progress(what, done, total)
 
     def _end_local(self) -> None:
-        # What nobody has joined is still coming up: it goes down by itself, and an error need not wait for that.
+        # What nobody has asked for goes down by itself: an error, or what is on record, need not wait for that.
         if self._local:
             self._local.end()
-            if self._session:
+            if self._is_asked_for:
                 self._local.wait()
 
     @contextmanager
