@@ -19,7 +19,7 @@ class Observer(Protocol):
     """
 
     def stage(self, name: str) -> None:
-        """A part of the run begins: `tracking`, `data`, `ray`, `search`, `confirm`, `train`, `compare` or `examine`."""
+        """A part of the run begins: `tracking`, `data`, `ray`, `pace`, `search`, `confirm`, `train`, `compare` or `examine`."""
 
     def note(self, text: str) -> None:
         """Something is worth a line."""
@@ -29,6 +29,9 @@ class Observer(Protocol):
 
     def prepared(self, prepared: Prepared) -> None:
         """The data are known."""
+
+    def settled(self, specs: Mapping[Arch, FitSpec]) -> None:
+        """What each architecture is going to be trained with is known, unless a search finds better."""
 
     def taken(self, searches: Mapping[Arch, Searched], models: Mapping[Arch, TrainedModel]) -> None:
         """The record has these already."""

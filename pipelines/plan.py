@@ -37,6 +37,7 @@ from pipelines.costs.estimate import (
 from pipelines.formats import duration
 from pipelines.networks import photo_side
 from pipelines.observer import Observer
+from pipelines.pace import at_known_pace
 from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import begins_with
 from pipelines.record.ledger import Begun, Ledger, last_begun
@@ -46,6 +47,7 @@ from pipelines.search_specs import spec_with
 # The package, its tables and pictures, beside the weights of a registered model.
 BYTES_BESIDE_WEIGHTS = 1_000_000
 LATER = "known when the pictures are decoded"
+MEASURED = "train.budget: how many epochs, the workers are measured to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def plan(config: Config, observer: Observer, *, fresh: bool) -> list[Stage]:
     prepared = decode(decided=begun.networks)
     if not begun.holds_for(prepared):
         prepared = decode()
+    prepared = at_known_pace(prepared, begun.paces_for(prepared))
     written, config = config, prepared.config
     for note in (*prepared.findings.understood(), *prepared.notes):
         observer.note(note)
@@ -118,6 +121,10 @@ def _overheads(ledger: Ledger | None, cluster: ClusterConfig) -> Overheads:
 def _branch(
     config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch, overheads: Overheads
 ) -> Iterator[Stage]:
+    if spec.train.budget:
+        yield Stage("fit", arch, seconds=config.seeds * spec.train.budget, note=MEASURED)
+        yield _register(spec, overheads)
+        return
     speed, source = _speed(ledger, spec)
     note = f"{speed:,.0f} images/s, {source}"
     if config.search.wanted:

@@ -1,9 +1,10 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class Prepared:
         on_gpu: Whether training has GPUs, as it was known when the run was begun.
         statistics: Of the training split, behind any filters.
         specs: What each architecture will be trained with, unless a search finds better.
+        paces: What each `train.budget` has come to: settings by key.
     """
 
     store: Store
@@ -68,6 +70,21 @@ class Prepared:
     on_gpu: bool
     statistics: "Statistics"
     specs: dict[Arch, FitSpec]
+    paces: dict[Arch, dict[str, Any]] = field(default_factory=dict)
+
+    def at_pace(self, paces: Mapping[Arch, dict[str, Any]], notes: Sequence[str]) -> "Prepared":
+        """The same with what each `train.budget` has come to, and notes about that for people."""
+        branches = tuple(
+            branch.at_pace(paces[branch.arch]) if branch.arch in paces else branch
+            for branch in self.config.branches
+        )
+        specs = self.specs | {
+            branch.arch: self.spec_of(branch) for branch in branches if branch.arch in paces
+        }
+        config = self.config.model_copy(update={"branches": branches})
+        config, idle = _without_idle_spaces(config, specs)
+        told = (*self.notes, *notes, *idle)
+        return replace(self, config=config, specs=specs, paces=dict(paces), notes=told)
 
     def spec_of(self, branch: Branch) -> FitSpec:
         """What an architecture is trained with, with all that its settings leave to the data chosen.

@@ -32,6 +32,7 @@ from pipelines.compare import compare_models, recorded_comparison
 from pipelines.costs.memory import MemoryWatch
 from pipelines.costs.timing import StageClock, in_detail
 from pipelines.observer import Observer
+from pipelines.pace import at_pace
 from pipelines.prepare import Prepared, prepare
 from pipelines.record.entries import record_comparison, record_inputs, record_report
 from pipelines.record.ledger import Begun, Ledger, last_begun
@@ -276,7 +277,16 @@ class _Start(ExitStack):
             refuse_batches_below(config.search.workers_per_trial, specs)
             for branch in prepared.config.branches:
                 default_settings(branch, prepared.specs[branch.arch])
-        return Ledger(tracking, prepared, fresh=fresh)
+        settled = at_pace(prepared, begun.paces_for(prepared), self._to_be_measured)
+        for note in settled.notes[len(prepared.notes) :]:
+            self._observer.note(note)
+        self._observer.settled(settled.specs)
+        return Ledger(tracking, settled, fresh=fresh)
+
+    def _to_be_measured(self) -> Session:
+        session = self.session()
+        self._begin("pace")
+        return session
 
 
 def _ranked(config: Config, models: Mapping[Arch, TrainedModel]) -> list[TrainedModel]:

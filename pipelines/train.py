@@ -7,8 +7,10 @@ from pathlib import Path
 
 from imgrec.classifier import Classifier
 from imgrec.config import Arch
+from imgrec.distributed.demand import idle_gpus
 from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
+from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.query import metric_history
@@ -77,6 +79,7 @@ def train(
         return {arch: group.outcome for arch, group in groups.items()}
     session = workflow.session()
     arithmetics = decide_arithmetic(workflow)
+    _say_what_is_idle(workflow, session, len(waiting))
     workflow.begin("train")
     fits = fit_on_workers(
         session,
@@ -97,6 +100,14 @@ def train(
                 workflow.let_ray_go()
         groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}
+
+
+def _say_what_is_idle(workflow: Workflow, session: Session, models: int) -> None:
+    """Whoever pays for GPUs is to know of those that nobody trains on."""
+    if (idle := idle_gpus(session.nodes, workflow.demand, models)) > 0:
+        workflow.observer.note(
+            f"GPUs with nothing to do: {idle}; with a larger cluster.workers they would train the same model together"
+        )
 
 
 class _Seeds:

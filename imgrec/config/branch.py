@@ -74,6 +74,33 @@ class Branch(Section):
         changed = {"space": self.space, "written_space": self.written_space}
         return _defaulted(self.arch, written).model_copy(update=changed)
 
+    def larger(self) -> list["Branch"]:
+        """The same with larger networks, the smallest first; none where the size is the user's or the search's."""
+        own = {name for one in self.model.larger for name in one}
+        written = {*self.written["model"], *self.written_space.get("model", ())}
+        if not self.model.is_compact or self.model.is_pretrained or own & written:
+            return []
+        return [
+            self.with_settings({f"model.{name}": value for name, value in one.items()})
+            for one in self.model.larger
+        ]
+
+    def at_pace(self, settings: Mapping[str, Any]) -> "Branch":
+        """The same with what `train.budget` has come to, as if the user had written that instead.
+
+        Args:
+            settings: `{"train.epochs": 12, "model.widths": (64, 256, 256)}`.
+        """
+        written = {part: dict(values) for part, values in self.written.items()}
+        written["train"].pop("budget", None)
+        settled = self.model_copy(
+            update={
+                "written": written,
+                "space": tuple(one for one in self.space if one.key not in settings),
+            }
+        )
+        return settled.with_settings(settings)
+
     def with_network(self, backbone: str, pretrained: bool | str) -> "Branch":
         """The same with the network that was decided on, and its defaults.
 

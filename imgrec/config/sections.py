@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from imgrec.config.architectures import ARCHS, Arch
 from imgrec.config.filters import Filter
-from imgrec.config.section import Fraction, NonNegative, Section
+from imgrec.config.section import Duration, Fraction, NonNegative, Section
 
 
 class PreprocessConfig(Section):
@@ -70,6 +70,11 @@ class TrainConfig(Section):
     """Passes over the training split; 0 means about 500,000 pictures, at least 8 and at most 40
     passes. Where a network begins with pretrained weights, the first pass trains its last layer alone, and
     0 means about 20,000 pictures after it, at least 3 and at most 12 passes."""
+    budget: Duration = 0.0
+    """Time for the training of one model, in seconds or as `90s`, `8m`, `1h30m`. Epochs, and the size of a compact cnn,
+    are then chosen by how fast the workers are, which a short measurement tells before training (`choose_pace`); where
+    epochs are set too, no more than those. What was chosen is recorded, and holds for whoever goes on with the run. 0
+    leaves both to the data alone."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Pictures in one step, over all workers together; 0 means about a fiftieth of the training
     split, a power of two between 64 and 256; with pretrained weights about a two-hundredth, between 32 and
@@ -126,6 +131,9 @@ class TrainConfig(Section):
             raise ValueError(msg)
         if self.optimizer == "muon" and self.layer_decay < 1:
             msg = "layer_decay has no effect with optimizer = 'muon'"
+            raise ValueError(msg)
+        if self.budget and self.finetune == "probe":
+            msg = "budget has no effect with finetune = 'probe', which has one epoch"
             raise ValueError(msg)
         return self
 
@@ -244,7 +252,7 @@ class SearchConfig(Section):
     trials: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Settings to try for each architecture, its defaults among them. 0 means as many as `budget`
     allows; where that is 0 too there is no search."""
-    budget: Annotated[float, Field(ge=0.0)] = 0.0
+    budget: Duration = 0.0
     """Time for all searches together, in seconds or as `90s`, `10m`, `1h30m`; divided evenly among
     the architectures. 0 means as long as `trials` take."""
     min_epochs: NonNegative = 0
@@ -264,18 +272,6 @@ class SearchConfig(Section):
     gpus_per_trial: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of a GPU for each training process of a trial, where there are GPUs: 0.25 lets four
     small models share one."""
-
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _seconds(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        written = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value.strip())
-        if not written or not value.strip():
-            msg = "write a time such as 90s, 10m or 1h30m"
-            raise ValueError(msg)
-        hours, minutes, seconds = (int(part or 0) for part in written.groups())
-        return float(hours * 3600 + minutes * 60 + seconds)
 
     @model_validator(mode="after")
     def _confirms_a_search(self) -> Self:

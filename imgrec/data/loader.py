@@ -106,8 +106,9 @@ class Pictures:
 
 
 def _free_bytes(device: torch.device) -> int:
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+    """Of the part of the GPU's memory that this process may take; several trials may share a GPU."""
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, int(total * torch.cuda.get_per_process_memory_fraction(device)))
 
 
 def _copied(images: AnyImages, device: torch.device) -> Tensor:

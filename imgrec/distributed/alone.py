@@ -7,19 +7,24 @@ while it trains. What they are for, groups of workers and nodes that come and go
 import contextlib
 import importlib
 import logging
+from collections.abc import Sequence
 
 import ray
+import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
+from imgrec.data.loader import Shard
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import how_it_ended
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ClusterError
+from imgrec.training.pace import Budget, Chosen, choose_pace
+from imgrec.training.spec import FitSpec
 
 
 class LoneWorker:
@@ -28,6 +33,13 @@ class LoneWorker:
     def __init__(self) -> None:
         # torch would import its compiler with the first optimizer, a second later than now.
         importlib.import_module("torch._dynamo")
+
+    def choose_pace(
+        self, candidates: Sequence[FitSpec], budget: Budget, threads: int, *, use_gpu: bool
+    ) -> Chosen:
+        """What a time leaves room for (`choose_pace`)."""
+        torch.set_num_threads(threads)
+        return choose_pace(candidates, budget, torch.device("cuda" if use_gpu else "cpu"), Shard())
 
     def train(self, lane_spec: LaneSpec) -> None:
         """Train the models of a lane, one after the other."""

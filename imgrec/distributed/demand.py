@@ -72,6 +72,13 @@ def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
+def idle_gpus(nodes: Sequence[NodeInfo], demand: Demand, models: int) -> int:
+    """GPUs that nobody will train on: there are fewer models than lanes, and each has its number of workers."""
+    if not demand.use_gpu:
+        return 0
+    return sum(node.gpus for node in nodes) - min(models, demand.room) * demand.workers
+
+
 def spare_cores(nodes: Sequence[NodeInfo], demand: Demand) -> int:
     """Cores that no worker of a single lane holds, for each of the workers."""
     held = demand.workers * demand.cpus

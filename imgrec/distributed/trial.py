@@ -1,7 +1,6 @@
 """What the process of a trial runs: the training loop, or a trainer with workers of its own."""
 
 import contextlib
-import gc
 import json
 import platform
 import time
@@ -34,7 +33,12 @@ from imgrec.machine import memory_kills
 from imgrec.training.checkpoint import latest_state, load_state
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.microbatch import (
+    in_more_parts,
+    is_out_of_memory,
+    out_of_memory,
+    release_memory,
+)
 from imgrec.training.spec import FitSpec
 
 FAILURE = "failure"
@@ -64,9 +68,7 @@ class TrialSpec:
     session: str
 
 
-def run_trial(
-    config: dict[str, Any], threads: int, use_gpu: bool, checkpoint_seconds: float
-) -> None:
+def run_trial(config: dict[str, Any], threads: int, gpus: float, checkpoint_seconds: float) -> None:
     """Tune's entry for a trial with one training process: the plain loop.
 
     What another try would only repeat is reported as the trial's failure; Ray makes good what
@@ -74,14 +76,16 @@ def run_trial(
     """
     trial_spec: TrialSpec = config["trial_spec"]
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if use_gpu else "cpu")
+    device = torch.device("cuda" if gpus else "cpu")
+    if 0 < gpus < 1:  # else the first one takes what the others will need
+        torch.cuda.set_per_process_memory_fraction(gpus)
     spec: FitSpec | None = trial_spec.spec
     try:
         if times := _times_killed(trial_spec):
             spec = in_more_parts(trial_spec.spec, 1, times)
         while spec and not _fits_into_memory(trial_spec, spec, device, checkpoint_seconds):
             # Here, where no exception keeps alive what the last try had in memory.
-            _release_memory()
+            release_memory()
             spec = in_more_parts(spec, 1)
         if spec is None:
             tune.report({FAILURE: str(out_of_memory(trial_spec.spec, "memory ran out"))})
@@ -93,7 +97,7 @@ def run_trial(
         full = disk_failure(error)
         tune.report({FULL: str(full)} if full else {BUG: traceback.format_exc()})
     finally:
-        _release_memory()
+        release_memory()
 
 
 def _times_killed(trial_spec: TrialSpec) -> int:
@@ -216,10 +220,3 @@ def _report_again(state: Path) -> int:
     for epoch, metrics in enumerate(history, start=1):
         tune.report(as_report(epoch, metrics))
     return len(history)
-
-
-def _release_memory() -> None:
-    """The process goes on to the next trial."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -127,7 +127,7 @@ def build_tuner(
         trainable = tune.with_parameters(
             run_trial,
             threads=demand.cpus,
-            use_gpu=bool(demand.gpus),
+            gpus=demand.gpus,
             checkpoint_seconds=cluster.checkpoint_seconds,
         )
     else:

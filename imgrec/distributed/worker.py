@@ -30,7 +30,7 @@ from imgrec.errors import DivergedError
 from imgrec.training.checkpoint import latest_state, save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
-from imgrec.training.microbatch import in_more_parts, out_of_memory
+from imgrec.training.microbatch import in_more_parts, out_of_memory, release_memory
 from imgrec.training.profiling import StepProfile
 from imgrec.training.spec import FitSpec
 
@@ -96,20 +96,27 @@ def work(config: dict[str, Any]) -> None:
     for name in lane_spec.specs:
         if mailbox.is_abandoned(f"{lane}/{name}"):
             continue
-        worker = _Worker(lane_spec, name, shard)
-        try:
-            worker.run()
-        except DivergedError as error:
-            # The loss was reduced: all workers are here, and go on to the next together.
-            worker.tell(Failed(error))
-            worker.wait_until_told()
-            if shard.rank == 0:
-                mailbox.abandon(f"{lane}/{name}")
-        except Exception as error:
-            verdict = judge(error, lane, name, alone=shard.world_size == 1)
-            carry_out(verdict, mailbox, lane, name)
-            if not verdict.goes_on:
-                raise
+        _train(lane_spec, name, shard)
+        release_memory()  # here, where nothing refers to the model: the next one may need all there is
+
+
+def _train(lane_spec: LaneSpec, name: str, shard: Shard) -> None:
+    """Train one of the models, or tell why there is none."""
+    mailbox, lane = lane_spec.mailbox, lane_spec.lane
+    worker = _Worker(lane_spec, name, shard)
+    try:
+        worker.run()
+    except DivergedError as error:
+        # The loss was reduced: all workers are here, and go on to the next together.
+        worker.tell(Failed(error))
+        worker.wait_until_told()
+        if shard.rank == 0:
+            mailbox.abandon(f"{lane}/{name}")
+    except Exception as error:
+        verdict = judge(error, lane, name, alone=shard.world_size == 1)
+        carry_out(verdict, mailbox, lane, name)
+        if not verdict.goes_on:
+            raise
 
 
 def _may_begin(lane_spec: LaneSpec, shard: Shard) -> bool:

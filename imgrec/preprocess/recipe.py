@@ -85,7 +85,8 @@ class Recipe(nn.Module):
             normalized = torch.addcmul(self.offset, levels, self.scale)
         if self.training and self.augmentation.erase:
             normalized = erased(normalized, self.augmentation.erase)
-        return normalized
+        # As the store has them, which convolutions like best; what turns or crops them lays them out anew.
+        return normalized.contiguous(memory_format=torch.channels_last)
 
     def _prepared(self, images: Tensor, turns: Tensor | None) -> Tensor:
         """At the model's size, filtered, and augmented in training; as uint8 until a change needs floats."""

@@ -1,5 +1,6 @@
 """What to do where a batch does not fit into memory: the same batch in parts."""
 
+import gc
 from dataclasses import replace
 
 import torch
@@ -38,6 +39,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more: the process goes on to another model."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(spec: FitSpec, reason: str) -> TrainingError:

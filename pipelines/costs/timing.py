@@ -11,6 +11,7 @@ LABELS = {
     "tracking": "opening the record",
     "data": "reading and decoding pictures",
     "ray": "starting Ray",
+    "pace": "measuring for train.budget",
     "search": "searching",
     "confirm": "confirming the best trials",
     "train": "starting workers",

@@ -31,6 +31,7 @@ from imgrec.tracking.tags import (
     KIND,
     NETWORKS,
     NUMBER,
+    PACES,
     SETTINGS,
     STATE,
 )
@@ -59,30 +60,43 @@ class Begun:
     Attributes:
         networks: By architecture: a backbone, or the version of a registered model; and ON_GPU.
         fingerprint: Of the pictures for which alone that holds; empty where it holds for any.
+        paces: What each `train.budget` had come to: settings by key.
+        measured_for: The fingerprint of the pictures that it was measured with.
     """
 
     networks: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    paces: dict[Arch, dict[str, Any]] = field(default_factory=dict)
+    measured_for: str = ""
 
     def holds_for(self, prepared: Prepared) -> bool:
         """Whether what was prepared with these networks is to be run so."""
         return self.fingerprint in {"", prepared.store.fingerprint}
+
+    def paces_for(self, prepared: Prepared) -> dict[Arch, dict[str, Any]]:
+        """What each `train.budget` has come to for these pictures."""
+        return self.paces if self.measured_for == prepared.store.fingerprint else {}
 
 
 def last_begun(tracking: Tracking, config: Config) -> Begun:
     """What the last run with these settings was begun with: all of it, if it has not finished.
 
     Of a finished one the registered models, as long as the pictures are the same: its own model may be champion
-    now, and the same command again is not to train on from there. With new pictures it is.
+    now, and the same command again is not to train on from there. With new pictures it is. And what its
+    `train.budget` has come to: measured again it would be another number of epochs, and so another model.
     """
     experiment = config.tracking.experiment or config.name
     for record in find_runs(tracking, {ASKED: asked(config)}, experiment=experiment)[:1]:
         networks = dict(json.loads(record.tags[NETWORKS]))
+        measured = json.loads(record.tags.get(PACES, "{}"))
+        begun = Begun(
+            networks, paces=measured.get("settings", {}), measured_for=measured.get("pictures", "")
+        )
         if record.status != "FINISHED":
-            return Begun(networks)
+            return begun
         registered = {arch: one for arch, one in networks.items() if one.startswith(REGISTERED)}
-        if registered:
-            return Begun(registered, record.tags["data.fingerprint"])
+        pictures = record.tags["data.fingerprint"] if registered else ""
+        return replace(begun, networks=registered, fingerprint=pictures)
     return Begun()
 
 
@@ -165,6 +179,9 @@ class Ledger:
             COMMAND: command,
             ASKED: self.prepared.asked,
             NETWORKS: json.dumps(networks),
+            PACES: json.dumps(
+                {"pictures": self.prepared.store.fingerprint, "settings": self.prepared.paces}
+            ),
             **owner_tags(),
         }
         with ExitStack() as stack:

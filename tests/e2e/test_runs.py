@@ -242,3 +242,30 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
     assert {run.info.status for run in runs} == {"KILLED"}
     assert len(runs) == 5  # the workflow and one for each model
     assert tracking.client.search_registered_models() == []
+
+
+def test_a_time_for_training_decides_once_how_many_epochs_there_are(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Whoever goes on with the run, or asks for it again, trains no other model because a machine was busier."""
+    words = [str(pictures / "small.toml"), "--data", str(pictures / "my pictures")]
+    words += ["--name", "timed", "--arch", "cnn", "--set", "train.epochs=0"]
+    words += ["--set", "train.budget='3s'"]
+    planned = imgrec("run", *words, "--plan", cwd=tmp_path)
+    first = imgrec("run", *words, "--json", cwd=tmp_path)
+    again = imgrec("run", *words, "--json", cwd=tmp_path)
+    after = imgrec("run", *words, "--plan", cwd=tmp_path)
+    page = imgrec("why", "timed-cnn", "--json", cwd=tmp_path)
+    (trained,) = json.loads(first.stdout)["models"]
+    (taken,) = json.loads(again.stdout)["models"]
+    chosen = re.search(
+        r"cnn: epochs = (\d+): about .* of 3 s, as the workers were measured", first.stderr
+    )
+
+    refuse_unregistered(first)
+    assert planned.returncode == 0, planned.stderr
+    assert chosen, first.stderr
+    assert f"cnn: epochs = {chosen[1]}, as this run was begun" in again.stderr
+    assert taken["run_id"] == trained["run_id"]
+    assert "to do" not in after.stdout
+    assert json.loads(page.stdout)["settings"]["cnn.train.epochs"]["value"] == int(chosen[1])

@@ -186,6 +186,11 @@ class Architecture(Section):
         """The same of a network of timm's that begins with random weights."""
         return FROM_SCRATCH
 
+    @property
+    def larger(self) -> tuple[dict[str, Any], ...]:
+        """Settings of larger compact networks, the smallest first, for whoever gives the time (`train.budget`)."""
+        return ()
+
     @classmethod
     def space(cls) -> dict[str, dict[str, Any]]:
         """What a search changes of its own settings where the user does not say: `Dimension`s by key."""

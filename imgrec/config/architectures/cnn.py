@@ -23,6 +23,11 @@ class CnnConfig(Architecture):
     dropout: Fraction = 0.0
     """Share of features dropped before the last layer of the compact network."""
 
+    @property
+    def larger(self) -> tuple[dict[str, Any], ...]:
+        """Settings of larger compact networks, the smallest first, for whoever gives the time (`train.budget`)."""
+        return ({"widths": (64, 256, 256)},)
+
     def pretrained_train_defaults(self) -> dict[str, Any]:
         """What a network of timm's is trained with that begins with pretrained weights.
 

@@ -39,6 +39,7 @@ STAGES = {
     "tracking": "opening the record of runs",
     "data": "looking at the pictures",
     "ray": "starting Ray",
+    "pace": "measuring how fast the workers train",
     "search": "starting the processes of the trials",
     "confirm": "confirming the best trials with other seeds",
     "train": "starting the first workers",
@@ -121,7 +122,10 @@ class LiveTable(Observer):
                 self._line(f"data: {problem.text}")
         if store.quarantined:
             self._line(f"data: what was left out is listed in {store.quarantine_file}")
-        for arch, spec in prepared.specs.items():
+
+    def settled(self, specs: Mapping[Arch, FitSpec]) -> None:
+        """What each architecture is going to be trained with."""
+        for arch, spec in specs.items():
             self._rows[arch] = Row(spec)
 
     def searching(self, config: Config, tried: Mapping[Arch, int]) -> None:

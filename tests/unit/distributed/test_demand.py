@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from imgrec.config import ClusterConfig, SearchConfig
-from imgrec.distributed.demand import Demand, TrialDemand, plan_demand, plan_trials, spare_cores
+from imgrec.distributed.demand import (
+    Demand,
+    TrialDemand,
+    idle_gpus,
+    plan_demand,
+    plan_trials,
+    spare_cores,
+)
 from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError
 
@@ -115,3 +122,24 @@ def test_what_no_worker_holds_is_divided_among_the_workers(
     every = [NodeInfo("", "", *node) for node in nodes]
     demand = plan_demand(every, ClusterConfig(**settings))
     assert spare_cores(every, demand) == spare
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "models", "idle"),
+    [
+        ([(16, 8)], {}, 1, 7),
+        ([(16, 8)], {}, 4, 4),
+        ([(16, 8)], {"workers": 8}, 1, 0),
+        ([(16, 8)], {"workers": (2, 8)}, 1, 0),
+        ([(16, 2)], {}, 4, 0),
+        ([(16, 8)], {"use_gpu": False}, 1, 0),
+    ],
+)
+def test_gpus_that_nobody_trains_on_are_counted(
+    nodes: list[tuple[int, int]], settings: dict[str, object], models: int, idle: int
+) -> None:
+    """One architecture on a machine of eight leaves seven idle, and whoever pays for them is to know."""
+    known = tuple(NodeInfo("", "", *one) for one in nodes)
+    demand = plan_demand(known, ClusterConfig.model_validate(settings))
+
+    assert idle_gpus(known, demand, models) == idle

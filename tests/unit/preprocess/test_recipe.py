@@ -69,3 +69,20 @@ def test_augmentation_keeps_the_layout_that_convolutions_like() -> None:
     changed = moved(images, Augmentation(flip=True, shift=0.2))
 
     assert changed.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Augmentation(flip=True, shift=0.1),
+        Augmentation(rotate=15.0),
+        Augmentation(crop_area=0.5),
+        Augmentation(color=0.3, policy="randaugment", erase=0.2),
+    ],
+)
+def test_a_model_is_given_pictures_as_they_lie_in_the_store(how: Augmentation) -> None:
+    """Channels last, whatever turned or cropped them: else every step would lay them out anew."""
+    recipe = Recipe(ChannelStatistics((0.5,) * 3, (0.2,) * 3), (), how).train()
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    assert recipe(images).is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,129 @@
+"""How fast the workers of a cluster train, measured before they do: by the steps that they are going to take."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from imgrec.data.loader import Shard
+from imgrec.distributed.alone import is_alone, start_worker
+from imgrec.distributed.demand import Demand
+from imgrec.distributed.session import Session
+from imgrec.distributed.trainer import has_died, how_it_ended
+from imgrec.errors import ImgrecError, TrainingError
+from imgrec.training.pace import Budget, Chosen, choose_pace
+from imgrec.training.spec import FitSpec
+
+POLL_SECONDS = 0.25
+
+
+def pace_of_workers(
+    session: Session,
+    demand: Demand,
+    candidates: Sequence[FitSpec],
+    budget: Budget,
+    *,
+    storage: Path,
+) -> Chosen:
+    """What a time leaves room for on the workers that are going to train (`choose_pace`).
+
+    Where nodes come and go, as many workers are measured as there are at least.
+
+    Args:
+        session: A Ray that is up.
+        demand: What the workers hold.
+        candidates: The same fit with different networks.
+        budget: The time.
+        storage: Folder that every node sees.
+
+    Raises:
+        TrainingError: the workers could not be measured.
+    """
+    try:
+        if is_alone(session, demand):
+            return _of_one(session, demand, candidates, budget)
+        return _of_group(session, demand, candidates, budget, storage)
+    except (RayActorError, RayTaskError, ray.train.TrainingFailedError) as error:
+        found = _cause(error)
+        if isinstance(found, ImgrecError):
+            raise found from error
+        why = how_it_ended(error) if has_died(error) else how_it_ended(found)
+        msg = f"train.budget: how fast the workers are could not be measured ({why}); set train.epochs instead"
+        raise TrainingError(msg) from error
+
+
+def _of_one(
+    session: Session, demand: Demand, candidates: Sequence[FitSpec], budget: Budget
+) -> Chosen:
+    worker = start_worker(session, demand)
+    call = worker.choose_pace.remote(candidates, budget, demand.cpus, use_gpu=demand.use_gpu)
+    chosen: Chosen = ray.get(call)
+    if demand.use_gpu:  # others ask the GPU something before training begins
+        ray.kill(worker)
+    else:
+        session.prepared.append(worker)
+    return chosen
+
+
+def _of_group(
+    session: Session,
+    demand: Demand,
+    candidates: Sequence[FitSpec],
+    budget: Budget,
+    storage: Path,
+) -> Chosen:
+    with tempfile.TemporaryDirectory(prefix=".pace-", dir=storage) as folder:
+        trainer = TorchTrainer(
+            _measured,
+            train_loop_config={
+                "candidates": candidates,
+                "budget": budget,
+                "threads": demand.cpus,
+                "use_gpu": demand.use_gpu,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=demand.least,
+                use_gpu=demand.use_gpu,
+                resources_per_worker={"CPU": demand.cpus},
+            ),
+            run_config=RunConfig(name="pace", storage_path=folder),
+        )
+        came: list[Any] = []
+
+        def fit() -> None:
+            try:
+                came.append(trainer.fit().return_value)
+            except BaseException as error:
+                came.append(error)
+
+        thread = session.beside(fit, "pace")
+        while thread.is_alive():  # so that Ctrl-C is heard
+            thread.join(POLL_SECONDS)
+    (chosen,) = came
+    if isinstance(chosen, BaseException):
+        raise chosen
+    assert isinstance(chosen, Chosen)
+    return chosen
+
+
+def _measured(config: dict[str, Any]) -> Chosen:
+    """On every worker of a group."""
+    context = ray.train.get_context()
+    torch.set_num_threads(config["threads"])
+    device = get_device() if config["use_gpu"] else torch.device("cpu")
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    return choose_pace(config["candidates"], config["budget"], device, shard)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker has raised, of the errors that Ray puts around it."""
+    if isinstance(error, ray.train.WorkerGroupError):
+        error = next(iter(error.worker_failures.values()), error)
+    return error.cause if isinstance(error, RayTaskError) and error.cause else error

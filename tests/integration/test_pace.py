@@ -1,0 +1,74 @@
+"""What a time leaves room for, measured on a real Ray with two cores: by one worker, by two, and by one that dies."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from imgrec.config import ClusterConfig, load_config
+from imgrec.distributed.demand import plan_demand
+from imgrec.distributed.pace import pace_of_workers
+from imgrec.distributed.session import Session, ray_session
+from imgrec.errors import TrainingError
+from imgrec.training.pace import MOST_TIMES, Budget
+from imgrec.training.spec import FitSpec
+from pipelines.prepare import prepare
+from tests.conftest import no_progress, processes_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+AMPLE = Budget(36_000.0)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One local Ray for the module."""
+    with ray_session(ClusterConfig(), tmp_path_factory.mktemp("logs") / "ray.log", cpus=2) as up:
+        yield up
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> FitSpec:
+    """A small cnn of the digits."""
+    settings = [f"storage='{tmp_path}'", "archs=['cnn']", "cnn.model.widths=[8, 16]"]
+    return prepare(load_config(None, settings), no_progress).specs["cnn"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_say_how_many_epochs_a_time_leaves_room_for(
+    session: Session, spec: FitSpec, tmp_path: Path, workers: int
+) -> None:
+    """As many workers as are going to train, each with its share of a batch; and nothing of it is left behind."""
+    demand = plan_demand(session.nodes, ClusterConfig(workers=workers))
+    before = set(tmp_path.iterdir())
+
+    ample = pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path)
+    tiny = pace_of_workers(session, demand, [spec], Budget(1e-3), storage=tmp_path)
+
+    assert ample.epochs == MOST_TIMES * spec.train.epochs
+    assert tiny.epochs == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_worker_that_dies_while_it_is_measured_is_said_in_one_line(
+    session: Session, spec: FitSpec, tmp_path: Path
+) -> None:
+    """With what to do instead; nothing was trained yet, so nothing is lost."""
+    session.prepared.clear()
+    demand = plan_demand(session.nodes, ClusterConfig())
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.2):
+            for one in processes_of(psutil.Process(), "LoneWorker"):
+                one.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(TrainingError, match=r"could not be measured .*set train\.epochs"):
+            pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path)
+    finally:
+        over.set()
+        killer.join()
