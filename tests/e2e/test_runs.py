@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,14 @@ import pytest
 from imgrec.config import TrackingConfig
 from imgrec.tracking.connection import connect
 from tests.conftest import processes_of
-from tests.e2e.user import IMGREC, free_port, imgrec, make_pictures, served
+from tests.e2e.user import (
+    IMGREC,
+    free_port,
+    imgrec,
+    make_pictures,
+    refuse_unregistered,
+    served,
+)
 
 
 @pytest.fixture(scope="module")
