@@ -6,6 +6,7 @@ most; where a system lacks a call, the function falls back to a simpler one.
 
 import contextlib
 import errno
+import gc
 import math
 import os
 import platform
@@ -29,6 +30,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 LOCK_POLL_SECONDS = 0.05
+SELDOM = (20_000, 10, 10)
+"""Of `gc.set_threshold`, whose own is (700, 10, 10)."""
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
 """Variables that name caches of the home folder, and what they are called in a folder of ours."""
 INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
@@ -37,6 +40,14 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF}
 """What file systems say that have no locks, or none without a right to write."""
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """A CPU's flags for bf16, in order of preference; `processor_kind` has the first that is present."""
+
+
+def collect_seldom() -> None:
+    """Let Python look for cycles among new objects less often: importing makes many, and none of them is to go.
+
+    It is a sixth of the time of importing MLflow or torch, and so of the start of every process (docs/results.md).
+    """
+    gc.set_threshold(*SELDOM)
 
 
 def available_cores() -> int:

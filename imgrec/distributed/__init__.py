@@ -1,11 +1,14 @@
 """Training on Ray. The only package that imports it.
 
 Ray reads these when it is imported, so they are set here, before any module of the package does.
-What the user has set stays.
+What the user has set stays. A process of Ray's that works for us comes here first.
 """
 
 import os
 
+from imgrec.machine import collect_seldom
+
+collect_seldom()
 for _name, _value in {
     # Ray Train's controller polls its workers this often; `report` waits for it (default 2 s),
     # and every poll takes time from a worker that computes with all cores.
