@@ -65,7 +65,7 @@ class Pictures:
             # As many as whoever trains here was given; the node may have others to serve.
             self._images.threads = torch.get_num_threads()
         self._resident = None
-        if device.type == "cuda" and store.images.nbytes <= RESIDENT_SHARE * _free_bytes(device):
+        if device.type == "cuda" and store.images.nbytes <= RESIDENT_SHARE * free_bytes(device):
             self._resident = _copied(store.images, device)
 
     def take(self, rows: Indices) -> Batch:
@@ -105,7 +105,7 @@ class Pictures:
                 yield earlier, batch.result()
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Of the part of the GPU's memory that this process may take; several trials may share a GPU."""
     free, total = torch.cuda.mem_get_info(device)
     return min(free, int(total * torch.cuda.get_per_process_memory_fraction(device)))

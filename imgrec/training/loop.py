@@ -34,7 +34,7 @@ from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.optim import Together
-from imgrec.training.probe import all_features, fit_probe
+from imgrec.training.probe import all_features, device_for, fit_probe, learned_from
 from imgrec.training.spec import FitSpec
 
 SPENT = "work_seconds/"
@@ -43,6 +43,8 @@ OF_FIT = "work_seconds_of_fit/"
 """The same in the metrics of a model: of all its epochs together."""
 LEAST_SCALE = 1.0
 """Of gradients in fp16: below it they would be made smaller, not larger, and each step before was left out."""
+LOOKED_AT = 1 << 16
+"""Features that the last layer is given at a time."""
 JUDGED_BY = "val/image_share"
 """The metric that says what share of their side the pictures had that an epoch was judged by."""
 
@@ -212,11 +214,15 @@ def train_last_layer(
             # There is no order of pictures to balance: margins come to the same.
             imbalance = "logit_adjustment"
         if learner.shard.rank == 0:
-            loss_fn = Loss(imbalance, spec.class_counts, 0.0)
-            rows = splits.train
+            rows = learned_from(splits.train, learner.store.labels[splits.train], spec.seed)
             inputs = torch.from_numpy(features[rows])
+            device = device_for(inputs, learner.device)
+            loss_fn = Loss(imbalance, spec.class_counts, 0.0).to(device)
             biased = network.last_layer.bias is not None
-            fit_probe(inputs, labels[rows], loss_fn, spec.seed, biased=biased).put_into(network)
+            probe = fit_probe(
+                inputs.to(device), labels[rows].to(device), loss_fn, spec.seed, biased=biased
+            )
+            probe.put_into(network)
         if dist.is_initialized():
             for parameter in network.last_layer.parameters():
                 dist.broadcast(parameter.data, src=0)
@@ -225,8 +231,10 @@ def train_last_layer(
         scores = []
         for rows in (splits.train, splits.choosing):
             meter = Meter(spec.num_classes, learner.device)
-            logits = network.classify(torch.from_numpy(features[rows]).to(learner.device))
-            meter.update(logits, labels[rows].to(learner.device))
+            for start in range(0, len(rows), LOOKED_AT):
+                some = rows[start : start + LOOKED_AT]
+                logits = network.classify(torch.from_numpy(features[some]).to(learner.device))
+                meter.update(logits, labels[some].to(learner.device))
             scores.append(meter.scores())
     return scores[0], scores[1], len(labels)
 

@@ -27,7 +27,8 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from imgrec.data.decode import pictures_at_once
-from imgrec.data.loader import Pictures, Shard
+from imgrec.data.loader import Pictures, Shard, free_bytes
+from imgrec.data.splits import Indices
 from imgrec.data.store import Store
 from imgrec.errors import disk_failure
 from imgrec.machine import locked, take_room
@@ -43,7 +44,11 @@ STRENGTHS = tuple(10.0 ** (-step / 4) for step in range(17))
 FOLDS = 5
 MOST_CROSS_VALIDATED = 10_000
 """Of more pictures one fold is enough to tell strengths apart."""
+MOST_LEARNED_FROM = 200_000
+"""Of more pictures some of each class are enough for a start, and all would not fit into the memory of a laptop."""
 MOST_STEPS = 100
+COPIES = 8
+"""Times the features that the memory of a GPU must have room for: as they are, standardized, for a fold, and more."""
 LEAST_DEVIATION = 1e-3
 """Of a feature, as a share of the mean deviation of all."""
 TINY = 1e-12
@@ -244,6 +249,32 @@ class Probe:
                 layer.bias.copy_(self.bias / network.logit_scale)
 
 
+def learned_from(rows: Indices, labels: npt.NDArray[np.int64], seed: int) -> Indices:
+    """The rows that a probe learns from: all, or of very many the same share of each class, drawn by the seed.
+
+    Args:
+        rows: Of the training split, (N,).
+        labels: Their classes, (N,).
+        seed: Of the draw.
+    """
+    if len(rows) <= MOST_LEARNED_FROM:
+        return rows
+    order = np.random.default_rng([seed, MOST_LEARNED_FROM]).permutation(len(rows))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, in random order
+    counts = np.bincount(labels)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
+    kept = place * len(rows) < np.repeat(counts, counts) * MOST_LEARNED_FROM
+    chosen: Indices = np.sort(rows[order[kept]])
+    return chosen
+
+
+def device_for(features: Tensor, device: torch.device) -> torch.device:
+    """Where the regression is solved: the device, if there is room for its copies of the features."""
+    if device.type == "cuda" and COPIES * features.nbytes <= free_bytes(device):
+        return device
+    return torch.device("cpu")
+
+
 def fit_probe(
     features: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool = True
 ) -> Probe:
@@ -253,9 +284,9 @@ def fit_probe(
     (Liu & Nocedal 1989). The strength is the one with the lowest loss over held out folds.
 
     Args:
-        features: Of the training split, (N, F) float32.
-        labels: (N,) int64.
-        loss_fn: Without label smoothing.
+        features: Of the training split, (N, F) float32, on the device that solves it.
+        labels: (N,) int64, there too.
+        loss_fn: Without label smoothing, there too.
         seed: Of the folds.
         biased: Whether the layer adds a number of its own for each class. Without, features are only scaled, for
             to centre them is to add one.
@@ -271,7 +302,7 @@ def fit_probe(
     for stronger in STRENGTHS[: STRENGTHS.index(strength) + 1]:
         layer.solve(stronger)
     weight = layer.weight.detach() / std
-    return Probe(weight, layer.bias.detach() - weight @ mean, strength)
+    return Probe(weight.cpu(), (layer.bias.detach() - weight @ mean).cpu(), strength)
 
 
 def held_out_probabilities(features: Tensor, labels: Tensor, num_classes: int, seed: int) -> Tensor:
@@ -326,18 +357,19 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
     """Which fold each picture is held out in, (N,), evenly within every class."""
     rng = np.random.default_rng([seed, FOLDS])
     order = rng.permutation(len(labels))
-    by_class = order[np.argsort(labels.numpy()[order], kind="stable")]
+    by_class = order[np.argsort(labels.cpu().numpy()[order], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_class] = np.arange(len(labels)) % FOLDS
-    return torch.from_numpy(folds)
+    return torch.from_numpy(folds).to(labels.device)
 
 
 class _Regression:
     """A logistic regression; every solution begins at the one before it."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, loss_fn: Loss, *, biased: bool) -> None:
-        self.weight = torch.zeros(loss_fn.num_classes, inputs.shape[1], requires_grad=True)
-        self.bias = torch.zeros(loss_fn.num_classes, requires_grad=biased)
+        classes, device = loss_fn.num_classes, inputs.device
+        self.weight = torch.zeros(classes, inputs.shape[1], device=device, requires_grad=True)
+        self.bias = torch.zeros(classes, device=device, requires_grad=biased)
         self._inputs, self._labels, self._loss_fn = inputs, labels, loss_fn
 
     def solve(self, strength: float, *, roughly: bool = False) -> None:

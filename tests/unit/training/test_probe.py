@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +17,14 @@ from imgrec.machine import locked
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import EpochReport, evaluate, fit
 from imgrec.training.loss import Loss
-from imgrec.training.probe import STRENGTHS, _turn, features_file, fit_probe, known_logits
+from imgrec.training.probe import (
+    STRENGTHS,
+    _turn,
+    features_file,
+    fit_probe,
+    known_logits,
+    learned_from,
+)
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
@@ -67,6 +75,23 @@ def test_the_strength_is_one_that_held_out_pictures_are_best_with() -> None:
         fit_probe(noise, labels, loss_fn, 0).strength
         > 10 * fit_probe(clean, labels, loss_fn, 0).strength
     )
+
+
+def test_of_very_many_pictures_it_learns_from_the_same_share_of_each_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A million are more than a laptop has memory for; none of a rare class is lost for that."""
+    monkeypatch.setattr("imgrec.training.probe.MOST_LEARNED_FROM", 100)
+    labels = np.repeat(np.arange(3), [900, 96, 4])
+    rows = np.arange(5000, 6000)
+    chosen = learned_from(rows, labels, seed=0)
+    counts = np.bincount(labels[chosen - 5000])
+
+    assert counts.tolist() == [90, 10, 1]
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert np.array_equal(chosen, learned_from(rows, labels, seed=0))
+    assert not np.array_equal(chosen, learned_from(rows, labels, seed=1))
+    assert np.array_equal(learned_from(rows[:100], labels[:100], seed=0), rows[:100])
 
 
 @pytest.mark.parametrize("count", [3, 4])
