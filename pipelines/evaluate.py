@@ -41,8 +41,18 @@ class Built:
     val: Tensor
 
 
-def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str) -> Built:
-    """The weights of the best epoch, calibrated on the part of the validation split that has chosen nothing."""
+def build_classifier(
+    prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str, answered: Tensor | None = None
+) -> Built:
+    """The weights of the best epoch, calibrated on the part of the validation split that has chosen nothing.
+
+    Args:
+        prepared: The data.
+        spec: What was trained.
+        best: What came of it.
+        arithmetic: That it was trained in.
+        answered: Logits of the validation split, (Nval, K), where the workers have left them.
+    """
     config = prepared.config
     store = prepared.store
     priors = set_aside(spec.train.imbalance, spec.class_counts)
@@ -73,7 +83,7 @@ def build_classifier(prepared: Prepared, spec: FitSpec, best: Best, arithmetic: 
     )
     classifier = Classifier(card, best.weights)
     splits = prepared.splits
-    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, splits.val)
+    logits, labels = _logits(classifier, prepared, spec, best, arithmetic, splits.val, answered)
     calibrating = torch.from_numpy(np.isin(splits.val, splits.calibrating))
     calibrated = _calibrated(classifier, logits[calibrating], labels[calibrating], prepared)
     return Built(calibrated, logits)
@@ -110,11 +120,16 @@ def _shares(class_counts: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def evaluate(
-    classifier: Classifier, prepared: Prepared, spec: FitSpec, best: Best, arithmetic: str
+    classifier: Classifier,
+    prepared: Prepared,
+    spec: FitSpec,
+    best: Best,
+    arithmetic: str,
+    answered: Tensor | None = None,
 ) -> Evaluation:
-    """The scores on the test split, which has chosen nothing until now."""
+    """The scores on the test split, which has chosen nothing until now; `answered` as above."""
     rows = prepared.splits.test
-    logits, _ = _logits(classifier, prepared, spec, best, arithmetic, rows)
+    logits, _ = _logits(classifier, prepared, spec, best, arithmetic, rows, answered)
     return evaluate_logits(classifier, logits, prepared.store, rows, spec.class_counts)
 
 
@@ -160,9 +175,12 @@ def _logits(
     best: Best,
     arithmetic: str,
     rows: Indices,
+    answered: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and labels (N,): as served, or of a probe from the features that it was trained on."""
     store = prepared.store
+    if answered is not None:
+        return answered, torch.from_numpy(store.labels[rows])
     if best.epoch <= spec.probe_epochs:
         assert isinstance(classifier.model, Network)
         known = known_logits(spec, arithmetic, classifier.model, rows)

@@ -16,6 +16,7 @@ from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
+from imgrec.training.answers import read_answers
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
@@ -235,9 +236,12 @@ class _Model:
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
         self._workflow.observer.evaluating(self.arch)
-        built = build_classifier(prepared, self.spec, fitted.best, fitted.precision)
+        of_val, of_test = read_answers(fitted.folder, prepared.splits) or (None, None)
+        built = build_classifier(prepared, self.spec, fitted.best, fitted.precision, of_val)
         classifier = built.classifier
-        evaluation = evaluate(classifier, prepared, self.spec, fitted.best, fitted.precision)
+        evaluation = evaluate(
+            classifier, prepared, self.spec, fitted.best, fitted.precision, of_test
+        )
         metrics = model_metrics(fitted, self.spec, classifier, evaluation)
         for file in fitted.profile:
             self._run.log_file(file)

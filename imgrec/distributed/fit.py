@@ -56,6 +56,7 @@ class Fitted:
         gpu_name: The GPU's name; empty on a CPU.
         gpu_bytes: The most memory that was taken on it.
         precision: `bf16`, `fp16` or `fp32`.
+        folder: Where it lies, with what the workers have answered (`read_answers`).
         profile: A trace of some steps, if one was asked for.
     """
 
@@ -70,6 +71,7 @@ class Fitted:
     gpu_name: str
     gpu_bytes: int
     precision: str
+    folder: Path
     profile: tuple[Path, ...] = ()
 
 
@@ -95,6 +97,7 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         gpu_name=state["gpu_name"],
         gpu_bytes=state["gpu_bytes"],
         precision=state["precision"],
+        folder=folder,
         profile=tuple(sorted((folder / PROFILE).glob("*"))),
     )
 

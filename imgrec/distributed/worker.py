@@ -27,6 +27,7 @@ from imgrec.distributed.events import (
 from imgrec.distributed.stream import StreamedPictures, worth_streaming
 from imgrec.distributed.verdict import carry_out, judge
 from imgrec.errors import DivergedError
+from imgrec.training.answers import write_answers
 from imgrec.training.checkpoint import latest_state, save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
@@ -187,6 +188,7 @@ class _Worker:
         )
         with self._profiled():
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
+        write_answers(learner, pictures, self.result)
         if self.shard.rank == 0:
             save_state(self.result, learner.result())
             self.tell(Finished(str(self.result)))
