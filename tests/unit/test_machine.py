@@ -13,7 +13,14 @@ import pytest
 from imgrec import machine
 from imgrec.config import DataConfig
 from imgrec.data.store import prepare_store
-from imgrec.machine import birth_of, keep_caches_in, locked, memory_kills, processor_kind
+from imgrec.machine import (
+    SELDOM,
+    birth_of,
+    keep_caches_in,
+    locked,
+    memory_kills,
+    processor_kind,
+)
 from tests.conftest import ROOT, no_progress
 
 
@@ -199,3 +206,27 @@ def test_an_optimizer_leaves_nothing_in_the_temporary_directory(tmp_path: Path) 
     )
 
     assert list(temporary.iterdir()) == []
+
+
+OF_RAY = "import imgrec.distributed"
+COMMAND = """
+import contextlib
+from pipelines.cli import app
+app.app = lambda **_: 0
+with contextlib.suppress(SystemExit):
+    app.main()
+"""
+
+
+@pytest.mark.parametrize("beginning", [OF_RAY, COMMAND])
+def test_processes_of_ours_look_for_cycles_seldom(beginning: str) -> None:
+    """Those of Ray from their first import on, and commands: both begin with seconds of imports."""
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{beginning}\nimport gc; print(gc.get_threshold())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+
+    assert ended.stdout.strip() == str(SELDOM)
