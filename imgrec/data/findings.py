@@ -21,7 +21,7 @@ Kind = Literal["same class", "other class", "other split", "train and test"]
 LEAST_PICTURES = 3
 FEW_GREY = 0.1
 FEW_PICTURES = 20
-GROUPED = re.compile(r"(?P<group>[^/_.-]*[0-9])[_.-][^/_.-]*[0-9]\.[^./]+$")
+GROUPED = re.compile(r"(?P<group>[^/:_.-]*[0-9])[_.-][^/:_.-]*[0-9]\.[^./]+$")
 """`patient12_3.png`, `video7.frame0012.jpg`: a name with a number, and a number within it."""
 LEAST_GROUPS = 5
 MOST_NAMES = 10_000

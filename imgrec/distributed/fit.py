@@ -28,9 +28,10 @@ from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
-from imgrec.distributed.worker import MOST_EXCUSED, PROFILE, LaneSpec, work
+from imgrec.distributed.worker import ANSWER_SECONDS, MOST_EXCUSED, PROFILE, LaneSpec, work
 from imgrec.errors import ClusterError, TrainingError
 from imgrec.training.checkpoint import load_state
+from imgrec.training.clock import ANSWERING
 from imgrec.training.learner import Best, best_of
 from imgrec.training.loop import SPENT, EpochReport
 from imgrec.training.spec import FitSpec
@@ -86,7 +87,7 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         history=history,
         ended="model" not in state,
         seconds=sum(epoch["epoch_seconds"] for epoch in history),
-        spent=_spent(history),
+        spent=_spent(history) | {ANSWERING: state.get(ANSWER_SECONDS, 0.0)},
         restarts=restarts,
         images_per_second=statistics.median(
             # Of a probe it tells whether its features were there already.

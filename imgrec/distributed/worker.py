@@ -38,7 +38,7 @@ from imgrec.training.spec import FitSpec
 HEARTBEAT_SECONDS = 1.0
 # What rank 0 decides for all at the end of an epoch.
 GO_ON, LOOK_FOR_DRAINS, WRITE = 0, 1, 2
-RESULT = "result"
+RESULT, ANSWER_SECONDS = "result", "answer_seconds"
 PROFILE = "profile"
 MOST_EXCUSED = 8
 """Times that the workers of a model are started again for want of memory, or for what one of them found."""
@@ -188,9 +188,11 @@ class _Worker:
         )
         with self._profiled():
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
+        began = time.monotonic()
         write_answers(learner, pictures, self.result)
         if self.shard.rank == 0:
-            save_state(self.result, learner.result())
+            spent = {ANSWER_SECONDS: time.monotonic() - began}
+            save_state(self.result, learner.result() | spent)
             self.tell(Finished(str(self.result)))
             self.wait_until_told()
 

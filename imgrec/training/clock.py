@@ -14,7 +14,7 @@ import torch
 
 Item = TypeVar("Item")
 DATA, MODEL, OPTIMIZER, EVALUATION = "data", "model", "optimizer", "evaluation"
-REPORT, OTHER = "report", "other"
+REPORT, OTHER, ANSWERING = "report", "other", "answering"
 ON_DEVICE = frozenset({MODEL, OPTIMIZER, EVALUATION})
 """Kinds of work that run on the GPU, if there is one; the others run on the host."""
 

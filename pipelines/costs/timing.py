@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from imgrec.config import Arch
-from imgrec.training.clock import DATA, EVALUATION, MODEL, OPTIMIZER, OTHER, REPORT
+from imgrec.training.clock import ANSWERING, DATA, EVALUATION, MODEL, OPTIMIZER, OTHER, REPORT
 
 LABELS = {
     "tracking": "opening the record",
@@ -21,6 +21,7 @@ LABELS = {
     EVALUATION: "evaluation",
     REPORT: "checkpoints and reports",
     OTHER: "between steps",
+    ANSWERING: "answering val and test",
     "register": "scoring and registering",
     "compare": "comparing models",
     "examine": "examining the models",
@@ -38,6 +39,7 @@ CURES = {
     EVALUATION: "a smaller data.val_fraction",
     REPORT: "a larger cluster.checkpoint_seconds",
     OTHER: "a larger train.batch_size takes fewer steps",
+    ANSWERING: "smaller data.val_fraction and data.test_fraction",
     "register": "a tracking server that is nearer, or not behind a slow link",
     "compare": "fewer architectures, or a smaller test split",
     "examine": "report.corrupted = 0 leaves out the pictures that are made worse",

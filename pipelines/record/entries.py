@@ -27,7 +27,7 @@ from imgrec.models import count_parameters
 from imgrec.tracking.datasets import Pictures, log_datasets
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, BEGINS_WITH, DONE, KEY, KIND, RANDOM
-from imgrec.training.clock import ON_DEVICE
+from imgrec.training.clock import ANSWERING, ON_DEVICE
 from imgrec.training.loop import OF_FIT
 from imgrec.training.metrics import KEPT
 from imgrec.training.spec import FitSpec
@@ -195,7 +195,7 @@ def _throughput(fitted: Fitted, spec: FitSpec, classifier: Classifier) -> dict[s
     metrics = {"training_flops": float(flops), "flops_per_second": rate}
     if fitted.device == "cuda":
         busy = sum(seconds for kind, seconds in fitted.spent.items() if kind in ON_DEVICE)
-        metrics["gpu_busy"] = busy / sum(fitted.spent.values())
+        metrics["gpu_busy"] = busy / sum(s for kind, s in fitted.spent.items() if kind != ANSWERING)
         metrics["gpu_memory_bytes"] = float(fitted.gpu_bytes)
         if peak := peak_flops(fitted.gpu_name, fitted.precision):
             metrics["share_of_peak"] = rate / peak

@@ -40,6 +40,7 @@ def test_workers_say_how_many_epochs_a_time_leaves_room_for(
     session: Session, spec: FitSpec, tmp_path: Path, workers: int
 ) -> None:
     """As many workers as are going to train, each with its share of a batch; and nothing of it is left behind."""
+    session.prepared.clear()  # a worker of another demand would hold the cores
     demand = plan_demand(session.nodes, ClusterConfig(workers=workers))
     before = set(tmp_path.iterdir())
 

@@ -4,8 +4,8 @@ Nothing is unpacked: pictures are read where they lie.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,8 @@ from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
 from imgrec.data.sources.tree import PLAIN, Rule, read_tree
+
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ class Archives:
         """What was taken for what."""
         folders = self._by_folder.reading
         what = f"{len(self.paths):,} archives" if len(self.paths) > 1 else "an archive"
-        splits = dict[str, str]()
+        files: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
             if split := self._split(path):
-                splits[split] = f"{splits[split]}, {path.name}" if split in splits else path.name
+                files[split].append(path.name)
+        splits = {split: _told(names) for split, names in files.items()}
         if folders is None:
             ignored = {CLUTTER: count} if (count := self._clutter) else {}
             return Reading(what, "what lies beside each picture (.cls, .json)", splits, ignored)
@@ -154,6 +157,13 @@ class Archives:
     @property
     def _clutter(self) -> int:
         return sum(len(held.clutter) for held in self._held)
+
+
+def _told(names: Sequence[str]) -> str:
+    """A few names, or of many the first and the last."""
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    return f"{len(names):,} archives, {names[0]} to {names[-1]}"
 
 
 _Place = tuple[int, PurePosixPath]

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from imgrec.data.content import MOST_BYTES, Content, Missing, refuse_huge
@@ -71,8 +71,8 @@ class Contents:
     """What an archive holds: where its pictures are, and the labels of its keys."""
 
     pictures: dict[PurePosixPath, Content] = field(default_factory=dict)
-    labels: dict[PurePosixPath, Label] = field(default_factory=dict)
-    label_files: dict[tuple[PurePosixPath, str], PurePosixPath] = field(default_factory=dict)
+    labels: dict[str, Label] = field(default_factory=dict)
+    label_files: dict[tuple[str, str], PurePosixPath] = field(default_factory=dict)
     clutter: set[str] = field(default_factory=set)
 
 
@@ -119,7 +119,7 @@ def _refuse_second_label(path: Path, member: Member, held: Contents) -> None:
 
 def refuse_shared_labels(path: Path, held: Contents) -> None:
     """Raise DataError where several pictures have one label between them: which of them is meant, a person says."""
-    first: dict[PurePosixPath, PurePosixPath] = {}
+    first: dict[str, PurePosixPath] = {}
     for name in held.pictures:
         if key_of(name) not in held.labels:
             continue
@@ -144,9 +144,14 @@ def _members_of_tar(path: Path) -> Iterator[Member]:
             if not member.isreg():
                 yield Member(name, NO_FILE, 0, None)
                 continue
-            file = tar.extractfile(member)
-            assert file is not None
-            yield Member(name, Part(path, member.offset_data, member.size), member.size, file.read)
+            part = Part(path, member.offset_data, member.size)
+            yield Member(name, part, member.size, partial(_read_from, tar, member))
+
+
+def _read_from(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def _members_of_zip(path: Path) -> Iterator[Member]:
@@ -226,9 +231,11 @@ def _refuse_truncated(path: Path) -> None:
             raise DataError(msg)
 
 
-def key_of(name: PurePosixPath) -> PurePosixPath:
+def key_of(name: PurePosixPath) -> str:
     """WebDataset: what belongs together has the same name up to the first dot."""
-    return name.parent / name.name.partition(".")[0]
+    path = str(name)
+    dot = path.find(".", path.rfind("/") + 1)
+    return path if dot < 0 else path[:dot]
 
 
 def split_folder(name: PurePosixPath) -> str:

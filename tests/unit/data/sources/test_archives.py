@@ -14,10 +14,13 @@ import pytest
 from pyarrow import parquet
 
 from imgrec.config import DataConfig
+from imgrec.data.findings import Findings
 from imgrec.data.sources import compressed, members, open_source, saved
 from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.sample import Sample
+from imgrec.data.store import prepare_store
 from imgrec.errors import DataError, DecodeError
+from tests.conftest import no_progress
 from tests.unit.data.sources.made import add, png
 
 
@@ -322,6 +325,22 @@ def test_splits_of_archives_are_those_of_their_folders_or_names(
         ("test", "test"),
     }
     assert samples[0].id.startswith(f"test/0.{ending}:photos/cat/")
+
+
+def test_many_shards_are_told_in_a_line_and_are_no_groups(tmp_path: Path) -> None:
+    """ImageNet comes in a hundred of them: their names are of nobody's patients, and fill no screen."""
+    for shard in range(12):
+        with tarfile.open(tmp_path / f"train-{shard:05d}.tar", "w") as tar:
+            for number in range(4):
+                add(tar, f"{shard}{number}.png", png(number % 2, 4 * shard + number))
+                add(tar, f"{shard}{number}.cls", str(number % 2).encode())
+    config = DataConfig(source=str(tmp_path / "*.tar"), near_duplicates=0)
+    store = prepare_store(config, tmp_path / "storage", progress=no_progress)
+    findings = Findings(store, allow_leakage=False)
+
+    assert store.reading
+    assert store.reading.splits == {"train": "12 archives, train-00000.tar to train-00011.tar"}
+    assert not any("look like" in problem.text for problem in findings.problems)
 
 
 def test_samples_with_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> None:
