@@ -263,9 +263,10 @@ def test_a_time_for_training_decides_once_how_many_epochs_there_are(
     first = imgrec("run", *words, "--json", cwd=tmp_path)
     again = imgrec("run", *words, "--json", cwd=tmp_path)
     after = imgrec("run", *words, "--plan", cwd=tmp_path)
-    page = imgrec("why", "timed-cnn", "--json", cwd=tmp_path)
     (trained,) = json.loads(first.stdout)["models"]
     (taken,) = json.loads(again.stdout)["models"]
+    tracking = connect(TrackingConfig(), tmp_path / "mlruns", create=False)
+    run = tracking.client.get_run(trained["run_id"])
     chosen = re.search(
         r"cnn: epochs = (\d+): about .* of 3 s, as the workers were measured", first.stderr
     )
@@ -276,4 +277,4 @@ def test_a_time_for_training_decides_once_how_many_epochs_there_are(
     assert f"cnn: epochs = {chosen[1]}, as this run was begun" in again.stderr
     assert taken["run_id"] == trained["run_id"]
     assert "to do" not in after.stdout
-    assert json.loads(page.stdout)["settings"]["cnn.train.epochs"]["value"] == int(chosen[1])
+    assert run.data.params["train.epochs"] == chosen[1]
