@@ -297,10 +297,10 @@ def fit_probe(
     # A feature that these pictures do not have would be nothing but its rounding, enlarged.
     std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
-    strength = _choose_strength(inputs, labels, loss_fn, seed, biased=biased)
+    strength, near = _choose_strength(inputs, labels, loss_fn, seed, biased=biased)
     layer = _Regression(inputs, labels, loss_fn, biased=biased)
-    for stronger in STRENGTHS[: STRENGTHS.index(strength) + 1]:
-        layer.solve(stronger)
+    layer.begin_at(near)
+    layer.solve(strength)
     weight = layer.weight.detach() / std
     return Probe(weight.cpu(), (layer.bias.detach() - weight @ mean).cpu(), strength)
 
@@ -318,7 +318,7 @@ def held_out_probabilities(features: Tensor, labels: Tensor, num_classes: int, s
     mean, std = features.mean(dim=0), features.std(dim=0)
     std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
-    strength = _choose_strength(inputs, labels, loss_fn, seed, biased=True)
+    strength, _ = _choose_strength(inputs, labels, loss_fn, seed, biased=True)
     folds = _folds(labels, seed)
     probabilities = torch.zeros(len(labels), num_classes)
     for fold in sorted(set(folds.tolist())):
@@ -331,8 +331,8 @@ def held_out_probabilities(features: Tensor, labels: Tensor, num_classes: int, s
 
 def _choose_strength(
     inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool
-) -> float:
-    """From the strongest on, until held out pictures are recognized worse again."""
+) -> tuple[float, "_Solution"]:
+    """From the strongest on, until held out pictures are recognized worse again; and what a fold came to with it."""
     folds = _folds(labels, seed)
     # Of fewer than five pictures some folds are empty.
     held_out = range(min(FOLDS, len(labels)) if len(labels) <= MOST_CROSS_VALIDATED else 1)
@@ -340,7 +340,7 @@ def _choose_strength(
         fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn, biased=biased)
         for fold in held_out
     }
-    best, least = STRENGTHS[0], math.inf
+    best, least, near = STRENGTHS[0], math.inf, inside[0].solution()
     for strength in STRENGTHS:
         total = 0.0
         for fold, layer in inside.items():
@@ -349,8 +349,8 @@ def _choose_strength(
             total += layer.loss_of(inputs[outside], labels[outside])
         if total > least:
             break
-        best, least = strength, total
-    return best
+        best, least, near = strength, total, inside[0].solution()
+    return best, near
 
 
 def _folds(labels: Tensor, seed: int) -> Tensor:
@@ -363,6 +363,10 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(folds).to(labels.device)
 
 
+_Solution = tuple[Tensor, Tensor]
+"""Weights (K, F) and biases (K,)."""
+
+
 class _Regression:
     """A logistic regression; every solution begins at the one before it."""
 
@@ -372,12 +376,23 @@ class _Regression:
         self.bias = torch.zeros(classes, device=device, requires_grad=biased)
         self._inputs, self._labels, self._loss_fn = inputs, labels, loss_fn
 
+    def solution(self) -> _Solution:
+        """Where it stands."""
+        return self.weight.detach().clone(), self.bias.detach().clone()
+
+    @torch.no_grad()
+    def begin_at(self, solution: _Solution) -> None:
+        """Go on from there: the way to the minimum is shorter, and the minimum is the same."""
+        weight, bias = solution
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
     def solve(self, strength: float, *, roughly: bool = False) -> None:
         """Go to the minimum, or near enough to it to tell strengths apart."""
         gradient, change = (1e-4, 1e-6) if roughly else (1e-5, 1e-7)
         solver = torch.optim.LBFGS(
             [one for one in (self.weight, self.bias) if one.requires_grad],
-            max_iter=MOST_STEPS,
+            max_iter=MOST_STEPS if roughly else 3 * MOST_STEPS,
             history_size=10,
             tolerance_grad=gradient,
             tolerance_change=change,

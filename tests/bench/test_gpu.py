@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from imgrec.config import load_config
-from imgrec.data.loader import Pictures, Shard, TrainingBatch, training_batches
+from imgrec.data.loader import Pictures, Shard, TrainingBatch, free_bytes, training_batches
 from imgrec.models.recurrent import Gru, Lstm
 from imgrec.preprocess.augment import Augmentation
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
+from imgrec.training.loss import Loss
+from imgrec.training.probe import fit_probe
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.bench.gpu import measure
@@ -102,6 +104,30 @@ def test_a_gpu_answers_in_fp32_what_a_cpu_answers(specs: dict[str, FitSpec], arc
         there = torch.softmax(model(recipe(pictures.to(CUDA))), dim=1).cpu()
         here = torch.softmax(model.cpu()(recipe.cpu()(pictures)), dim=1)
     torch.testing.assert_close(there, here, atol=1e-5, rtol=0)
+
+
+def test_a_process_with_a_share_of_a_gpu_counts_on_no_more() -> None:
+    """Four trials on one card: each keeps pictures in a part of its own quarter."""
+    _, total = torch.cuda.mem_get_info(CUDA)
+    torch.cuda.set_per_process_memory_fraction(0.25)
+    try:
+        assert free_bytes(CUDA) <= total // 4
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_probe_is_solved_on_a_gpu_to_the_same_minimum() -> None:
+    """Its sums are in another order, so up to the tolerance that it is solved to."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    features = torch.randn(3, 20, generator=generator)[labels]
+    features += torch.randn(600, 20, generator=generator)
+    here = fit_probe(features, labels, Loss("none", (200,) * 3, 0.0), 0)
+    loss_fn = Loss("none", (200,) * 3, 0.0).to(CUDA)
+    there = fit_probe(features.to(CUDA), labels.to(CUDA), loss_fn, 0)
+
+    assert there.strength == here.strength
+    torch.testing.assert_close(there.weight, here.weight, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("layer", [Gru, Lstm])
