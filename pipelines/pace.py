@@ -75,7 +75,14 @@ def _measured(
     arithmetic = choose_arithmetic(branch.train.precision, branch.model, kinds)
     candidates = [replace(spec, arithmetic=arithmetic) for spec in specs]
     budget = Budget(branch.train.budget, branch.train.epochs)
-    return pace_of_workers(session, demand, candidates, budget, storage=Path(config.storage))
+    return pace_of_workers(
+        session,
+        demand,
+        candidates,
+        budget,
+        storage=Path(config.storage),
+        keep=not config.search.wanted,
+    )
 
 
 def _settings(branch: Branch, chosen: Chosen, specs: Sequence[FitSpec]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def pace_of_workers(
     budget: Budget,
     *,
     storage: Path,
+    keep: bool,
 ) -> Chosen:
     """What a time leaves room for on the workers that are going to train (`choose_pace`).
 
@@ -42,13 +43,15 @@ def pace_of_workers(
         candidates: The same fit with different networks.
         budget: The time.
         storage: Folder that every node sees.
+        keep: Let the worker that was measured train what comes next, where it is one alone; else it goes, for it
+            holds cores that trials wait for.
 
     Raises:
         TrainingError: the workers could not be measured.
     """
     try:
         if is_alone(session, demand):
-            return _of_one(session, demand, candidates, budget)
+            return _of_one(session, demand, candidates, budget, keep=keep)
         return _of_group(session, demand, candidates, budget, storage)
     except (RayActorError, RayTaskError, ray.train.TrainingFailedError) as error:
         found = _cause(error)
@@ -60,15 +63,20 @@ def pace_of_workers(
 
 
 def _of_one(
-    session: Session, demand: Demand, candidates: Sequence[FitSpec], budget: Budget
+    session: Session,
+    demand: Demand,
+    candidates: Sequence[FitSpec],
+    budget: Budget,
+    *,
+    keep: bool,
 ) -> Chosen:
     worker = start_worker(session, demand)
     call = worker.choose_pace.remote(candidates, budget, demand.cpus, use_gpu=demand.use_gpu)
     chosen: Chosen = ray.get(call)
-    if demand.use_gpu:  # others ask the GPU something before training begins
-        ray.kill(worker)
-    else:
+    if keep and not demand.use_gpu:  # others ask the GPU something before training begins
         session.prepared.append(worker)
+    else:
+        ray.kill(worker)
     return chosen
 
 

@@ -40,23 +40,34 @@ def test_workers_say_how_many_epochs_a_time_leaves_room_for(
     session: Session, spec: FitSpec, tmp_path: Path, workers: int
 ) -> None:
     """As many workers as are going to train, each with its share of a batch; and nothing of it is left behind."""
-    session.prepared.clear()  # a worker of another demand would hold the cores
     demand = plan_demand(session.nodes, ClusterConfig(workers=workers))
     before = set(tmp_path.iterdir())
 
-    ample = pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path)
-    tiny = pace_of_workers(session, demand, [spec], Budget(1e-3), storage=tmp_path)
+    ample = pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)
+    tiny = pace_of_workers(session, demand, [spec], Budget(1e-3), storage=tmp_path, keep=False)
 
     assert ample.epochs == MOST_TIMES * spec.train.epochs
     assert tiny.epochs == 1
     assert set(tmp_path.iterdir()) == before
 
 
+def test_the_worker_that_was_measured_trains_or_is_gone(
+    session: Session, spec: FitSpec, tmp_path: Path
+) -> None:
+    """It has imported all that it takes to train; and where trials come next, they wait for its cores."""
+    demand = plan_demand(session.nodes, ClusterConfig())
+
+    pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)
+    assert session.prepared == []
+    pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=True)
+    assert len(session.prepared) == 1
+    session.prepared.clear()  # without a handle it ends
+
+
 def test_a_worker_that_dies_while_it_is_measured_is_said_in_one_line(
     session: Session, spec: FitSpec, tmp_path: Path
 ) -> None:
     """With what to do instead; nothing was trained yet, so nothing is lost."""
-    session.prepared.clear()
     demand = plan_demand(session.nodes, ClusterConfig())
     over = threading.Event()
 
@@ -69,7 +80,7 @@ def test_a_worker_that_dies_while_it_is_measured_is_said_in_one_line(
     killer.start()
     try:
         with pytest.raises(TrainingError, match=r"could not be measured .*set train\.epochs"):
-            pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path)
+            pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)
     finally:
         over.set()
         killer.join()
