@@ -225,10 +225,11 @@ class LiveTable(Observer):
         self._rows[arch] = Row(spec)
         passes = spec.train.epochs - spec.probe_epochs
         how = f"batch {spec.train.batch_size}, {spec.train.optimizer}, augmentation: {spec.augmentation}"
+        passed = "1 epoch" if passes == 1 else f"{passes} epochs"
         if not spec.weights:
-            self._line(f"{arch}: {passes} epochs, {how}")
+            self._line(f"{arch}: {passed}, {how}")
         elif passes:
-            self._line(f"{arch}: the last layer on frozen features; then {passes} epochs, {how}")
+            self._line(f"{arch}: the last layer on frozen features; then {passed}, {how}")
         else:
             self._line(f"{arch}: the last layer on frozen features, and no more (train.finetune)")
         if spec.filters:
