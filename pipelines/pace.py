@@ -11,15 +11,16 @@ from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.nodes import device_kinds
 from imgrec.distributed.pace import pace_of_workers
 from imgrec.distributed.session import Session
-from imgrec.training.pace import Budget, Chosen
+from imgrec.training.pace import Budget
+from imgrec.training.pace import Chosen as Fits
 from imgrec.training.precision import choose_arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.formats import duration
-from pipelines.prepare import Prepared
+from pipelines.prepare import Chosen, Prepared, network_of, workers_of
 
 
 def at_pace(
-    prepared: Prepared, known: Mapping[Arch, Mapping[str, Any]], session: Callable[[], Session]
+    prepared: Prepared, known: Mapping[Arch, Chosen], session: Callable[[], Session]
 ) -> Prepared:
     """With epochs, and networks, that every `train.budget` leaves room for.
 
@@ -32,49 +33,55 @@ def at_pace(
         TrainingError: the workers could not be measured.
     """
     prepared = at_known_pace(prepared, known)
-    paces, notes = dict(prepared.paces), list[str]()
+    paces, notes = dict[Arch, Chosen](), list[str]()
     for branch in prepared.config.branches:
         arch, budget = branch.arch, branch.train.budget
         if not budget:
             continue
         networks = _networks(branch, prepared.specs[arch])
         specs = [prepared.spec_of(one) for one in networks]
-        chosen = _measured(prepared, branch, specs, session())
-        paces[arch] = _settings(branch, chosen, specs)
-        takes = f"about {duration(chosen.seconds)} of {duration(budget)}"
-        if chosen.seconds > budget:
-            takes = f"about {duration(chosen.seconds)}, for no less can be trained"
-        notes.append(f"{arch}: {_told(paces[arch])}: {takes}, as the workers were measured")
+        fits = _measured(prepared, branch, specs, session())
+        settings = _settings(branch, networks[fits.place], fits.epochs, specs)
+        paces[arch] = Chosen(settings, network_of(prepared.specs[arch]), workers_of(prepared))
+        takes = f"about {duration(fits.seconds)} of {duration(budget)}"
+        if fits.seconds > budget:
+            takes = f"about {duration(fits.seconds)}, for no less can be trained"
+        notes.append(f"{arch}: {_told(settings)}: {takes}, as the workers were measured")
     return prepared.at_pace(paces, notes)
 
 
-def at_known_pace(prepared: Prepared, known: Mapping[Arch, Mapping[str, Any]]) -> Prepared:
+def at_known_pace(prepared: Prepared, known: Mapping[Arch, Chosen]) -> Prepared:
     """With what every `train.budget` has come to before, where that is known."""
     paces = {
-        branch.arch: dict(known[branch.arch])
+        branch.arch: known[branch.arch]
         for branch in prepared.config.branches
         if branch.train.budget and branch.arch in known
     }
-    notes = [f"{arch}: {_told(pace)}, as this run was begun" for arch, pace in paces.items()]
+    notes = [
+        f"{arch}: {_told(pace.settings)}, as it was measured before" for arch, pace in paces.items()
+    ]
     return prepared.at_pace(paces, notes)
 
 
 def _networks(branch: Branch, spec: FitSpec) -> list[Branch]:
-    """The same with each network that may be chosen, the smallest first."""
-    if spec.weights and branch.train.finetune == "auto":  # the time decides, not the operations
-        branch = branch.with_settings({"train.finetune": "full"})
+    """The same with each network that may be chosen, the smallest first, and the epochs that the data ask for."""
+    settings: dict[str, Any] = {"train.epochs": 0}
+    if spec.weights:  # the time decides what is trained, not the operations
+        settings["train.finetune"] = "full"
+    branch = branch.with_settings(settings)
     return [branch, *branch.larger()]
 
 
 def _measured(
     prepared: Prepared, branch: Branch, specs: Sequence[FitSpec], session: Session
-) -> Chosen:
-    config = prepared.config
+) -> Fits:
+    config, train = prepared.config, branch.train
     demand = plan_demand(session.nodes, config.cluster)
     kinds = device_kinds(use_gpu=demand.use_gpu)
-    arithmetic = choose_arithmetic(branch.train.precision, branch.model, kinds)
+    arithmetic = choose_arithmetic(train.precision, branch.model, kinds)
     candidates = [replace(spec, arithmetic=arithmetic) for spec in specs]
-    budget = Budget(branch.train.budget, branch.train.epochs)
+    least = PROBE_EPOCHS + 1 if specs[0].weights and train.finetune == "full" else 1
+    budget = Budget(train.budget, train.epochs, min(least, train.epochs or least))
     return pace_of_workers(
         session,
         demand,
@@ -85,21 +92,22 @@ def _measured(
     )
 
 
-def _settings(branch: Branch, chosen: Chosen, specs: Sequence[FitSpec]) -> dict[str, Any]:
+def _settings(
+    branch: Branch, network: Branch, epochs: int, specs: Sequence[FitSpec]
+) -> dict[str, Any]:
     """What was chosen, as somebody would have written it."""
-    if specs[0].weights:
-        if chosen.epochs > PROBE_EPOCHS:
-            return {"train.finetune": "full", "train.epochs": chosen.epochs}
-        if branch.train.finetune == "full":
-            return {"train.epochs": PROBE_EPOCHS + 1}
-        return {"train.finetune": "probe"}
-    larger = branch.model.larger[chosen.place - 1] if chosen.place else {}
-    network = {f"model.{name}": value for name, value in larger.items()}
-    return {"train.epochs": chosen.epochs} | network
+    if specs[0].weights and branch.train.finetune == "auto":
+        if epochs <= PROBE_EPOCHS:
+            return {"train.finetune": "probe"}
+        return {"train.finetune": "full", "train.epochs": epochs}
+    # Also where the smallest was chosen: a search is not to try a size that there is no time for.
+    sizes = {name for one in branch.model.larger for name in one} if branch.larger() else set()
+    own = {f"model.{name}": getattr(network.model, name) for name in sorted(sizes)}
+    return {"train.epochs": epochs} | own
 
 
-def _told(pace: Mapping[str, Any]) -> str:
+def _told(settings: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key.partition('.')[2]} = {list(value) if isinstance(value, tuple) else value}"
-        for key, value in pace.items()
+        for key, value in settings.items()
     )

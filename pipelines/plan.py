@@ -121,12 +121,10 @@ def _overheads(ledger: Ledger | None, cluster: ClusterConfig) -> Overheads:
 def _branch(
     config: Config, ledger: Ledger | None, spec: FitSpec, arch: Arch, overheads: Overheads
 ) -> Iterator[Stage]:
-    if spec.train.budget:
-        yield Stage("fit", arch, seconds=config.seeds * spec.train.budget, note=MEASURED)
-        yield _register(spec, overheads)
-        return
     speed, source = _speed(ledger, spec)
     note = f"{speed:,.0f} images/s, {source}"
+    if spec.train.budget:  # at what comes to it
+        speed, note = fit_seconds(spec, 1.0) / spec.train.budget, MEASURED
     if config.search.wanted:
         searched = ledger.finished_search(arch) if ledger else None
         if searched is None:

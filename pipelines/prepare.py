@@ -1,6 +1,6 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +43,21 @@ from pipelines.registered import begin_with_registered
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a `train.budget` has come to.
+
+    Attributes:
+        settings: By key.
+        network: That was measured, and what it begins with.
+        workers: That were measured.
+    """
+
+    settings: dict[str, Any]
+    network: str
+    workers: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything that is decided before training.
 
@@ -57,7 +72,7 @@ class Prepared:
         on_gpu: Whether training has GPUs, as it was known when the run was begun.
         statistics: Of the training split, behind any filters.
         specs: What each architecture will be trained with, unless a search finds better.
-        paces: What each `train.budget` has come to: settings by key.
+        paces: What each `train.budget` has come to.
     """
 
     store: Store
@@ -70,21 +85,24 @@ class Prepared:
     on_gpu: bool
     statistics: "Statistics"
     specs: dict[Arch, FitSpec]
-    paces: dict[Arch, dict[str, Any]] = field(default_factory=dict)
+    paces: dict[Arch, Chosen] = field(default_factory=dict)
 
-    def at_pace(self, paces: Mapping[Arch, dict[str, Any]], notes: Sequence[str]) -> "Prepared":
-        """The same with what each `train.budget` has come to, and notes about that for people."""
+    def at_pace(self, paces: Mapping[Arch, Chosen], notes: Sequence[str]) -> "Prepared":
+        """The same with what some `train.budget` have come to, and notes about that for people."""
+        if not paces:
+            return self
         branches = tuple(
-            branch.at_pace(paces[branch.arch]) if branch.arch in paces else branch
+            branch.at_pace(paces[branch.arch].settings) if branch.arch in paces else branch
             for branch in self.config.branches
         )
         specs = self.specs | {
             branch.arch: self.spec_of(branch) for branch in branches if branch.arch in paces
         }
         config = self.config.model_copy(update={"branches": branches})
-        config, idle = _without_idle_spaces(config, specs)
+        config, idle = _without_idle_spaces(config, specs, paces)
         told = (*self.notes, *notes, *idle)
-        return replace(self, config=config, specs=specs, paces=dict(paces), notes=told)
+        known = self.paces | dict(paces)
+        return replace(self, config=config, specs=specs, paces=known, notes=told)
 
     def spec_of(self, branch: Branch) -> FitSpec:
         """What an architecture is trained with, with all that its settings leave to the data chosen.
@@ -111,6 +129,20 @@ class Statistics:
         if key not in self.known:
             self.known[key] = channel_statistics(self.store, self.splits.train, view, filters)
         return self.known[key]
+
+
+def network_of(spec: FitSpec) -> str:
+    """The network of a spec and what it begins with, in a word."""
+    if spec.weights:
+        return f"{spec.model.backbone} {spec.weights.sha256[:16]}"
+    return f"{spec.model.backbone} of random weights"
+
+
+def workers_of(prepared: Prepared) -> str:
+    """What is going to train, in a word."""
+    cluster = prepared.config.cluster
+    where = "GPUs" if prepared.on_gpu else f"CPUs, {cluster.cpus_per_worker or 'any'} cores each"
+    return f"{cluster.workers} on {where}"
 
 
 def prepare(
@@ -172,7 +204,8 @@ def prepare(
     for branch in config.branches:
         for settings in branch.other_backbones:  # of which trials will begin
             built(branch.with_settings(settings))
-    config, idle = _without_idle_spaces(config, specs)
+    settled = [branch.arch for branch in config.branches if not branch.train.budget]
+    config, idle = _without_idle_spaces(config, specs, settled)
     notes += (*idle, *_about_seen(config, store, splits, weights))
     return Prepared(
         store, findings, splits, config, written, notes, weights, on_gpu, statistics, specs
@@ -283,9 +316,14 @@ def _about_seen(
 
 
 def _without_idle_spaces(
-    config: Config, specs: Mapping[Arch, FitSpec]
+    config: Config, specs: Mapping[Arch, FitSpec], settled: Container[Arch]
 ) -> tuple[Config, tuple[str, ...]]:
     """Of a linear probe alone a search can only try other networks: its one strength is chosen by itself.
+
+    Args:
+        config: The settings.
+        specs: What comes of them.
+        settled: The architectures of which it is known whether the last layer alone is trained.
 
     Returns:
         The settings, and for people which spaces that were written have no effect.
@@ -293,7 +331,8 @@ def _without_idle_spaces(
     branches, notes = list[Branch](), list[str]()
     for branch in config.branches:
         spec = specs[branch.arch]
-        idle = spec.weights is not None and spec.train.finetune == "probe"
+        is_probe = spec.weights is not None and spec.train.finetune == "probe"
+        idle = is_probe and branch.arch in settled
         kept = tuple(one for one in branch.space if one.key == BACKBONE) if idle else branch.space
         branches.append(branch.model_copy(update={"space": kept}))
         if idle and any(

@@ -91,6 +91,7 @@ def train(
         on_event=lambda name, event: waiting[name].progress(event),
         resume=begun,
         profile=profile,
+        answers=True,
     )
     for module in SCORING:
         importlib.import_module(module)
@@ -105,9 +106,10 @@ def train(
 
 def _say_what_is_idle(workflow: Workflow, session: Session, models: int) -> None:
     """Whoever pays for GPUs is to know of those that nobody trains on."""
-    if (idle := idle_gpus(session.nodes, workflow.demand, models)) > 0:
+    cluster = workflow.config.cluster
+    if idle := idle_gpus(session.nodes, cluster, workflow.demand, models):
         workflow.observer.note(
-            f"GPUs with nothing to do: {idle}; with a larger cluster.workers they would train the same model together"
+            f"GPUs with nothing to do: {idle}; cluster.workers = {cluster.workers} says how many train a model together"
         )
 
 

@@ -86,7 +86,7 @@ class Branch(Section):
         ]
 
     def at_pace(self, settings: Mapping[str, Any]) -> "Branch":
-        """The same with what `train.budget` has come to, as if the user had written that instead.
+        """The same with what `train.budget` has come to, as if the user had written that instead: no search changes it.
 
         Args:
             settings: `{"train.epochs": 12, "model.widths": (64, 256, 256)}`.
@@ -266,8 +266,10 @@ def _dimensions(arch: Arch, space: Mapping[str, Any]) -> Iterator[tuple[str, Dim
             key = f"{part}.{name}"
             if name not in PARTS[part][arch].model_fields or name == "arch":
                 raise ConfigError(unknown(f"{arch}.{key}", f"{arch}.space: "))
-            if key == "train.epochs":
-                msg = f"{arch}.space.{key}: trials are compared at the same epochs; set {arch}.train.epochs"
+            if key in {"train.epochs", "train.budget"}:
+                msg = (
+                    f"{arch}.space.{key}: trials are compared at the same epochs; set {arch}.{key}"
+                )
                 raise ConfigError(msg)
             yield key, None if spec is False else _dimension(arch, key, spec)
 

@@ -108,7 +108,8 @@ class Pictures:
 def free_bytes(device: torch.device) -> int:
     """Of the part of the GPU's memory that this process may take; several trials may share a GPU."""
     free, total = torch.cuda.mem_get_info(device)
-    return min(free, int(total * torch.cuda.get_per_process_memory_fraction(device)))
+    share = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(free, share - torch.cuda.memory_reserved(device))
 
 
 def _copied(images: AnyImages, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import ray
 import torch
@@ -20,6 +21,7 @@ from imgrec.config import ClusterConfig
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.session import Session
+from imgrec.distributed.stream import pictures_for
 from imgrec.distributed.trainer import how_it_ended
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec, work
 from imgrec.errors import ClusterError
@@ -35,11 +37,18 @@ class LoneWorker:
         importlib.import_module("torch._dynamo")
 
     def choose_pace(
-        self, candidates: Sequence[FitSpec], budget: Budget, threads: int, *, use_gpu: bool
+        self,
+        candidates: Sequence[FitSpec],
+        budget: Budget,
+        threads: int,
+        spare: int,
+        *,
+        use_gpu: bool,
     ) -> Chosen:
         """What a time leaves room for (`choose_pace`)."""
         torch.set_num_threads(threads)
-        return choose_pace(candidates, budget, torch.device("cuda" if use_gpu else "cpu"), Shard())
+        device = torch.device("cuda" if use_gpu else "cpu")
+        return choose_pace(candidates, budget, device, Shard(), partial(pictures_for, spare=spare))
 
     def train(self, lane_spec: LaneSpec) -> None:
         """Train the models of a lane, one after the other."""

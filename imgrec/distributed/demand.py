@@ -72,11 +72,17 @@ def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
-def idle_gpus(nodes: Sequence[NodeInfo], demand: Demand, models: int) -> int:
-    """GPUs that nobody will train on: there are fewer models than lanes, and each has its number of workers."""
-    if not demand.use_gpu:
+def idle_gpus(
+    nodes: Sequence[NodeInfo], cluster: ClusterConfig, demand: Demand, models: int
+) -> int:
+    """GPUs that nobody will train on, though the settings have not said so.
+
+    There are fewer models than lanes, each with its number of workers; or fewer GPUs than workers.
+    """
+    if cluster.use_gpu is False:
         return 0
-    return sum(node.gpus for node in nodes) - min(models, demand.room) * demand.workers
+    trained_on = min(models, demand.room) * demand.workers if demand.use_gpu else 0
+    return max(0, sum(node.gpus for node in nodes) - trained_on)
 
 
 def spare_cores(nodes: Sequence[NodeInfo], demand: Demand) -> int:

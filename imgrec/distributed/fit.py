@@ -123,6 +123,7 @@ def fit_on_workers(
     on_event: Callable[[str, ProgressEvent], None],
     resume: Mapping[str, Path] = MappingProxyType({}),
     profile: bool = False,
+    answers: bool = False,
 ) -> Iterator[FitOutcome]:
     """Begin to train models, each on cluster.workers workers, as many at a time as the cluster has room for.
 
@@ -139,6 +140,7 @@ def fit_on_workers(
         on_event: Told in this process how each model goes; every epoch once.
         resume: Checkpoints of the same specs to go on from, by name.
         profile: Leave a trace of some steps of each (training/profiling.py).
+        answers: Let the workers say what each model makes of the pictures that judge it (training/answers.py).
 
     Returns:
         The name and the result of each model as it ends: TrainingError if its loss diverged or
@@ -165,6 +167,7 @@ def fit_on_workers(
             resume={name: resume[name] for name in chosen if name in resume},
             profile=profile,
             max_failures=cluster.max_failures,
+            answers=answers,
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )

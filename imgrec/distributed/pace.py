@@ -1,7 +1,8 @@
 """How fast the workers of a cluster train, measured before they do: by the steps that they are going to take."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from ray.train.torch import TorchTrainer, get_device
 
 from imgrec.data.loader import Shard
 from imgrec.distributed.alone import is_alone, start_worker
-from imgrec.distributed.demand import Demand
+from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.session import Session
-from imgrec.distributed.trainer import has_died, how_it_ended
+from imgrec.distributed.stream import pictures_for
+from imgrec.distributed.trainer import how_it_ended
 from imgrec.errors import ImgrecError, TrainingError
 from imgrec.training.pace import Budget, Chosen, choose_pace
 from imgrec.training.spec import FitSpec
@@ -54,11 +56,16 @@ def pace_of_workers(
             return _of_one(session, demand, candidates, budget, keep=keep)
         return _of_group(session, demand, candidates, budget, storage)
     except (RayActorError, RayTaskError, ray.train.TrainingFailedError) as error:
-        found = _cause(error)
-        if isinstance(found, ImgrecError):
-            raise found from error
-        why = how_it_ended(error) if has_died(error) else how_it_ended(found)
-        msg = f"train.budget: how fast the workers are could not be measured ({why}); set train.epochs instead"
+        causes = list(_causes(error))
+        for cause in causes:
+            if isinstance(cause, ImgrecError):
+                raise cause from error
+        if not any(isinstance(cause, RayActorError) for cause in causes):
+            raise  # a bug of ours
+        msg = (
+            f"train.budget: how fast the workers are could not be measured ({how_it_ended(causes[0])}); set "
+            f"train.epochs instead"
+        )
         raise TrainingError(msg) from error
 
 
@@ -71,7 +78,9 @@ def _of_one(
     keep: bool,
 ) -> Chosen:
     worker = start_worker(session, demand)
-    call = worker.choose_pace.remote(candidates, budget, demand.cpus, use_gpu=demand.use_gpu)
+    call = worker.choose_pace.remote(
+        candidates, budget, demand.cpus, _spare(session, demand), use_gpu=demand.use_gpu
+    )
     chosen: Chosen = ray.get(call)
     if keep and not demand.use_gpu:  # others ask the GPU something before training begins
         session.prepared.append(worker)
@@ -94,6 +103,7 @@ def _of_group(
                 "candidates": candidates,
                 "budget": budget,
                 "threads": demand.cpus,
+                "spare": _spare(session, demand),
                 "use_gpu": demand.use_gpu,
             },
             scaling_config=ScalingConfig(
@@ -127,11 +137,21 @@ def _measured(config: dict[str, Any]) -> Chosen:
     torch.set_num_threads(config["threads"])
     device = get_device() if config["use_gpu"] else torch.device("cpu")
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    return choose_pace(config["candidates"], config["budget"], device, shard)
+    pictures_of = partial(pictures_for, spare=config["spare"])
+    return choose_pace(config["candidates"], config["budget"], device, shard, pictures_of)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a worker has raised, of the errors that Ray puts around it."""
+def _spare(session: Session, demand: Demand) -> int:
+    """Cores that decode for each worker, as in a lane that is the only one."""
+    return spare_cores(session.nodes, demand) if demand.room == 1 else 0
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What processes have ended with, of the errors that Ray puts around it; of a group that of each worker."""
     if isinstance(error, ray.train.WorkerGroupError):
-        error = next(iter(error.worker_failures.values()), error)
-    return error.cause if isinstance(error, RayTaskError) and error.cause else error
+        for failure in error.worker_failures.values():
+            yield from _causes(failure)
+    elif isinstance(error, ray.train.ControllerError):
+        yield from _causes(error.controller_failure)
+    else:
+        yield error.cause if isinstance(error, RayTaskError) and error.cause else error

@@ -89,6 +89,13 @@ class StreamedPictures(Pictures):
         logging.getLogger(__name__).warning("worker decodes for itself from now on: %s", reason)
 
 
+def pictures_for(store: Store, device: torch.device, *, spare: int) -> Pictures:
+    """As they reach a worker for which so many cores are spare."""
+    if worth_streaming(store, spare):
+        return StreamedPictures(store, device, spare)
+    return Pictures(store, device)
+
+
 def worth_streaming(store: Store, tasks: int) -> bool:
     """Whether there is something to decode, and somebody who has nothing else to do."""
     return tasks > 0 and isinstance(store.images, EncodedImages)

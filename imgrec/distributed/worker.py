@@ -14,7 +14,7 @@ import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
-from imgrec.data.loader import Pictures, Shard
+from imgrec.data.loader import Shard
 from imgrec.distributed.events import (
     Failed,
     Finished,
@@ -24,7 +24,7 @@ from imgrec.distributed.events import (
     WorkerEvent,
     as_report,
 )
-from imgrec.distributed.stream import StreamedPictures, worth_streaming
+from imgrec.distributed.stream import StreamedPictures, pictures_for
 from imgrec.distributed.verdict import carry_out, judge
 from imgrec.errors import DivergedError
 from imgrec.training.answers import write_answers
@@ -62,6 +62,8 @@ class LaneSpec:
         profile: Leave a trace of some steps beside the result.
         spare: Cores of the cluster that no worker holds, for each worker.
         max_failures: How often workers may die.
+        answers: Whether models are to be scored and registered, so that what they say of the pictures that judge them
+            is wanted (`write_answers`).
     """
 
     lane: str
@@ -77,6 +79,7 @@ class LaneSpec:
     profile: bool = False
     spare: int = 0
     max_failures: int = 0
+    answers: bool = False
 
 
 def work(config: dict[str, Any]) -> None:
@@ -174,7 +177,7 @@ class _Worker:
         if checkpoint:
             learner.restore(checkpoint)
         self.learner = learner
-        pictures = self._pictures(learner)
+        pictures = pictures_for(learner.store, learner.device, spare=self.lane_spec.spare)
         self.tell(
             Started(
                 epochs_done=learner.epochs_done,
@@ -189,7 +192,8 @@ class _Worker:
         with self._profiled():
             fit(learner, on_epoch=self._on_epoch, on_step=self._on_step, pictures=pictures)
         began = time.monotonic()
-        write_answers(learner, pictures, self.result)
+        if self.lane_spec.answers:
+            write_answers(learner, pictures, self.result)
         if self.shard.rank == 0:
             spent = {ANSWER_SECONDS: time.monotonic() - began}
             save_state(self.result, learner.result() | spent)
@@ -220,12 +224,6 @@ class _Worker:
         if smaller is None:
             raise out_of_memory(spec, f"memory ran out {times} times")
         return smaller
-
-    def _pictures(self, learner: Learner) -> Pictures:
-        store, spare = learner.store, self.lane_spec.spare
-        if worth_streaming(store, spare):
-            return StreamedPictures(store, learner.device, spare)
-        return Pictures(store, learner.device)
 
     @contextlib.contextmanager
     def _profiled(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.optim import Together
-from imgrec.training.probe import all_features, device_for, fit_probe, learned_from
+from imgrec.training.probe import all_features, learned_from, solve
 from imgrec.training.spec import FitSpec
 
 SPENT = "work_seconds/"
@@ -216,12 +216,9 @@ def train_last_layer(
         if learner.shard.rank == 0:
             rows = learned_from(splits.train, learner.store.labels[splits.train], spec.seed)
             inputs = torch.from_numpy(features[rows])
-            device = device_for(inputs, learner.device)
-            loss_fn = Loss(imbalance, spec.class_counts, 0.0).to(device)
+            loss_fn = Loss(imbalance, spec.class_counts, 0.0)
             biased = network.last_layer.bias is not None
-            probe = fit_probe(
-                inputs.to(device), labels[rows].to(device), loss_fn, spec.seed, biased=biased
-            )
+            probe = solve(inputs, labels[rows], loss_fn, spec.seed, learner.device, biased=biased)
             probe.put_into(network)
         if dist.is_initialized():
             for parameter in network.last_layer.parameters():

@@ -1,7 +1,8 @@
 """How fast a fit goes where it is going to train, and what that leaves room for in a time that was given for it."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -9,15 +10,24 @@ import torch
 import torch.distributed as dist
 
 from imgrec.data.loader import Pictures, Shard, training_batches
+from imgrec.data.store import Store
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import evaluate, train_epoch
-from imgrec.training.microbatch import in_more_parts, is_out_of_memory, out_of_memory
+from imgrec.training.microbatch import (
+    in_more_parts,
+    is_out_of_memory,
+    out_of_memory,
+    release_memory,
+)
+from imgrec.training.probe import solving_seconds
 from imgrec.training.spec import FitSpec
 
+PicturesOf = Callable[[Store, torch.device], Pictures]
 MEASURED_EPOCHS = 20
 """Of the fit that is measured: so many that each size of pictures has whole epochs of its own."""
-WARMING, TIMED = 2, 6
-"""Steps of each size: the first ones look for ways to compute, and allocate."""
+ROUNDS, WARMING, TIMED = 3, 2, 4
+"""Each size comes in turn in each round, with so many steps that look for ways to compute, and so many that are timed.
+The fastest round counts: whatever else the machine does for some seconds slows down one of them."""
 EVALUATED = 512
 """Pictures."""
 USED = 0.95
@@ -35,18 +45,20 @@ class Pace:
     Attributes:
         step_seconds: Of a step, by the share of their side that pictures have.
         look_seconds: To evaluate one whole picture, all workers together.
+        solve_seconds: To solve the last layer of a probe on its features.
         pictures: Of the store, whose features a probe computes.
         judged: Of them, those that judge an epoch.
     """
 
     step_seconds: Mapping[float, float]
     look_seconds: float
+    solve_seconds: float
     pictures: int
     judged: int
 
     def seconds(self, spec: FitSpec) -> float:
         """Of a whole fit, with its evaluations, whatever its number of epochs."""
-        probe = spec.probe_epochs * self.pictures * self.look_seconds
+        probe = spec.probe_epochs * (self.pictures * self.look_seconds + self.solve_seconds)
         steps = sum(self._step(spec.share_of_side(step)) for step in range(spec.total_steps))
         looks = sum(
             spec.share_after(epoch + 1) ** 2 * self.judged * self.look_seconds
@@ -66,10 +78,12 @@ class Budget:
     Attributes:
         seconds: Time.
         most_epochs: Epochs; 0 means four times what the data ask for.
+        least_epochs: Trained whatever they take.
     """
 
     seconds: float
     most_epochs: int = 0
+    least_epochs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,11 @@ class Chosen:
 
 
 def choose_pace(
-    candidates: Sequence[FitSpec], budget: Budget, device: torch.device, shard: Shard
+    candidates: Sequence[FitSpec],
+    budget: Budget,
+    device: torch.device,
+    shard: Shard,
+    pictures_of: PicturesOf = Pictures,
 ) -> Chosen:
     """The network and the epochs for a fit that is to take so long.
 
@@ -102,22 +120,28 @@ def choose_pace(
         budget: The time.
         device: Where they are trained.
         shard: This worker among all; all come here together, and the slowest decides.
+        pictures_of: How pictures will reach the device, of a store.
 
+    Raises:
+        TrainingError: a worker that is alone has too little memory for the smallest.
     """
     chosen: Chosen | None = None
     for place, spec in enumerate(candidates):
-        pace = measure(spec, device, shard)
+        pace = measure(spec, device, shard, pictures_of)
+        release_memory()  # else the next one would find less of it than in training
         epochs = most_epochs(spec, pace, budget)
-        if chosen and epochs < ENOUGH * spec.train.epochs:
+        seconds = pace.seconds(with_epochs(spec, epochs))
+        is_enough = epochs >= ENOUGH * spec.train.epochs and seconds <= USED * budget.seconds
+        if chosen and not is_enough:
             break
-        chosen = Chosen(place, epochs, pace.seconds(with_epochs(spec, epochs)))
+        chosen = Chosen(place, epochs, seconds)
     assert chosen
     return chosen
 
 
 def most_epochs(spec: FitSpec, pace: Pace, budget: Budget) -> int:
-    """How many epochs take no longer; at least one, or the probe."""
-    least, most = 1, budget.most_epochs or MOST_TIMES * spec.train.epochs
+    """How many epochs take no longer."""
+    least, most = budget.least_epochs, budget.most_epochs or MOST_TIMES * spec.train.epochs
     while least < most:
         middle = (least + most + 1) // 2
         if pace.seconds(with_epochs(spec, middle)) <= USED * budget.seconds:
@@ -132,39 +156,49 @@ def with_epochs(spec: FitSpec, epochs: int) -> FitSpec:
     return replace(spec, train=spec.train.model_copy(update={"epochs": epochs}))
 
 
-def measure(spec: FitSpec, device: torch.device, shard: Shard) -> Pace:
+def measure(
+    spec: FitSpec, device: torch.device, shard: Shard, pictures_of: PicturesOf = Pictures
+) -> Pace:
     """Train a few steps with pictures of each size, and evaluate some pictures.
 
     Where a batch does not fit into the memory of a worker that is alone, it is computed in parts, as in training.
     """
     while True:
         try:
-            return _measure(spec, device, shard)
+            return _measure(spec, device, shard, pictures_of)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or shard.world_size > 1:
                 raise
             smaller = in_more_parts(spec, shard.world_size)
             if smaller is None:
                 raise out_of_memory(spec, "memory ran out while it was measured") from error
+        release_memory()  # here, where no exception keeps alive what the last try had
         spec = smaller
 
 
-def _measure(spec: FitSpec, device: torch.device, shard: Shard) -> Pace:
+def _measure(spec: FitSpec, device: torch.device, shard: Shard, pictures_of: PicturesOf) -> Pace:
     spec = with_epochs(spec, MEASURED_EPOCHS)
     learner = build_learner(spec, device, shard)
-    pictures = Pictures(learner.store, device)
-    steps: dict[float, float] = {}
-    for epoch in range(spec.probe_epochs, MEASURED_EPOCHS):
-        share = spec.share_of_side(spec.steps_before(epoch))
-        if share not in steps:
-            learner.epochs_done = epoch
-            steps[share] = _slowest(_step_seconds(learner, pictures), device, shard)
+    pictures = pictures_of(learner.store, device)
+    first_with = {
+        spec.share_of_side(spec.steps_before(epoch)): epoch
+        for epoch in reversed(range(spec.probe_epochs, MEASURED_EPOCHS))
+    }
+    steps = dict.fromkeys(first_with, math.inf)
+    for _ in range(ROUNDS):
+        for share, learner.epochs_done in first_with.items():
+            own = _step_seconds(learner, pictures)
+            steps[share] = min(steps[share], _slowest(own, device, shard))
     look = _slowest(_look_seconds(learner, pictures), device, shard)
-    return Pace(steps, look, len(learner.store.labels), len(learner.splits.choosing))
+    solve = 0.0
+    if spec.probe_epochs:
+        own = solving_seconds(spec, learner.model.last_layer.in_features, device)
+        solve = _slowest(own, device, shard)
+    return Pace(steps, look, solve, len(learner.store.labels), len(learner.splits.choosing))
 
 
 def _step_seconds(learner: Learner, pictures: Pictures) -> float:
-    """The mean of some steps after the first ones."""
+    """The mean of some steps of the epoch where the learner stands."""
     spec = learner.spec
     batches = training_batches(
         pictures,
@@ -175,21 +209,28 @@ def _step_seconds(learner: Learner, pictures: Pictures) -> float:
         shard=learner.shard,
         balanced=spec.train.imbalance == "sampler",
     )
-    marks = [_now(learner.device)]
-    some = islice(batches, WARMING + TIMED)
-    train_epoch(learner, some, lambda _: marks.append(_now(learner.device)))
-    warm = min(WARMING, len(marks) - 2)  # small data may have one step alone
-    return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm)
+    count = min(WARMING + TIMED, spec.steps_per_epoch)
+    warm = min(WARMING, count - 1)  # small data may have one step alone
+    began = _now(learner.device)
+
+    def on_step(step: int) -> None:
+        nonlocal began
+        if step == warm:
+            began = _now(learner.device)  # else a GPU is not waited for, as in training
+
+    train_epoch(learner, islice(batches, count), on_step)
+    return (_now(learner.device) - began) / (count - warm)
 
 
 def _look_seconds(learner: Learner, pictures: Pictures) -> float:
-    """Of one whole picture, when some are evaluated for the second time."""
+    """Of one whole picture, in the fastest of some evaluations."""
     rows = learner.splits.choosing[:EVALUATED]
-    for _ in range(2):
+    fastest = math.inf
+    for _ in range(ROUNDS):
         started = _now(learner.device)
         evaluate(learner, pictures, rows)
-        ended = _now(learner.device)
-    return (ended - started) / max(1, len(rows))
+        fastest = min(fastest, _now(learner.device) - started)
+    return fastest / max(1, len(rows))
 
 
 def _now(device: torch.device) -> float:

@@ -10,6 +10,7 @@ Source: Alain & Bengio 2016, "Understanding intermediate layers using linear cla
 Out-of-Distribution" (arXiv:2202.10054), on why fine-tuning should begin with it.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -44,11 +45,16 @@ STRENGTHS = tuple(10.0 ** (-step / 4) for step in range(17))
 FOLDS = 5
 MOST_CROSS_VALIDATED = 10_000
 """Of more pictures one fold is enough to tell strengths apart."""
-MOST_LEARNED_FROM = 200_000
-"""Of more pictures some of each class are enough for a start, and all would not fit into the memory of a laptop."""
+MOST_LEARNED_FROM, MOST_LOGITS = 200_000, 50_000_000
+"""Pictures, and those times classes: of more pictures some of each class are enough for a start, and all would take
+more memory than a laptop has, or hours."""
+EVALUATIONS = 400
+"""Of the loss, that choosing a strength and solving with it take, about (docs/log.md)."""
 MOST_STEPS = 100
 COPIES = 8
-"""Times the features that the memory of a GPU must have room for: as they are, standardized, for a fold, and more."""
+"""Times the features and logits that a GPU must have room for: as they are, standardized, for a fold, gradients."""
+TIMED, GPU_SHARE = 4096, 0.1
+"""Features that an evaluation is timed with, on the CPU; and what a GPU takes of its time, at most."""
 LEAST_DEVIATION = 1e-3
 """Of a feature, as a share of the mean deviation of all."""
 TINY = 1e-12
@@ -257,22 +263,64 @@ def learned_from(rows: Indices, labels: npt.NDArray[np.int64], seed: int) -> Ind
         labels: Their classes, (N,).
         seed: Of the draw.
     """
-    if len(rows) <= MOST_LEARNED_FROM:
+    counts = np.bincount(labels)
+    most = _most_learned_from(len(counts))
+    if len(rows) <= most:
         return rows
     order = np.random.default_rng([seed, MOST_LEARNED_FROM]).permutation(len(rows))
     order = order[np.argsort(labels[order], kind="stable")]  # by class, in random order
-    counts = np.bincount(labels)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
-    kept = place * len(rows) < np.repeat(counts, counts) * MOST_LEARNED_FROM
+    kept = place * len(rows) < np.repeat(counts, counts) * most
     chosen: Indices = np.sort(rows[order[kept]])
     return chosen
 
 
-def device_for(features: Tensor, device: torch.device) -> torch.device:
-    """Where the regression is solved: the device, if there is room for its copies of the features."""
-    if device.type == "cuda" and COPIES * features.nbytes <= free_bytes(device):
-        return device
-    return torch.device("cpu")
+def _most_learned_from(classes: int) -> int:
+    return min(MOST_LEARNED_FROM, MOST_LOGITS // max(1, classes))
+
+
+def solving_seconds(spec: FitSpec, width: int, device: torch.device) -> float:
+    """How long `solve` takes for a spec, about: from one evaluation of the loss of some random features.
+
+    Args:
+        spec: Of the fit.
+        width: F.
+        device: Where it is trained.
+    """
+    count = min(spec.num_train, _most_learned_from(spec.num_classes))
+    some = torch.zeros(min(count, TIMED), width)
+    labels = torch.zeros(len(some), dtype=torch.int64)
+    regression = _Regression(some, labels, Loss("none", spec.class_counts, 0.0), biased=True)
+    for _ in range(2):
+        started = time.perf_counter()
+        regression.loss(STRENGTHS[0])
+        seconds = time.perf_counter() - started
+    share = 1.0 if device.type == "cpu" else GPU_SHARE
+    return EVALUATIONS * seconds * count / len(some) * share
+
+
+def solve(
+    inputs: Tensor,
+    labels: Tensor,
+    loss_fn: Loss,
+    seed: int,
+    device: torch.device,
+    *,
+    biased: bool,
+) -> Probe:
+    """`fit_probe` on a GPU, if there is room for what it takes, and else here."""
+    if device.type == "cuda" and _bytes_of(inputs, loss_fn.num_classes) <= free_bytes(device):
+        try:
+            there = inputs.to(device), labels.to(device), copy.deepcopy(loss_fn).to(device)
+            return fit_probe(*there, seed, biased=biased)
+        except torch.OutOfMemoryError:
+            pass  # others took it meanwhile
+    return fit_probe(inputs, labels, loss_fn, seed, biased=biased)
+
+
+def _bytes_of(features: Tensor, classes: int) -> int:
+    """That solving takes: copies of the features, and of the logits with their gradients."""
+    return COPIES * (features.nbytes + len(features) * classes * features.element_size())
 
 
 def fit_probe(
@@ -399,15 +447,18 @@ class _Regression:
             line_search_fn="strong_wolfe",
         )
 
-        def loss() -> Tensor:
+        def evaluated() -> Tensor:
             solver.zero_grad()
-            logits = self._inputs @ self.weight.T + self.bias
-            penalty = strength / 2 * self.weight.square().sum()
-            value = self._loss_fn(logits, self._labels) + penalty
-            value.backward()
-            return value
+            return self.loss(strength)
 
-        solver.step(loss)  # type: ignore[no-untyped-call]
+        solver.step(evaluated)  # type: ignore[no-untyped-call]
+
+    def loss(self, strength: float) -> Tensor:
+        """Where it stands; its gradients are added to those of the weights."""
+        logits = self._inputs @ self.weight.T + self.bias
+        value = self._loss_fn(logits, self._labels) + strength / 2 * self.weight.square().sum()
+        value.backward()
+        return value
 
     @torch.no_grad()
     def probabilities(self, inputs: Tensor) -> Tensor:

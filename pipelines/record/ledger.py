@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from imgrec.config import Arch, CalibrateConfig, Config, ReportConfig
@@ -41,7 +41,7 @@ from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import KEPT, MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.networks import ON_GPU, asked
-from pipelines.prepare import Prepared
+from pipelines.prepare import Chosen, Prepared, network_of, workers_of
 from pipelines.results import TrainedModel
 from pipelines.searched import Searched
 
@@ -60,22 +60,35 @@ class Begun:
     Attributes:
         networks: By architecture: a backbone, or the version of a registered model; and ON_GPU.
         fingerprint: Of the pictures for which alone that holds; empty where it holds for any.
-        paces: What each `train.budget` had come to: settings by key.
+        paces: What each `train.budget` had come to.
         measured_for: The fingerprint of the pictures that it was measured with.
+        is_over: It has finished, and what comes now is another run.
     """
 
     networks: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
-    paces: dict[Arch, dict[str, Any]] = field(default_factory=dict)
+    paces: dict[Arch, Chosen] = field(default_factory=dict)
     measured_for: str = ""
+    is_over: bool = False
 
     def holds_for(self, prepared: Prepared) -> bool:
         """Whether what was prepared with these networks is to be run so."""
         return self.fingerprint in {"", prepared.store.fingerprint}
 
-    def paces_for(self, prepared: Prepared) -> dict[Arch, dict[str, Any]]:
-        """What each `train.budget` has come to for these pictures."""
-        return self.paces if self.measured_for == prepared.store.fingerprint else {}
+    def paces_for(self, prepared: Prepared) -> dict[Arch, Chosen]:
+        """What each `train.budget` has come to for these pictures, networks and workers.
+
+        A run that goes on keeps it whatever its workers are now: another number of epochs is another model.
+        """
+        if self.measured_for != prepared.store.fingerprint:
+            return {}
+        return {
+            arch: pace
+            for arch, pace in self.paces.items()
+            if arch in prepared.specs
+            and pace.network == network_of(prepared.specs[arch])
+            and (pace.workers == workers_of(prepared) or not self.is_over)
+        }
 
 
 def last_begun(tracking: Tracking, config: Config) -> Begun:
@@ -90,13 +103,15 @@ def last_begun(tracking: Tracking, config: Config) -> Begun:
         networks = dict(json.loads(record.tags[NETWORKS]))
         measured = json.loads(record.tags.get(PACES, "{}"))
         begun = Begun(
-            networks, paces=measured.get("settings", {}), measured_for=measured.get("pictures", "")
+            networks,
+            paces={arch: Chosen(**told) for arch, told in measured.get("chosen", {}).items()},
+            measured_for=measured.get("pictures", ""),
         )
         if record.status != "FINISHED":
             return begun
         registered = {arch: one for arch, one in networks.items() if one.startswith(REGISTERED)}
         pictures = record.tags["data.fingerprint"] if registered else ""
-        return replace(begun, networks=registered, fingerprint=pictures)
+        return replace(begun, networks=registered, fingerprint=pictures, is_over=True)
     return Begun()
 
 
@@ -180,7 +195,10 @@ class Ledger:
             ASKED: self.prepared.asked,
             NETWORKS: json.dumps(networks),
             PACES: json.dumps(
-                {"pictures": self.prepared.store.fingerprint, "settings": self.prepared.paces}
+                {
+                    "pictures": self.prepared.store.fingerprint,
+                    "chosen": {arch: asdict(one) for arch, one in self.prepared.paces.items()},
+                }
             ),
             **owner_tags(),
         }

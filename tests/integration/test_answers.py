@@ -36,7 +36,13 @@ def test_workers_answer_what_the_served_model_answers(
     config = ClusterConfig(workers=workers)
     demand = plan_demand(session.nodes, config)
     outcomes = fit_on_workers(
-        session, prepared.specs, config, demand, storage=tmp_path, on_event=lambda *_: None
+        session,
+        prepared.specs,
+        config,
+        demand,
+        storage=tmp_path,
+        on_event=lambda *_: None,
+        answers=True,
     )
     _, fitted = next(outcomes)
     assert isinstance(fitted, Fitted)

@@ -2,16 +2,19 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from ray.exceptions import RayTaskError
+from ray.train import TrainingFailedError
 
-from imgrec.config import ClusterConfig, load_config
+from imgrec.config import ClusterConfig, CnnConfig, load_config
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.pace import pace_of_workers
 from imgrec.distributed.session import Session, ray_session
-from imgrec.errors import TrainingError
+from imgrec.errors import ConfigError, TrainingError
 from imgrec.training.pace import MOST_TIMES, Budget
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
@@ -49,6 +52,21 @@ def test_workers_say_how_many_epochs_a_time_leaves_room_for(
     assert ample.epochs == MOST_TIMES * spec.train.epochs
     assert tiny.epochs == 1
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_worker_finds_is_said_as_it_is(
+    session: Session, spec: FitSpec, tmp_path: Path, workers: int
+) -> None:
+    """A network that cannot be built is the person's mistake; what is ours shows where."""
+    demand = plan_demand(session.nodes, ClusterConfig(workers=workers))
+    unknown = replace(spec, model=CnnConfig(backbone="resnet1", pretrained=False))
+    nowhere = replace(spec, store=tmp_path / "nowhere")
+
+    with pytest.raises(ConfigError, match="resnet1"):
+        pace_of_workers(session, demand, [unknown], AMPLE, storage=tmp_path, keep=False)
+    with pytest.raises((RayTaskError, TrainingFailedError), match="nowhere"):
+        pace_of_workers(session, demand, [nowhere], AMPLE, storage=tmp_path, keep=False)
 
 
 def test_the_worker_that_was_measured_trains_or_is_gone(

@@ -133,6 +133,8 @@ def test_what_no_worker_holds_is_divided_among_the_workers(
         ([(16, 8)], {"workers": (2, 8)}, 1, 0),
         ([(16, 2)], {}, 4, 0),
         ([(16, 8)], {"use_gpu": False}, 1, 0),
+        # Without a GPU for each of four workers all train on CPUs.
+        ([(16, 2)], {"workers": 4}, 1, 2),
     ],
 )
 def test_gpus_that_nobody_trains_on_are_counted(
@@ -140,6 +142,7 @@ def test_gpus_that_nobody_trains_on_are_counted(
 ) -> None:
     """One architecture on a machine of eight leaves seven idle, and whoever pays for them is to know."""
     known = tuple(NodeInfo("", "", *one) for one in nodes)
-    demand = plan_demand(known, ClusterConfig.model_validate(settings))
+    cluster = ClusterConfig.model_validate(settings)
+    demand = plan_demand(known, cluster)
 
-    assert idle_gpus(known, demand, models) == idle
+    assert idle_gpus(known, cluster, demand, models) == idle

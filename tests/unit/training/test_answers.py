@@ -23,7 +23,7 @@ def test_the_answers_are_those_of_the_kept_weights(tmp_path: Path) -> None:
     folder = tmp_path / "result"
     folder.mkdir()
     for rank in range(2):
-        np.save(folder / NAME.format(rank=rank, workers=3), np.zeros((1, 10)))
+        np.save(folder / NAME.format(rank=rank, workers=11), np.zeros((1, 10)))
 
     write_answers(learner, pictures, folder)
     read = read_answers(folder, learner.splits)

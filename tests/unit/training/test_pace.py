@@ -38,7 +38,7 @@ def test_as_many_epochs_as_the_time_has_room_for(
     spec: FitSpec, seconds: float, step: float, look: float
 ) -> None:
     """One more would take too long, or is more than is of use; only one is trained whatever it takes."""
-    pace = Pace({0.5: step / 4, 0.75: step / 2, 1.0: step}, look, 1797, 90)
+    pace = Pace({0.5: step / 4, 0.75: step / 2, 1.0: step}, look, 0.0, 1797, 90)
     epochs = most_epochs(spec, pace, Budget(seconds))
 
     assert 1 <= epochs <= MOST_TIMES * spec.train.epochs
@@ -53,7 +53,7 @@ def test_a_fit_takes_the_time_of_its_steps_and_of_its_evaluations(spec: FitSpec)
     five = with_epochs(spec, 5)
     a_pass = five.steps_per_epoch
     shares = [five.share_of_side(step) for step in range(five.total_steps)]
-    pace = Pace({0.5: 1.0, 0.75: 2.0, 1.0: 4.0}, 0.01, 1000, 100)
+    pace = Pace({0.5: 1.0, 0.75: 2.0, 1.0: 4.0}, 0.01, 7.0, 1000, 100)
 
     by_hand = shares.count(0.5) + 2 * shares.count(0.75) + 4 * shares.count(1.0)
     assert len(shares) == 5 * a_pass
@@ -89,6 +89,22 @@ def test_epochs_that_are_set_are_the_most(spec: FitSpec) -> None:
     assert choose_pace([spec], Budget(3600.0, 9), CPU, Shard()).epochs == 9
 
 
+def test_no_larger_network_for_few_epochs_or_little_time(spec: FitSpec) -> None:
+    """One epoch is always trained, but not of what takes longer; and few epochs are too few whoever asks for them."""
+    small = replace(spec, model=spec.model.model_copy(update={"widths": (8, 8)}))
+
+    assert choose_pace([small, spec], Budget(1e-3, 1), CPU, Shard()).place == 0
+    assert choose_pace([small, spec], Budget(3600.0, 2), CPU, Shard()).place == 0
+
+
+def test_what_is_always_trained_is_in_the_time_that_is_told(spec: FitSpec) -> None:
+    """Who wants the whole network fine-tuned gets an epoch of it after the probe."""
+    chosen = choose_pace([spec], Budget(1e-3, 0, 2), CPU, Shard())
+
+    assert chosen.epochs == 2
+    assert chosen.seconds > 1e-3
+
+
 def test_where_memory_runs_out_batches_are_measured_in_parts(
     spec: FitSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +115,7 @@ def test_where_memory_runs_out_batches_are_measured_in_parts(
         tried.append(one.parts(1))
         if one.parts(1) < 4:
             raise torch.OutOfMemoryError
-        return Pace({1.0: 1.0}, 0.0, 1, 1)
+        return Pace({1.0: 1.0}, 0.0, 0.0, 1, 1)
 
     monkeypatch.setattr("imgrec.training.pace._measure", short_of_memory)
     measure(spec, CPU, Shard())
