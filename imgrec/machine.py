@@ -45,7 +45,7 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 def collect_seldom() -> None:
     """Let Python look for cycles among new objects less often: importing makes many, and none of them is to go.
 
-    It is a sixth of the time of importing MLflow or torch, and so of the start of every process (docs/results.md).
+    It is a sixth of the time of importing MLflow or torch, and so of the start of every process (docs/log.md).
     """
     gc.set_threshold(*SELDOM)
 

@@ -35,7 +35,7 @@ USED = 0.95
 MOST_TIMES = 4
 """What the data ask for, so many times, is the most that is trained: more epochs gain nothing any more."""
 ENOUGH = 0.7
-"""Of the epochs that the data ask for: with fewer a larger network is not better than the smaller one (docs/results.md)."""
+"""Of the epochs that the data ask for: with fewer a larger network is not better than the smaller one (docs/log.md)."""
 
 
 @dataclass(frozen=True, slots=True)
