@@ -1,6 +1,5 @@
 """What workers answer of the pictures that judge a model: each a part, and together what is served."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from imgrec.config import ClusterConfig, load_config
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.fit import Fitted, fit_on_workers
-from imgrec.distributed.session import Session, ray_session
+from imgrec.distributed.session import Session
 from imgrec.evaluation.scores import split_logits
 from imgrec.training.answers import read_answers
 from pipelines.evaluate import build_classifier
@@ -17,13 +16,6 @@ from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One local Ray for the module."""
-    with ray_session(ClusterConfig(), tmp_path_factory.mktemp("logs") / "ray.log", cpus=2) as up:
-        yield up
 
 
 @pytest.mark.parametrize("workers", [1, 2])

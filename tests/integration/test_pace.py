@@ -1,7 +1,6 @@
 """What a time leaves room for, measured on a real Ray with two cores: by one worker, by two, and by one that dies."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ray.train import TrainingFailedError
 from imgrec.config import ClusterConfig, CnnConfig, load_config
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.pace import pace_of_workers
-from imgrec.distributed.session import Session, ray_session
+from imgrec.distributed.session import Session
 from imgrec.errors import ConfigError, TrainingError
 from imgrec.training.pace import MOST_TIMES, Budget
 from imgrec.training.spec import FitSpec
@@ -22,13 +21,6 @@ from tests.conftest import no_progress, processes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 AMPLE = Budget(36_000.0)
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One local Ray for the module."""
-    with ray_session(ClusterConfig(), tmp_path_factory.mktemp("logs") / "ray.log", cpus=2) as up:
-        yield up
 
 
 @pytest.fixture
