@@ -1,6 +1,6 @@
 """How fast a fit goes where it is going to train, and what that leaves room for in a time that was given for it."""
 
-import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +27,13 @@ MEASURED_EPOCHS = 20
 """Of the fit that is measured: so many that each size of pictures has whole epochs of its own."""
 ROUNDS, WARMING, TIMED = 3, 2, 4
 """Each size comes in turn in each round, with so many steps that look for ways to compute, and so many that are timed.
-The fastest round counts: whatever else the machine does for some seconds slows down one of them."""
+The middle one counts: whatever else the machine does for some seconds slows down one of them."""
+SUSTAINED = 0.88
+"""Of the speed of some seconds, over minutes (docs/results.md): processors get hot, and the epoch has other ends."""
 EVALUATED = 512
 """Pictures."""
 USED = 0.95
-"""Of the time that was given: checkpoints, and a machine that has other work too, need the rest."""
+"""Of the time that was given: a machine has other work too."""
 MOST_TIMES = 4
 """What the data ask for, so many times, is the most that is trained: more epochs gain nothing any more."""
 ENOUGH = 0.7
@@ -64,7 +66,7 @@ class Pace:
             spec.share_after(epoch + 1) ** 2 * self.judged * self.look_seconds
             for epoch in range(spec.probe_epochs, spec.train.epochs)
         )
-        return probe + steps + looks
+        return (probe + steps + looks) / SUSTAINED
 
     def _step(self, share: float) -> float:
         """Of the size that was measured and is nearest."""
@@ -184,11 +186,12 @@ def _measure(spec: FitSpec, device: torch.device, shard: Shard, pictures_of: Pic
         spec.share_of_side(spec.steps_before(epoch)): epoch
         for epoch in reversed(range(spec.probe_epochs, MEASURED_EPOCHS))
     }
-    steps = dict.fromkeys(first_with, math.inf)
+    rounds: dict[float, list[float]] = {share: [] for share in first_with}
     for _ in range(ROUNDS):
         for share, learner.epochs_done in first_with.items():
             own = _step_seconds(learner, pictures)
-            steps[share] = min(steps[share], _slowest(own, device, shard))
+            rounds[share].append(_slowest(own, device, shard))
+    steps = {share: statistics.median(took) for share, took in rounds.items()}
     look = _slowest(_look_seconds(learner, pictures), device, shard)
     solve = 0.0
     if spec.probe_epochs:
@@ -223,14 +226,14 @@ def _step_seconds(learner: Learner, pictures: Pictures) -> float:
 
 
 def _look_seconds(learner: Learner, pictures: Pictures) -> float:
-    """Of one whole picture, in the fastest of some evaluations."""
+    """Of one whole picture, in the middle one of some evaluations."""
     rows = learner.splits.choosing[:EVALUATED]
-    fastest = math.inf
+    took = []
     for _ in range(ROUNDS):
         started = _now(learner.device)
         evaluate(learner, pictures, rows)
-        fastest = min(fastest, _now(learner.device) - started)
-    return fastest / max(1, len(rows))
+        took.append(_now(learner.device) - started)
+    return statistics.median(took) / max(1, len(rows))
 
 
 def _now(device: torch.device) -> float:
