@@ -274,7 +274,7 @@ def test_a_time_for_training_decides_once_how_many_epochs_there_are(
     refuse_unregistered(first)
     assert planned.returncode == 0, planned.stderr
     assert chosen, first.stderr
-    assert f"cnn: epochs = {chosen[1]}, as this run was begun" in again.stderr
+    assert f"cnn: epochs = {chosen[1]}, as it was measured before" in again.stderr
     assert taken["run_id"] == trained["run_id"]
     assert "to do" not in after.stdout
     assert run.data.params["train.epochs"] == chosen[1]
