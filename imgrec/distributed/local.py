@@ -16,7 +16,7 @@ from imgrec.errors import ClusterError
 from imgrec.machine import locked, memory_limit
 
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
-LEAST_MEMORY, MEMORY_OF_A_WORKER = 3_000_000_000, 600_000_000
+LEAST_MEMORY, MEMORY_OF_A_WORKER = 2_600_000_000, 600_000_000
 END_SECONDS = 30.0
 # The same modules as here, and nothing from the current folder.
 ENTRY = (
