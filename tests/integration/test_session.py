@@ -206,12 +206,12 @@ def test_without_a_home_ray_gets_a_token_all_the_same(
         (
             2,
             1,
-            r"gives 2\.0 GB of memory, and a run with 1 worker takes 3\.0 GB at least; give it more$",
+            r"gives 2\.0 GB of memory, and a run with 1 worker takes 2\.6 GB at least; give it more$",
         ),
         (
             4,
             4,
-            r"a run with 4 workers takes 4\.8 GB at least; give it more, or lower cluster\.workers$",
+            r"a run with 4 workers takes 4\.4 GB at least; give it more, or lower cluster\.workers$",
         ),
     ],
 )
