@@ -129,6 +129,8 @@ def choose_pace(
     """
     chosen: Chosen | None = None
     for place, spec in enumerate(candidates):
+        if chosen and chosen.epochs < ENOUGH * spec.train.epochs:
+            break  # of a larger network there would be fewer
         pace = measure(spec, device, shard, pictures_of)
         release_memory()  # else the next one would find less of it than in training
         epochs = most_epochs(spec, pace, budget)
