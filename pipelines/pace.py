@@ -11,16 +11,15 @@ from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.nodes import device_kinds
 from imgrec.distributed.pace import pace_of_workers
 from imgrec.distributed.session import Session
-from imgrec.training.pace import Budget
-from imgrec.training.pace import Chosen as Fits
+from imgrec.training.pace import Budget, Chosen
 from imgrec.training.precision import choose_arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.formats import duration
-from pipelines.prepare import Chosen, Prepared, network_of, workers_of
+from pipelines.prepare import Prepared, SpentBudget, network_of, workers_of
 
 
 def at_pace(
-    prepared: Prepared, known: Mapping[Arch, Chosen], session: Callable[[], Session]
+    prepared: Prepared, known: Mapping[Arch, SpentBudget], session: Callable[[], Session]
 ) -> Prepared:
     """With epochs, and networks, that every `train.budget` leaves room for.
 
@@ -33,7 +32,7 @@ def at_pace(
         TrainingError: the workers could not be measured.
     """
     prepared = at_known_pace(prepared, known)
-    paces, notes = dict[Arch, Chosen](), list[str]()
+    paces, notes = dict[Arch, SpentBudget](), list[str]()
     for branch in prepared.config.branches:
         arch, budget = branch.arch, branch.train.budget
         if not budget:
@@ -42,7 +41,7 @@ def at_pace(
         specs = [prepared.spec_of(one) for one in networks]
         fits = _measured(prepared, branch, specs, session())
         settings = _settings(branch, networks[fits.place], fits.epochs, specs)
-        paces[arch] = Chosen(settings, network_of(prepared.specs[arch]), workers_of(prepared))
+        paces[arch] = SpentBudget(settings, network_of(prepared.specs[arch]), workers_of(prepared))
         takes = f"about {duration(fits.seconds)} of {duration(budget)}"
         if fits.seconds > budget:
             takes = f"about {duration(fits.seconds)}, for no less can be trained"
@@ -50,7 +49,7 @@ def at_pace(
     return prepared.at_pace(paces, notes)
 
 
-def at_known_pace(prepared: Prepared, known: Mapping[Arch, Chosen]) -> Prepared:
+def at_known_pace(prepared: Prepared, known: Mapping[Arch, SpentBudget]) -> Prepared:
     """With what every `train.budget` has come to before, where that is known."""
     paces = {
         branch.arch: known[branch.arch]
@@ -74,7 +73,7 @@ def _networks(branch: Branch, spec: FitSpec) -> list[Branch]:
 
 def _measured(
     prepared: Prepared, branch: Branch, specs: Sequence[FitSpec], session: Session
-) -> Fits:
+) -> Chosen:
     config, train = prepared.config, branch.train
     demand = plan_demand(session.nodes, config.cluster)
     kinds = device_kinds(use_gpu=demand.use_gpu)

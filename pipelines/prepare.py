@@ -43,7 +43,7 @@ from pipelines.registered import begin_with_registered
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SpentBudget:
     """What a `train.budget` has come to.
 
     Attributes:
@@ -85,9 +85,9 @@ class Prepared:
     on_gpu: bool
     statistics: "Statistics"
     specs: dict[Arch, FitSpec]
-    paces: dict[Arch, Chosen] = field(default_factory=dict)
+    paces: dict[Arch, SpentBudget] = field(default_factory=dict)
 
-    def at_pace(self, paces: Mapping[Arch, Chosen], notes: Sequence[str]) -> "Prepared":
+    def at_pace(self, paces: Mapping[Arch, SpentBudget], notes: Sequence[str]) -> "Prepared":
         """The same with what some `train.budget` have come to, and notes about that for people."""
         if not paces:
             return self

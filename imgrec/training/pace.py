@@ -29,13 +29,13 @@ ROUNDS, WARMING, TIMED = 3, 2, 4
 """Each size comes in turn in each round, with so many steps that look for ways to compute, and so many that are timed.
 The middle one counts: whatever else the machine does for some seconds slows down one of them."""
 SUSTAINED = 0.88
-"""Of the speed of some seconds, over minutes (docs/results.md): processors get hot, and the epoch has other ends."""
+"""Of the speed that some seconds show, what a fit of minutes has (docs/results.md, measured on two cores)."""
 EVALUATED = 512
 """Pictures."""
 USED = 0.95
 """Of the time that was given: a machine has other work too."""
 MOST_TIMES = 4
-"""What the data ask for, so many times, is the most that is trained: more epochs gain nothing any more."""
+"""What the data ask for, so many times, is the most that is trained, however much time there is."""
 ENOUGH = 0.7
 """Of the epochs that the data ask for: with fewer a larger network is not better than the smaller one (docs/log.md)."""
 

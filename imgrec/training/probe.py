@@ -48,13 +48,13 @@ MOST_CROSS_VALIDATED = 10_000
 MOST_LEARNED_FROM, MOST_LOGITS = 200_000, 50_000_000
 """Pictures, and those times classes: of more pictures some of each class are enough for a start, and all would take
 more memory than a laptop has, or hours."""
-EVALUATIONS = 400
-"""Of the loss, that choosing a strength and solving with it take, about (docs/log.md)."""
+EVALUATIONS = 900
+"""Of the loss over all pictures, that choosing a strength with five folds and solving with it take (docs/log.md)."""
 MOST_STEPS = 100
 COPIES = 8
 """Times the features and logits that a GPU must have room for: as they are, standardized, for a fold, gradients."""
-TIMED, GPU_SHARE = 4096, 0.1
-"""Features that an evaluation is timed with, on the CPU; and what a GPU takes of its time, at most."""
+TIMED = 4096
+"""Rows of features that an evaluation of the loss is timed with."""
 LEAST_DEVIATION = 1e-3
 """Of a feature, as a share of the mean deviation of all."""
 TINY = 1e-12
@@ -280,7 +280,7 @@ def _most_learned_from(classes: int) -> int:
 
 
 def solving_seconds(spec: FitSpec, width: int, device: torch.device) -> float:
-    """How long `solve` takes for a spec, about: from one evaluation of the loss of some random features.
+    """How long `solve` takes for a spec, about: from one evaluation of the loss, on features that are zero.
 
     Args:
         spec: Of the fit.
@@ -288,15 +288,15 @@ def solving_seconds(spec: FitSpec, width: int, device: torch.device) -> float:
         device: Where it is trained.
     """
     count = min(spec.num_train, _most_learned_from(spec.num_classes))
-    some = torch.zeros(min(count, TIMED), width)
-    labels = torch.zeros(len(some), dtype=torch.int64)
-    regression = _Regression(some, labels, Loss("none", spec.class_counts, 0.0), biased=True)
+    some = torch.zeros(min(count, TIMED), width, device=device)
+    labels = torch.zeros(len(some), dtype=torch.int64, device=device)
+    loss_fn = Loss("none", spec.class_counts, 0.0).to(device)
+    regression = _Regression(some, labels, loss_fn, biased=True)
     for _ in range(2):
         started = time.perf_counter()
-        regression.loss(STRENGTHS[0])
+        float(regression.loss(STRENGTHS[0]))  # waits for a GPU, as the solver does
         seconds = time.perf_counter() - started
-    share = 1.0 if device.type == "cpu" else GPU_SHARE
-    return EVALUATIONS * seconds * count / len(some) * share
+    return EVALUATIONS * seconds * count / len(some)
 
 
 def solve(

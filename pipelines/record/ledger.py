@@ -41,7 +41,7 @@ from imgrec.training.loop import JUDGED_BY
 from imgrec.training.metrics import KEPT, MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.networks import ON_GPU, asked
-from pipelines.prepare import Chosen, Prepared, network_of, workers_of
+from pipelines.prepare import Prepared, SpentBudget, network_of, workers_of
 from pipelines.results import TrainedModel
 from pipelines.searched import Searched
 
@@ -67,7 +67,7 @@ class Begun:
 
     networks: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
-    paces: dict[Arch, Chosen] = field(default_factory=dict)
+    paces: dict[Arch, SpentBudget] = field(default_factory=dict)
     measured_for: str = ""
     is_over: bool = False
 
@@ -75,7 +75,7 @@ class Begun:
         """Whether what was prepared with these networks is to be run so."""
         return self.fingerprint in {"", prepared.store.fingerprint}
 
-    def paces_for(self, prepared: Prepared) -> dict[Arch, Chosen]:
+    def paces_for(self, prepared: Prepared) -> dict[Arch, SpentBudget]:
         """What each `train.budget` has come to for these pictures, networks and workers.
 
         A run that goes on keeps it whatever its workers are now: another number of epochs is another model.
@@ -104,7 +104,7 @@ def last_begun(tracking: Tracking, config: Config) -> Begun:
         measured = json.loads(record.tags.get(PACES, "{}"))
         begun = Begun(
             networks,
-            paces={arch: Chosen(**told) for arch, told in measured.get("chosen", {}).items()},
+            paces={arch: SpentBudget(**told) for arch, told in measured.get("chosen", {}).items()},
             measured_for=measured.get("pictures", ""),
         )
         if record.status != "FINISHED":

@@ -9,7 +9,7 @@ import pytest
 
 from imgrec.config import load_config
 from pipelines.pace import _networks, _settings, at_known_pace
-from pipelines.prepare import Chosen, Prepared, network_of, prepare, workers_of
+from pipelines.prepare import Prepared, SpentBudget, network_of, prepare, workers_of
 from pipelines.record.ledger import Begun
 from tests.conftest import no_progress
 
@@ -87,8 +87,8 @@ def test_a_search_keeps_its_space_until_the_time_has_said_what_is_trained(
     assert not [note for note in full.notes if "its space has no effect" in note]
 
 
-def pace_of(data: Prepared, settings: dict[str, Any]) -> Chosen:
-    return Chosen(settings, network_of(data.specs["cnn"]), workers_of(data))
+def pace_of(data: Prepared, settings: dict[str, Any]) -> SpentBudget:
+    return SpentBudget(settings, network_of(data.specs["cnn"]), workers_of(data))
 
 
 def test_what_was_measured_holds_for_the_same_pictures_network_and_workers(
