@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from imgrec.config import Filter, ImageShape, ModelConfig, Resize
 from imgrec.config.architectures.architecture import COMPACT
 from imgrec.data.content import Content
-from imgrec.data.decode import Pixels, pictures_at_once
+from imgrec.data.decode import Decoding, Pixels, pictures_at_once
 from imgrec.data.depth import FULL_DEPTH, Depth
 from imgrec.data.given import Given, as_several, contents_of, name_of
-from imgrec.data.guarded import Decoding, decode_all
+from imgrec.data.guarded import decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.models.build import keep_fp32, lay_out

@@ -4,7 +4,6 @@ import ast
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -77,6 +76,8 @@ def _files_of(package: Path, parts: list[str]) -> Iterator[Path]:
 
 
 def _version_of(library: str) -> str:
+    from importlib import metadata  # noqa: PLC0415 - 20 ms, and every process asks which version this is
+
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -238,13 +238,13 @@ def _before_data(config: Config, side: int, observer: Observer) -> list[Stage]:
     samples = list_samples(source, config.data)
     for line in source.reading().lines():
         observer.note(line)
-    shape, decided = guess(samples, config.data, side)
-    height, width, channels = shape
+    how = guess(samples, config.data, side)
+    height, width, channels = how.image_shape
     count = len(samples)
     stages = [
         Stage(
             "prepare",
-            seconds=decoding_seconds(samples, decided, shape),
+            seconds=decoding_seconds(samples, how, config.data.decode_workers),
             disk=count * height * width * channels,
             note=f"{count:,} pictures to decode, {height} x {width}",
         )

@@ -33,7 +33,6 @@ from imgrec.config.branch import Branch, is_active
 from imgrec.config.data import DataConfig
 from imgrec.config.filters import FILTERS, Filter
 from imgrec.config.load import Config, load_config, written_settings
-from imgrec.config.section import ImageShape, Resize
 from imgrec.config.sections import (
     CalibrateConfig,
     ClusterConfig,
@@ -48,6 +47,7 @@ from imgrec.config.sections import (
     TrainConfig,
 )
 from imgrec.config.space import Dimension
+from imgrec.shapes import ImageShape, Resize
 
 __all__ = [
     "ARCHS",

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from imgrec.config.section import Fraction, NonNegative, Positive, Resize, Section
+from imgrec.config.section import Fraction, NonNegative, Positive, Section
+from imgrec.shapes import Resize
 
 PLACE = re.compile(
     r"(\[[\da-fA-F:.]+\]|[^\s/:@\\\[\]]+)(:\d{1,5})?|(s3|gs|az|oss)://[^\s/\\]+|hf://[^\s/\\]+(/[^\s/\\@]+){1,2}"

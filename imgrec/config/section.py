@@ -1,13 +1,9 @@
 """What every section of the settings has in common."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-Resize = Literal["fill", "fit", "stretch"]
-ImageShape = tuple[int, int, int]
-"""Height, width, channels (1 or 3)."""
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -2,15 +2,22 @@
 
 import os
 import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from imgrec.errors import DecodeError
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 MOST_BYTES = 1 << 30
+FETCHED_AT_ONCE = 32
 
 
 class Content(Protocol):
@@ -22,6 +29,12 @@ class Content(Protocol):
         Raises:
             DecodeError: they cannot be had.
         """
+
+
+class Distant:
+    """A content on another machine: of several some are fetched side by side."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,26 @@ class File(NamedTuple):
             raise DecodeError(msg) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a larger file, such as a member of a tar."""
+
+    path: Path
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """The stretch."""
+        refuse_huge(self.size)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                return file.read(self.size)
+        except OSError as error:
+            msg = f"cannot be read: {error.strerror}"
+            raise DecodeError(msg) from error
+
+
 def _read_to_end(file: int, size: int) -> bytes:
     """A file of this size; one read is enough for all but those on slow networks."""
     content = os.read(file, size + 1)
@@ -100,3 +133,38 @@ def refuse_huge(size: int) -> None:
     if size > MOST_BYTES:
         msg = f"more than {MOST_BYTES >> 20} MiB"
         raise DecodeError(msg)
+
+
+Read = bytes | npt.NDArray[np.uint8] | DecodeError
+
+
+def read_all(contents: Sequence[Content]) -> Iterator[Read]:
+    """The contents in their order; what cannot be read comes as its error.
+
+    Those behind URLs are fetched side by side.
+    """
+    if any(isinstance(content, Distant) for content in contents):
+        yield from _fetched(contents)
+    else:
+        yield from map(_read, contents)
+
+
+def _fetched(contents: Sequence[Content]) -> Iterator[Read]:
+    """No more than FETCHED_AT_ONCE of them are in memory."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for what is elsewhere
+
+    ahead: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        for content in contents:
+            if len(ahead) == FETCHED_AT_ONCE:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(_read, content))
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _read(content: Content) -> Read:
+    try:
+        return content.read()
+    except DecodeError as error:
+        return error

@@ -6,9 +6,8 @@ It returns numpy rather than torch, so that the processes that decode need not i
 import io
 import re
 import warnings
-from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +15,12 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
 
-from imgrec.config import ImageShape, Resize
 from imgrec.data.depth import DEEP_MODES, FULL_DEPTH, Depth, peak_of, to_eight_bits
 from imgrec.data.gamut import PROFILE, in_srgb
 from imgrec.data.icon import ICON, largest_of_icon
 from imgrec.data.kinds import kind_of
 from imgrec.errors import DecodeError
+from imgrec.shapes import ImageShape, Resize
 
 # Part of the key of every store: raise it when the same bytes come out as other pixels.
 DECODER_VERSION = 5
@@ -84,8 +83,23 @@ Pixels = npt.NDArray[np.uint8]
 PictureData = bytes | Pixels
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Decoding(NamedTuple):
+    """How encoded pictures become pixels of one shape.
+
+    Attributes:
+        image_shape: Height, width, channels.
+        resize: How a picture of other proportions is brought to it.
+        max_pixels: Larger pictures are refused before any memory is spent on them.
+        depth: How many bits of deep greys are used; the same for all pictures of a set.
+    """
+
+    image_shape: ImageShape
+    resize: Resize
+    max_pixels: int
+    depth: Depth = FULL_DEPTH
+
+
+class Header(NamedTuple):
     """What a picture says of itself before it is decoded."""
 
     height: int
@@ -98,8 +112,7 @@ class Header:
         return self.mode in GREY_MODES
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A decoded picture, upright, before it is brought to the shape of a store.
 
     Attributes:
@@ -169,22 +182,15 @@ def fitted(pixels: Pixels, image_shape: ImageShape, resize: Resize) -> Pixels:
     return pixels.reshape(image_shape)
 
 
-def decode(
-    content: PictureData,
-    image_shape: ImageShape,
-    *,
-    resize: Resize,
-    max_pixels: int,
-    depth: Depth = FULL_DEPTH,
-) -> Pixels:
-    """A picture as (H, W, C) uint8, upright, of exactly image_shape; see read_picture and fitted.
+def decode(content: PictureData, how: Decoding) -> Pixels:
+    """A picture as (H, W, C) uint8, upright, of exactly `how.image_shape`; see read_picture and fitted.
 
     Raises:
         DecodeError: the reason why it cannot be read, in a few words.
     """
-    side = max(image_shape[:2])
-    picture = read_picture(content, max_pixels=max_pixels, side=side, depth=depth)
-    return fitted(picture.pixels, image_shape, resize)
+    side = max(how.image_shape[:2])
+    picture = read_picture(content, max_pixels=how.max_pixels, side=side, depth=how.depth)
+    return fitted(picture.pixels, how.image_shape, how.resize)
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from imgrec.config import ImageShape
 from imgrec.data.decode import Pixels
 from imgrec.errors import StorageError, reason_of
 from imgrec.machine import available_cores
+from imgrec.shapes import ImageShape
 
 QUALITY = 95
 COLUMN = "jpeg"

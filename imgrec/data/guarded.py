@@ -1,24 +1,11 @@
 """Pictures from outside, decoded for a classifier in processes that may take so much for each."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from imgrec.config import ImageShape, Resize
 from imgrec.data.content import Content
-from imgrec.data.decode import Pixels, decode, pictures_at_once
-from imgrec.data.depth import Depth
+from imgrec.data.decode import Decoding, Pixels, decode, pictures_at_once
 from imgrec.data.parallel import OwnDecoder, map_in_chunks, within_limits
 from imgrec.errors import DecodeError
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How encoded pictures become pixels of one shape: the arguments of `decode`."""
-
-    image_shape: ImageShape
-    resize: Resize
-    max_pixels: int
-    depth: Depth
 
 
 def decode_all(
@@ -45,15 +32,7 @@ def _decode_some(
         try:
             read = content.read()
             with within_limits():
-                decoded.append(
-                    decode(
-                        read,
-                        how.image_shape,
-                        resize=how.resize,
-                        max_pixels=how.max_pixels,
-                        depth=how.depth,
-                    )
-                )
+                decoded.append(decode(read, how))
         except DecodeError as error:
             decoded.append(error)
     return decoded

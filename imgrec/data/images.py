@@ -17,10 +17,10 @@ import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
-from imgrec.config import ImageShape
 from imgrec.data.encoded import EncodedImages
 from imgrec.errors import StorageError, reason_of
 from imgrec.machine import take_room
+from imgrec.shapes import ImageShape
 
 FOLDER_VARIABLE = "IMGREC_CACHE"
 """The environment variable that names the folder: machines differ in their disks, so it is no setting of a run."""

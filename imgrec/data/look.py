@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imgrec.config import DataConfig, ImageShape
-from imgrec.data.content import Content, Missing
+from imgrec.data.content import Content, Missing, read_all
 from imgrec.data.decode import (
     REDUCED_SIDE,
+    Decoding,
     Header,
     Picture,
     Pixels,
@@ -27,10 +27,9 @@ from imgrec.data.decode import (
     read_header,
     read_picture,
 )
-from imgrec.data.depth import DEEP_MODES, Depth
+from imgrec.data.depth import DEEP_MODES
 from imgrec.data.encoded import encode_jpeg
 from imgrec.data.parallel import within_limits
-from imgrec.data.sources.sample import read_all
 from imgrec.errors import DecodeError
 
 LOOK = np.dtype(
@@ -116,33 +115,20 @@ class _Images:
             self._rows.clear()
 
 
-def look_at(
-    start: int,
-    contents: Sequence[Content],
-    images_file: Path,
-    image_shape: ImageShape,
-    config: DataConfig,
-) -> PartScan:
+def look_at(start: int, contents: Sequence[Content], images_file: Path, how: Decoding) -> PartScan:
     """Decode what lies there, put it where the images (N, H, W, C) of a store are, and describe it.
 
     Args:
         start: Which row of the images belongs to the first of the contents.
         contents: Where the pictures are.
         images_file: Of the store; of pixels (.npy), or encoded.
-        image_shape: Height, width, channels of the images.
-        config: How they are brought to that shape; its depth decided.
+        how: They are brought to the shape of the images.
     """
     with _Images(images_file) as images:
-        return _looked_at(start, contents, images, image_shape, config)
+        return _looked_at(start, contents, images, how)
 
 
-def _looked_at(
-    start: int,
-    contents: Sequence[Content],
-    images: _Images,
-    image_shape: ImageShape,
-    config: DataConfig,
-) -> PartScan:
+def _looked_at(start: int, contents: Sequence[Content], images: _Images, how: Decoding) -> PartScan:
     kept = np.ones(len(contents), dtype=bool)
     thumbnails = np.empty((len(contents), THUMBNAIL, THUMBNAIL), dtype=np.float32)
     small: dict[int, Pixels] = {}
@@ -156,10 +142,8 @@ def _looked_at(
                 unread += not isinstance(contents[place], Missing)
                 raise content
             with within_limits():
-                picture = read_picture(
-                    content, max_pixels=config.max_pixels, depth=_depth_of(config)
-                )
-                images.put(start + place, _shaped(content, picture, image_shape, config))
+                picture = read_picture(content, max_pixels=how.max_pixels, depth=how.depth)
+                images.put(start + place, _shaped(content, picture, how))
         except DecodeError as error:
             kept[place] = False
             reasons.append(str(error))
@@ -191,30 +175,26 @@ def _looked_at(
 
 
 def peek(
-    _start: int, contents: Sequence[Content], config: DataConfig
+    _start: int, contents: Sequence[Content], max_pixels: int, wants_peaks: bool
 ) -> list[tuple[Header, float]]:
-    """What those that can be read say of themselves, and the peaks of deep greys.
+    """What those that can be read say of themselves, and, where they are wanted, the peaks of deep greys.
 
-    These are decoded for that, where the settings leave the depth open.
+    These are decoded for that.
     """
     peeked = []
     for content in read_all(contents):
         with contextlib.suppress(DecodeError), within_limits():  # the pass over all will say so
             if isinstance(content, DecodeError):
                 continue
-            header, peak = read_header(content, max_pixels=config.max_pixels), 0.0
-            if config.depth == "auto" and header.mode in DEEP_MODES:
-                peak = read_picture(content, max_pixels=config.max_pixels).peak
+            header, peak = read_header(content, max_pixels=max_pixels), 0.0
+            if wants_peaks and header.mode in DEEP_MODES:
+                peak = read_picture(content, max_pixels=max_pixels).peak
             peeked.append((header, peak))
     return peeked
 
 
 def only_write(
-    start: int,
-    contents: Sequence[Content],
-    images_file: Path,
-    image_shape: ImageShape,
-    config: DataConfig,
+    start: int, contents: Sequence[Content], images_file: Path, how: Decoding
 ) -> tuple[int, list[bytes]]:
     """Put the images of contents that could be read before where they belong; how many, and encoded."""
     with _Images(images_file) as images:
@@ -223,34 +203,17 @@ def only_write(
                 msg = f"{contents[place]}: could be read a moment ago, and now {content}"
                 raise DecodeError(msg)
             with within_limits():
-                images.put(start + place, _decoded(content, image_shape, config))
+                images.put(start + place, decode(content, how))
     return len(contents), images.encoded
 
 
-def _shaped(
-    content: bytes | Pixels, picture: Picture, image_shape: ImageShape, config: DataConfig
-) -> Pixels:
+def _shaped(content: bytes | Pixels, picture: Picture, how: Decoding) -> Pixels:
     """The picture in the shape of the store, exactly as `decode` has it."""
     reduced = picture.pixels.shape[0] < picture.header.height
-    if reduced and 2 * max(image_shape[:2]) > REDUCED_SIDE:
+    if reduced and 2 * max(how.image_shape[:2]) > REDUCED_SIDE:
         # It was decoded smaller than this store wants it.
-        return _decoded(content, image_shape, config)
-    return fitted(picture.pixels, image_shape, config.resize)
-
-
-def _decoded(content: bytes | Pixels, image_shape: ImageShape, config: DataConfig) -> Pixels:
-    return decode(
-        content,
-        image_shape,
-        resize=config.resize,
-        max_pixels=config.max_pixels,
-        depth=_depth_of(config),
-    )
-
-
-def _depth_of(config: DataConfig) -> Depth:
-    assert config.depth != "auto", "the scan decides"
-    return config.depth
+        return decode(content, how)
+    return fitted(picture.pixels, how.image_shape, how.resize)
 
 
 def _looks(

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from imgrec.data.content import Content, InMemoryPixels, Missing
 from imgrec.errors import DataError, DecodeError, ImgrecError, disk_failure
-from imgrec.machine import available_cores, limit_memory
+from imgrec.machine import available_cores, collect_seldom, limit_memory
 
 Result = TypeVar("Result")
 MOST_CHUNK, LEAST_CHUNK = 128, 16
@@ -292,6 +292,7 @@ def serve(file: int, most_seconds: int, idle_seconds: int) -> None:
         idle_seconds: After so many without a chunk it ends.
     """
     _SERVING.append(most_seconds)
+    collect_seldom()
     limit_memory(MOST_MEMORY)
     threading.Thread(target=_end_with, args=(file,), daemon=True).start()
     with Connection(file) as pipe:
@@ -326,21 +327,20 @@ def _end_with(file: int) -> None:
     os._exit(1)
 
 
-@contextmanager
-def within_limits() -> Iterator[None]:
+class within_limits:  # noqa: N801 - used as a function is; contextlib's would take twice the time
     """One picture is decoded inside, in a process that `map_in_chunks` started or in another.
 
     Raises:
         DecodeError: it wants more memory than a picture may have.
     """
-    if not _SERVING:
-        yield
-        return
-    # What SIGPROF does where nobody handles it: it ends the process.
-    signal.setitimer(signal.ITIMER_PROF, _SERVING[0])
-    try:
-        yield
-    except MemoryError as error:
-        raise DecodeError(TOO_LARGE) from error
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def __enter__(self) -> None:
+        if _SERVING:
+            # What SIGPROF does where nobody handles it: it ends the process.
+            signal.setitimer(signal.ITIMER_PROF, _SERVING[0])
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if _SERVING:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if isinstance(error, MemoryError):
+                raise DecodeError(TOO_LARGE) from error

@@ -19,12 +19,13 @@ import numpy as np
 
 from imgrec.config import DataConfig, ImageShape
 from imgrec.data.content import Content, Missing
+from imgrec.data.decode import Decoding
 from imgrec.data.depth import Depth
 from imgrec.data.encoded import encoded_file
 from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looks, PartScan, look_at, only_write
 from imgrec.data.parallel import map_in_chunks, start_decoders
-from imgrec.data.shape import depth_of, guess, shape_of, with_depth
+from imgrec.data.shape import depth_of, guess, shape_of
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import DataError
 
@@ -157,25 +158,26 @@ def scan(
     Raises:
         DataError: a class has no readable picture left, or pictures vanish while they are read.
     """
-    shape, decided = guess(samples, config, photo_side)
+    how = guess(samples, config, photo_side)
+    row = math.prod(how.image_shape)
     contents = [sample.content for sample in samples]
-    encoded = is_to_be_encoded(config, len(samples) * math.prod(shape))
+    encoded = is_to_be_encoded(config, len(samples) * row)
     name = "images-{:05}.arrow" if encoded else "images-{:05}.npy"
     parts = [
         ScanPart(contents[cut], folder / name.format(number))
-        for number, cut in enumerate(backend.cut(contents, math.prod(shape), encoded=encoded))
+        for number, cut in enumerate(backend.cut(contents, row, encoded=encoded))
     ]
 
-    def look(shape: ImageShape, config: DataConfig, again: str = "") -> list[PartScan]:
+    def look(how: Decoding, again: str = "") -> list[PartScan]:
         advance = _Count(progress, backend.label() + again, len(samples))
-        return list(backend.work(partial(scan_part, shape=shape, config=config), parts, advance))
+        return list(backend.work(partial(scan_part, how=how), parts, advance))
 
-    scanned = look(shape, decided)
+    scanned = look(how)
     true_depth = depth_of(np.concatenate([one.looks for one in scanned]), config)
-    if true_depth != decided.depth:
+    if true_depth != how.depth:
         # The digests and hashes are of decoded greys too, so all is looked at again.
-        decided = with_depth(config, true_depth)
-        scanned = look(shape, decided, " again")
+        how = how._replace(depth=true_depth)
+        scanned = look(how, " again")
     kept = np.concatenate([one.kept for one in scanned])
     looks = np.concatenate([one.looks for one in scanned])
     reasons = [reason for one in scanned for reason in one.reasons]
@@ -187,13 +189,13 @@ def scan(
     ]
     _refuse_lost_classes(samples, left_out, rejected)
     true_shape = shape_of(looks, config, photo_side)
-    if true_shape != shape:
+    if true_shape != how.image_shape:
         smaller = [
             ScanPart(list(compress(part.contents, one.kept)), part.images_file)
             for part, one in zip(parts, scanned, strict=True)
         ]
         advance = _Count(progress, f"{backend.label()} again", len(readable))
-        writing = partial(write_part, shape=true_shape, config=decided)
+        writing = partial(write_part, how=how._replace(image_shape=true_shape))
         for _ in backend.work(writing, smaller, advance):
             pass
     return Scan(
@@ -227,14 +229,12 @@ def is_to_be_encoded(config: DataConfig, pixel_bytes: int) -> bool:
     return config.keep == "jpeg" or (config.keep == "auto" and pixel_bytes > MOST_PIXEL_BYTES)
 
 
-def scan_part(
-    part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
-) -> PartScan:
+def scan_part(part: ScanPart, processes: int, advance: Advance, *, how: Decoding) -> PartScan:
     """Decode a part, write the images of what can be read, and describe them."""
     chunks = []
-    with _new_file(part, shape) as add:
+    with _new_file(part, how.image_shape) as add:
         for looked in map_in_chunks(
-            look_at, part.contents, part.images_file, shape, config, workers=processes
+            look_at, part.contents, part.images_file, how, workers=processes
         ):
             add(looked.encoded)
             chunks.append(replace(looked, encoded=[]))
@@ -251,13 +251,11 @@ def scan_part(
     )
 
 
-def write_part(
-    part: ScanPart, processes: int, advance: Advance, *, shape: ImageShape, config: DataConfig
-) -> None:
+def write_part(part: ScanPart, processes: int, advance: Advance, *, how: Decoding) -> None:
     """Write the images of contents that could be read before."""
-    with _new_file(part, shape) as add:
+    with _new_file(part, how.image_shape) as add:
         for count, encoded in map_in_chunks(
-            only_write, part.contents, part.images_file, shape, config, workers=processes
+            only_write, part.contents, part.images_file, how, workers=processes
         ):
             add(encoded)
             advance(count)

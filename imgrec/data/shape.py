@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgrec.config import DataConfig, ImageShape
+from imgrec.data.decode import Decoding
 from imgrec.data.depth import Depth, choose_depth, why_depth_is_doubtful
 from imgrec.data.look import Looks, peek
 from imgrec.data.parallel import map_in_chunks
@@ -17,12 +18,13 @@ LEAST_PHOTO_SIDE = 96
 PEEKED = 64
 
 
-def guess(
-    samples: Sequence[Sample], config: DataConfig, photo_side: int
-) -> tuple[ImageShape, DataConfig]:
-    """The shape of the store, and the settings with a depth, from a look at a few samples."""
+def guess(samples: Sequence[Sample], config: DataConfig, photo_side: int) -> Decoding:
+    """How pictures become those of the store, its shape and the depth of its greys from a look at a few."""
     chosen = [sample.content for sample in samples[:: max(1, len(samples) // PEEKED)]]
-    peeked = list(map_in_chunks(peek, chosen, config, workers=config.decode_workers))
+    wants_peaks = config.depth == "auto"
+    peeked = list(
+        map_in_chunks(peek, chosen, config.max_pixels, wants_peaks, workers=config.decode_workers)
+    )
     headers = [header for some in peeked for header, _ in some]
     sides = np.array([(header.height, header.width) for header in headers]).reshape(-1, 2)
     every_one_grey = all(header.grey for header in headers)
@@ -30,12 +32,7 @@ def guess(
     peaks = np.array([peak for some in peeked for _, peak in some])
     modes = np.array([header.mode for header in headers], dtype="U8")
     depth = choose_depth(peaks, modes) if config.depth == "auto" else config.depth
-    return shape, with_depth(config, depth)
-
-
-def with_depth(config: DataConfig, depth: Depth) -> DataConfig:
-    """The settings with a depth that was decided."""
-    return config.model_copy(update={"depth": depth})
+    return Decoding(shape, config.resize, config.max_pixels, depth)
 
 
 def depth_of(looks: Looks, config: DataConfig) -> Depth:

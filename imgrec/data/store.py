@@ -163,13 +163,14 @@ def prepare_store(
         StorageError: there is no room for what is decoded.
     """
     source = open_source(config, storage / "downloads")
-    note = _note(source, config, photo_side, storage)
     backend = backend or LocalDecoding(config.decode_workers)
+    if not (storage / "store").exists():  # else these pictures may be there already
+        _expect(backend, source)
+    note = _note(source, config, photo_side, storage)
     if known := _noted(note):
         backend.bring(known.folder, progress)
         return known
-    if not isinstance(source, Digits):  # which are pixels already
-        backend.expect()
+    _expect(backend, source)
     samples = list_samples(source, config)
     home = storage / "store"
     home.mkdir(parents=True, exist_ok=True)
@@ -188,6 +189,11 @@ def prepare_store(
     write_durably(note, json.dumps({"store": folder.name, "reading": reading.as_json()}))
     backend.bring(folder, progress)
     return replace(open_store(folder), reading=reading)
+
+
+def _expect(backend: DecodeBackend, source: Source) -> None:
+    if not isinstance(source, Digits):  # which are pixels already
+        backend.expect()
 
 
 def find_store(config: DataConfig, storage: Path, *, photo_side: int = 0) -> Store | None:

@@ -18,9 +18,8 @@ import torch
 from imgrec.classifier import Classifier, Prediction
 from imgrec.config import ServeConfig
 from imgrec.data.content import Content, InMemoryFile
-from imgrec.data.decode import Pixels
-from imgrec.data.depth import FULL_DEPTH
-from imgrec.data.guarded import Decoding, decode_with
+from imgrec.data.decode import Decoding, Pixels
+from imgrec.data.guarded import decode_with
 from imgrec.data.parallel import OwnDecoder
 from imgrec.errors import DecodeError
 from imgrec.evaluation.golden import golden_pictures
@@ -35,7 +34,7 @@ AT_ONCE = 8
 holds up few."""
 LITTLE = 50_000_000
 """Multiply-adds of a batch that one thread does alone: some milliseconds (docs/results.md)."""
-WARMING = Decoding((32, 32, 3), "fill", 10_000_000, FULL_DEPTH)
+WARMING = Decoding((32, 32, 3), "fill", 10_000_000)
 Answer = Prediction | DecodeError
 
 

@@ -14,7 +14,8 @@ from typing import Self
 import torch
 from torch import nn
 
-from imgrec.config import Branch, DataConfig, ImageShape
+from imgrec.config import Branch
+from imgrec.data.decode import Decoding
 from imgrec.data.scan import ScanPart, scan_part
 from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
@@ -92,18 +93,18 @@ class Overheads:
         )
 
 
-def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: ImageShape) -> float:
+def decoding_seconds(samples: Sequence[Sample], how: Decoding, workers: int) -> float:
     """How long this machine takes to decode all of them, from some, spread evenly, that it decodes.
 
     The first time decoding processes are started too; where that was short, a second time is what counts.
 
     Args:
         samples: All.
-        config: With a depth that was decided.
-        shape: Height, width, channels of the store.
+        how: They become the pictures of the store.
+        workers: Processes that decode; 0 means one a core.
     """
-    wanted = SAMPLED * (config.decode_workers or available_cores())
-    count = min(len(samples), wanted, max(1, MOST_SAMPLED_BYTES // math.prod(shape)))
+    wanted = SAMPLED * (workers or available_cores())
+    count = min(len(samples), wanted, max(1, MOST_SAMPLED_BYTES // math.prod(how.image_shape)))
     some = [samples[number * len(samples) // count].content for number in range(count)]
     seconds = 0.0
     with tempfile.TemporaryDirectory(prefix="imgrec-") as folder:
@@ -112,7 +113,7 @@ def decoding_seconds(samples: Sequence[Sample], config: DataConfig, shape: Image
             if seconds > SHORT_SECONDS:
                 break
             started = time.perf_counter()
-            scan_part(part, config.decode_workers, lambda _: None, shape=shape, config=config)
+            scan_part(part, workers, lambda _: None, how=how)
             seconds = time.perf_counter() - started
     return seconds * len(samples) / count
 

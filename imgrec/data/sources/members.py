@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from imgrec.data.content import MOST_BYTES, Content, Missing, refuse_huge
+from imgrec.data.content import MOST_BYTES, Content, Missing, Part, refuse_huge
 from imgrec.data.sources.clutter import clutter_in
-from imgrec.data.sources.sample import SPLIT_NAMES, Part
+from imgrec.data.sources.sample import SPLIT_NAMES
 from imgrec.errors import DataError, DecodeError
 
 END_BYTES = 1024

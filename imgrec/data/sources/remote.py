@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imgrec.data.content import FETCHED_AT_ONCE
 from imgrec.data.sources.clutter import is_clutter
 from imgrec.data.sources.folder import STRAY
 from imgrec.data.sources.node import Node, looks_like_picture, tree_of
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import FETCHED_AT_ONCE, Named, Remote, Sample, filesystem_of
+from imgrec.data.sources.sample import Named, Remote, Sample, filesystem_of
 from imgrec.data.sources.tree import PLAIN, Layout, Rule, read_tree
 from imgrec.data.sources.web import reason_for_people
 from imgrec.errors import DataError

@@ -2,18 +2,12 @@
 
 import re
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from imgrec.data.content import MOST_BYTES, Content, refuse_huge
+from imgrec.data.content import MOST_BYTES, Content, Distant, refuse_huge
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.web import HTTP, HTTP_PREFIXES, SCHEMES, http_options, read_http
 from imgrec.errors import DataError, DecodeError, reason_of
@@ -30,7 +24,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-FETCHED_AT_ONCE = 32
 TRIES = 3
 
 
@@ -82,27 +75,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of a larger file, such as a member of a tar."""
-
-    path: Path
-    start: int
-    size: int
-
-    def read(self) -> bytes:
-        """The stretch."""
-        refuse_huge(self.size)
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                return file.read(self.size)
-        except OSError as error:
-            msg = f"cannot be read: {error.strerror}"
-            raise DecodeError(msg) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Distant):
     """A file behind a URL.
 
     Attributes:
@@ -151,39 +124,6 @@ class Remote:
                 return b""
             raise
         return content
-
-
-Read = bytes | npt.NDArray[np.uint8] | DecodeError
-
-
-def read_all(contents: Sequence[Content]) -> Iterator[Read]:
-    """The contents in their order; what cannot be read comes as its error.
-
-    Those behind URLs are fetched side by side.
-    """
-    if any(isinstance(content, Remote) for content in contents):
-        yield from _fetched(contents)
-    else:
-        yield from map(_read, contents)
-
-
-def _fetched(contents: Sequence[Content]) -> Iterator[Read]:
-    """No more than FETCHED_AT_ONCE of them are in memory."""
-    ahead: deque[Future[Read]] = deque()
-    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        for content in contents:
-            if len(ahead) == FETCHED_AT_ONCE:
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(_read, content))
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def _read(content: Content) -> Read:
-    try:
-        return content.read()
-    except DecodeError as error:
-        return error
 
 
 def filesystem_of(url: str, allowed: frozenset[str] = frozenset()) -> tuple[Any, str]:

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from imgrec.data.decode import FORMATS, MOST_SCANS, decode, encode_png, read_header, read_picture
+from imgrec.data.decode import (
+    FORMATS,
+    MOST_SCANS,
+    Decoding,
+    decode,
+    encode_png,
+    read_header,
+    read_picture,
+)
 from imgrec.data.depth import choose_depth
 from imgrec.errors import DecodeError
 from tests.conftest import ROOT
@@ -20,7 +28,7 @@ from tests.unit.data.made import MAX_PIXELS, encoded
 
 
 def decoded(content: bytes, shape: tuple[int, int, int] = (8, 8, 3)) -> np.ndarray:
-    return decode(content, shape, resize="stretch", max_pixels=MAX_PIXELS)
+    return decode(content, Decoding(shape, "stretch", MAX_PIXELS))
 
 
 def _seeds() -> list[tuple[str, bytes]]:
@@ -213,7 +221,7 @@ def test_every_mode_of_every_format_comes_out_in_the_same_shape_and_range(kind: 
             continue
         looked = read_picture(content, max_pixels=2_000_000)
         depth = choose_depth(np.array([looked.peak]), np.array([looked.header.mode]))
-        pixels = decode(content, (8, 8, 3), resize="stretch", max_pixels=2_000_000, depth=depth)
+        pixels = decode(content, Decoding((8, 8, 3), "stretch", 2_000_000, depth))
 
         assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8), mode
         if mode in {"I", "I;16", "F"} and kind not in {"PNG", "TIFF"}:
@@ -261,7 +269,7 @@ def test_a_large_jpeg_is_reduced_and_looks_the_same() -> None:
     image = Image.fromarray(small).resize((1200, 1200), Image.Resampling.BICUBIC)
     content = encoded(image, "JPEG", quality=95)
     picture = read_picture(content, max_pixels=2_000_000)
-    ours = decode(content, (64, 64, 3), resize="fill", max_pixels=2_000_000)
+    ours = decode(content, Decoding((64, 64, 3), "fill", 2_000_000))
     whole = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))
 
     assert picture.pixels.shape == (300, 300, 3)
@@ -284,7 +292,7 @@ def test_formats_that_hide_how_large_they_are_are_not_read(kind: str) -> None:
 def test_strips_come_out_in_the_shape_too(size: tuple[int, int], resize: Any) -> None:
     """One that is thinner than a pixel after resizing is still there."""
     content = encoded(Image.new("RGB", size, "white"))
-    pixels = decode(content, (28, 28, 3), resize=resize, max_pixels=MAX_PIXELS)
+    pixels = decode(content, Decoding((28, 28, 3), resize, MAX_PIXELS))
 
     assert pixels.shape == (28, 28, 3)
     assert pixels.max() == 255
@@ -368,7 +376,7 @@ def test_each_way_to_resize_does_what_it_says(resize: Any, columns: int) -> None
     """A wide white picture: cropped and stretched it stays white, fitted it gets black bars."""
     content = encoded(Image.new("L", (32, 8), 255))
 
-    pixels = decode(content, (8, 8, 1), resize=resize, max_pixels=MAX_PIXELS)
+    pixels = decode(content, Decoding((8, 8, 1), resize, MAX_PIXELS))
 
     assert pixels.shape == (8, 8, 1)
     assert pixels[0, 4, 0] == columns

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgrec.data.decode import decode
+from imgrec.data.decode import Decoding, decode
 from imgrec.data.given import Given, as_several, contents_of
 from imgrec.errors import DecodeError
 
@@ -26,7 +26,7 @@ def png(image: Image.Image, **how: object) -> bytes:
 
 def decoded(picture: Given, *more: Given) -> np.ndarray:
     content = contents_of([picture, *more])[0].read()
-    return decode(content, SHAPE, resize="fill", max_pixels=1000)
+    return decode(content, Decoding(SHAPE, "fill", 1000))
 
 
 def test_path_bytes_array_and_image_of_one_picture_are_the_same_pixels(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from imgrec.data.decode import decode, read_header
+from imgrec.data.decode import Decoding, decode, read_header
 from imgrec.errors import DecodeError
 
 MOST = 50_000_000
@@ -38,7 +38,7 @@ def jpeg(width: int, height: int, mode: str = "L", **how: bool) -> bytes:
 
 
 def shown(content: bytes, side: int = 256) -> tuple[int, ...]:
-    return decode(content, (side, side, 3), resize="fill", max_pixels=MOST).shape
+    return decode(content, Decoding((side, side, 3), "fill", MOST)).shape
 
 
 def test_a_photo_of_200_megapixels_is_read() -> None:
@@ -66,7 +66,7 @@ def test_what_is_decoded_whole_has_the_plain_limit(content: bytes) -> None:
 def test_a_jpeg_beyond_the_larger_limit_is_refused_before_it_is_decoded() -> None:
     """Sixteen times the limit, which is 800 megapixels."""
     with pytest.raises(DecodeError, match="is more than 16,000,000 pixels"):
-        decode(jpeg(4100, 4100), (64, 64, 3), resize="fill", max_pixels=1_000_000)
+        decode(jpeg(4100, 4100), Decoding((64, 64, 3), "fill", 1_000_000))
 
 
 def test_a_png_beyond_what_pillow_opens_is_refused() -> None:

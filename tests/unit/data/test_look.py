@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut, chelsea
 
-from imgrec.config import DataConfig
 from imgrec.data.content import InMemoryPixels
+from imgrec.data.decode import Decoding
 from imgrec.data.look import look_at
 
 
@@ -18,9 +18,8 @@ def test_hashes_are_those_of_imagehash(tmp_path: Path) -> None:
     parts += [chelsea()[:32, left : left + 32] for left in range(0, 300, 30)]
     np.save(tmp_path / "images-00000.npy", np.zeros((len(parts), 32, 32, 3), dtype=np.uint8))
     contents = [InMemoryPixels(part) for part in parts]
-    ours = look_at(
-        0, contents, tmp_path / "images-00000.npy", (32, 32, 3), DataConfig(depth=16)
-    ).looks["hash"]
+    how = Decoding((32, 32, 3), "fill", 10**6)
+    ours = look_at(0, contents, tmp_path / "images-00000.npy", how).looks["hash"]
     theirs = [int(str(imagehash.phash(Image.fromarray(part))), 16) for part in parts]
 
     assert ours.tolist() == theirs

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imgrec.data.sources import sample
+from imgrec.data.content import FETCHED_AT_ONCE, read_all
 from imgrec.data.sources.sample import Remote
 from imgrec.data.store import Store
 from tests.unit.data.sources.made import (
@@ -33,10 +33,10 @@ def test_of_remote_pictures_few_are_in_memory_at_a_time(monkeypatch: pytest.Monk
     """A chunk of hundreds of large ones would fill it."""
     read: list[str] = []
     monkeypatch.setattr(Remote, "_content", lambda self: read.append(self.url) or b"x")
-    found = sample.read_all([Remote(f"http://a/{number}") for number in range(256)])
+    found = read_all([Remote(f"http://a/{number}") for number in range(256)])
 
     assert next(found) == b"x"
-    assert len(read) <= sample.FETCHED_AT_ONCE + 1
+    assert len(read) <= FETCHED_AT_ONCE + 1
     assert len(list(found)) == 255
 
 

@@ -21,13 +21,13 @@ def test_the_time_to_decode_grows_with_the_pictures(
     config = DataConfig(source=str(make_folder(count=40)))
     samples = list_samples(open_source(config, Path("downloads")), config)
     Path(samples[0].content.path).write_bytes(b"broken")  # type: ignore[attr-defined]
-    shape, decided = guess(samples, config, 0)
+    how = guess(samples, config, 0)
     clock = iter([0.0, 3.0, 10.0, 10.5])
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(estimate, "SAMPLED", 10)
     monkeypatch.setattr(estimate, "available_cores", lambda: 2)
 
-    assert decoding_seconds(samples, decided, shape) == pytest.approx(0.5 * 120 / 20)
+    assert decoding_seconds(samples, how, 0) == pytest.approx(0.5 * 120 / 20)
 
 
 def test_a_first_look_that_is_long_is_not_repeated(
@@ -36,11 +36,11 @@ def test_a_first_look_that_is_long_is_not_repeated(
     """As over a slow network."""
     config = DataConfig(source=str(make_folder(count=4)))
     samples = list_samples(open_source(config, Path("downloads")), config)
-    shape, decided = guess(samples, config, 0)
+    how = guess(samples, config, 0)
     clock = iter([0.0, 60.0])
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
-    assert decoding_seconds(samples, decided, shape) == pytest.approx(60.0)
+    assert decoding_seconds(samples, how, 0) == pytest.approx(60.0)
 
 
 def test_what_a_run_took_to_start_is_taken_from_the_last_one() -> None:
