@@ -42,6 +42,11 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """A CPU's flags for bf16, in order of preference; `processor_kind` has the first that is present."""
 
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""For the environment of a process that makes and drops arrays all the time: glibc gives memory back to the system from
+64 MiB on, rather than a chunk's arrays after every chunk, which come back page by page."""
+
+
 def collect_seldom() -> None:
     """Let Python look for cycles among new objects less often: importing makes many, and none of them is to go.
 

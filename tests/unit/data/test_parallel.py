@@ -227,3 +227,16 @@ def test_a_process_of_ones_own_goes_on_after_what_broke_it() -> None:
                 assert answers[1] == "takes more than 1 s to decode"
     finally:
         decoder.end()
+
+
+def test_what_decodes_imports_little() -> None:
+    """Settings, sources and networks would make each decoding process three times as slow to start."""
+    code = (
+        "import sys, imgrec.data.guarded, imgrec.data.look\n"
+        "print([name for name in ('torch', 'pydantic', 'requests', 'imgrec.config') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout.strip() == "[]"
