@@ -9,7 +9,6 @@ from imgrec.config import Arch, Branch
 from imgrec.config.sections import PROBE_EPOCHS
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.nodes import device_kinds
-from imgrec.distributed.pace import pace_of_workers
 from imgrec.distributed.session import Session
 from imgrec.training.pace import Budget, Chosen
 from imgrec.training.precision import choose_arithmetic
@@ -81,6 +80,8 @@ def _measured(
     candidates = [replace(spec, arithmetic=arithmetic) for spec in specs]
     least = PROBE_EPOCHS + 1 if specs[0].weights and train.finetune == "full" else 1
     budget = Budget(train.budget, train.epochs, min(least, train.epochs or least))
+    from imgrec.distributed.pace import pace_of_workers  # noqa: PLC0415 - it imports Ray Train
+
     return pace_of_workers(
         session,
         demand,

@@ -22,6 +22,7 @@ from imgrec.version import code_version
 from pipelines.lineage import Lineage
 from pipelines.observer import Observer
 from pipelines.run import run
+from pipelines.start import Start
 
 SECTIONS = ("data", "pretrained", "calibrate", "cluster")
 
@@ -63,7 +64,8 @@ def reproduce(
         raise TrackingError(msg)
     config = again(lineage, folder)
     local = start_local(config.cluster, config.search, log_file)
-    summary = run(config, observer, log_file, local, command=lineage.command)
+    with Start(config, observer, log_file, local) as start:
+        summary = run(start, command=lineage.command)
     (made,) = summary.models
     record = connect(config.tracking, folder, create=False)
     theirs = fetch_classifier(tracking, f"{lineage.name}/{lineage.version}")

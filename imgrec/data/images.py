@@ -8,7 +8,6 @@ are removed when a new one needs their room.
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +16,12 @@ import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
+from imgrec.cache import FOLDER_VARIABLE, cache_folder
 from imgrec.data.encoded import EncodedImages
 from imgrec.errors import StorageError, reason_of
 from imgrec.machine import take_room
 from imgrec.shapes import ImageShape
 
-FOLDER_VARIABLE = "IMGREC_CACHE"
-"""The environment variable that names the folder: machines differ in their disks, so it is no setting of a run."""
 COPIED_AT_ONCE = 64 << 20
 LEFT_FREE = 1 << 30
 Images = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
@@ -64,28 +62,6 @@ def keep_rows(path: Path, rows: npt.NDArray[np.int64]) -> None:
         copy[start : start + step] = images[rows[start : start + step]]
     copy.flush()
     shorter.replace(path)
-
-
-def cache_folder() -> Path:
-    """Where copies lie on this machine; made if need be, and nobody else's.
-
-    Raises:
-        StorageError: it cannot be made, or belongs to somebody else.
-    """
-    above = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir())
-    folder = above / f"imgrec-cache-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = folder.stat().st_uid
-    except OSError as error:
-        msg = (
-            f"{folder}: cannot be made ({error.strerror}); set {FOLDER_VARIABLE} to another folder"
-        )
-        raise StorageError(msg) from error
-    if owner != os.getuid():
-        msg = f"{folder}: belongs to another user; set {FOLDER_VARIABLE} to another folder"
-        raise StorageError(msg)
-    return folder
 
 
 def all_images(folder: Path, key: str, count: int, image_shape: ImageShape) -> AnyImages:

@@ -1,12 +1,13 @@
 """What training and searching hold of a cluster, by arithmetic before anything starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError
+from imgrec.training.spec import FitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,17 @@ def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
         )
         raise ClusterError(msg)
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
+
+
+def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
+    """Raise ClusterError where a batch leaves a worker with less than two pictures."""
+    batch_size = min(spec.train.batch_size for spec in specs)
+    if batch_size < 2 * workers:
+        msg = (
+            f"cluster.workers = {workers}: a batch of {batch_size} leaves some with less than "
+            f"2 pictures; raise train.batch_size"
+        )
+        raise ClusterError(msg)
 
 
 def idle_gpus(

@@ -9,7 +9,7 @@ import os
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from imgrec.config import ClusterConfig
-from imgrec.distributed.alone import is_alone, train_alone
+from imgrec.distributed.alone import train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
+from imgrec.distributed.lone_worker import is_alone
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
 from imgrec.distributed.worker import ANSWER_SECONDS, MOST_EXCUSED, PROFILE, LaneSpec, work
-from imgrec.errors import ClusterError, TrainingError
+from imgrec.errors import TrainingError
 from imgrec.training.checkpoint import load_state
 from imgrec.training.clock import ANSWERING
 from imgrec.training.learner import Best, best_of
@@ -182,17 +183,6 @@ def fit_on_workers(
 
     outcomes = _outcomes(lanes, start, storage)
     return _until_ray_may_go(outcomes, lanes, len(specs)) if session.is_local else outcomes
-
-
-def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
-    """Raise ClusterError where a batch leaves a worker with less than two pictures."""
-    batch_size = min(spec.train.batch_size for spec in specs)
-    if batch_size < 2 * workers:
-        msg = (
-            f"cluster.workers = {workers}: a batch of {batch_size} leaves some with less than "
-            f"2 pictures; raise train.batch_size"
-        )
-        raise ClusterError(msg)
 
 
 def _trainer(

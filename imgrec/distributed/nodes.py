@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from imgrec.data.images import cache_folder
+from imgrec.cache import cache_folder
 from imgrec.errors import ClusterError, StorageError, reason_of
 from imgrec.machine import SHARED_MEMORY, processor_kind
 from imgrec.version import code_version

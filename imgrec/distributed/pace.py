@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from imgrec.data.loader import Shard
-from imgrec.distributed.alone import is_alone, start_worker
 from imgrec.distributed.demand import Demand, spare_cores
+from imgrec.distributed.lone_worker import is_alone, start_worker
 from imgrec.distributed.session import Session
-from imgrec.distributed.stream import pictures_for
 from imgrec.distributed.trainer import how_it_ended
+from imgrec.distributed.worker import measure_pace
 from imgrec.errors import ImgrecError, TrainingError
-from imgrec.training.pace import Budget, Chosen, choose_pace
+from imgrec.training.pace import Budget, Chosen
 from imgrec.training.spec import FitSpec
 
 POLL_SECONDS = 0.25
@@ -98,7 +97,7 @@ def _of_group(
 ) -> Chosen:
     with tempfile.TemporaryDirectory(prefix=".pace-", dir=storage) as folder:
         trainer = TorchTrainer(
-            _measured,
+            _of_each,
             train_loop_config={
                 "candidates": candidates,
                 "budget": budget,
@@ -131,14 +130,12 @@ def _of_group(
     return chosen
 
 
-def _measured(config: dict[str, Any]) -> Chosen:
+def _of_each(config: dict[str, Any]) -> Chosen:
     """On every worker of a group."""
     context = ray.train.get_context()
-    torch.set_num_threads(config["threads"])
-    device = get_device() if config["use_gpu"] else torch.device("cpu")
+    device = get_device() if config.pop("use_gpu") else torch.device("cpu")
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    pictures_of = partial(pictures_for, spare=config["spare"])
-    return choose_pace(config["candidates"], config["budget"], device, shard, pictures_of)
+    return measure_pace(**config, device=device, shard=shard)
 
 
 def _spare(session: Session, demand: Demand) -> int:

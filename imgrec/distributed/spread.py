@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 
+from imgrec.cache import cache_folder
 from imgrec.data.content import Content, InMemoryPixels
-from imgrec.data.images import cache_folder, refuse_without_room
+from imgrec.data.images import refuse_without_room
 from imgrec.data.look import PartScan
 from imgrec.data.scan import Advance, LocalDecoding, ProgressCallback, ScanPart, Work
 from imgrec.data.store import open_store

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from imgrec.training.checkpoint import latest_state, save_state
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import EpochReport, fit
 from imgrec.training.microbatch import in_more_parts, out_of_memory, release_memory
+from imgrec.training.pace import Budget, Chosen, choose_pace
 from imgrec.training.profiling import StepProfile
 from imgrec.training.spec import FitSpec
 
@@ -102,6 +104,20 @@ def work(config: dict[str, Any]) -> None:
             continue
         _train(lane_spec, name, shard)
         release_memory()  # here, where nothing refers to the model: the next one may need all there is
+
+
+def measure_pace(
+    candidates: Sequence[FitSpec],
+    budget: Budget,
+    threads: int,
+    spare: int,
+    *,
+    device: torch.device,
+    shard: Shard,
+) -> Chosen:
+    """On a worker, and on all others at the same time: what a time leaves room for (`choose_pace`)."""
+    torch.set_num_threads(threads)
+    return choose_pace(candidates, budget, device, shard, partial(pictures_for, spare=spare))
 
 
 def _train(lane_spec: LaneSpec, name: str, shard: Shard) -> None:

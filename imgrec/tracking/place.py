@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.store.tracking.dbmodels.models import Base
 
-from imgrec.errors import TrackingError
-from imgrec.machine import write_durably
+from imgrec.cache import cache_folder
+from imgrec.errors import StorageError, TrackingError
+from imgrec.machine import sync, write_durably
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "artifacts"
@@ -42,7 +44,8 @@ ADDRESSES = (
 def make_database(file: Path) -> None:
     """Make MLflow's database beside its place, and move it there when it is whole.
 
-    MLflow takes a second to make it, and a process that is killed within would leave what nobody can use.
+    MLflow takes a second to make it, for it goes through all that its tables have ever been, and a process that is
+    killed within would leave what nobody can use. So this machine keeps an empty one for the next time.
     """
     for left in file.parent.glob(
         f".{file.name}.*"
@@ -50,15 +53,55 @@ def make_database(file: Path) -> None:
         left.unlink()
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     whole = draft.with_suffix(".whole")
+    kept = _kept_database()
     try:
-        MlflowClient(f"{SQLITE}{draft}", f"{SQLITE}{draft}").search_experiments(max_results=1)
-        with closing(sqlite3.connect(draft)) as made, closing(sqlite3.connect(whole)) as copy:
-            made.backup(copy)  # MLflow still holds the draft open
+        if kept is None or not _copy_whole(kept, whole):
+            MlflowClient(f"{SQLITE}{draft}", f"{SQLITE}{draft}").search_experiments(max_results=1)
+            with closing(sqlite3.connect(draft)) as made, closing(sqlite3.connect(whole)) as copy:
+                made.backup(copy)  # MLflow still holds the draft open
+            if kept:
+                _keep(whole, kept)
         whole.replace(file)
     finally:
         draft.unlink(missing_ok=True)
         whole.unlink(missing_ok=True)
     note_place(file)
+
+
+def _kept_database() -> Path | None:
+    """Where this machine keeps an empty database of this MLflow; None where it can keep nothing."""
+    try:
+        return cache_folder() / f"mlflow-{mlflow.__version__}.db"
+    except StorageError:
+        return None
+
+
+def _copy_whole(kept: Path, copy: Path) -> bool:
+    """Copy an empty database; False where there is none, or what is there is damaged."""
+    try:
+        shutil.copyfile(kept, copy)
+        with closing(sqlite3.connect(copy)) as database:
+            if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                return True
+    except (OSError, sqlite3.DatabaseError):
+        pass
+    copy.unlink(missing_ok=True)
+    return False
+
+
+def _keep(whole: Path, kept: Path) -> None:
+    """Keep a copy without experiments: MLflow's first one names the folder that it was made in, and is made anew."""
+    draft = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
+    try:
+        shutil.copyfile(whole, draft)
+        with closing(sqlite3.connect(draft)) as database:
+            with database:
+                database.execute("DELETE FROM experiments")
+            database.execute("VACUUM")
+        sync(draft)
+        draft.replace(kept)
+    except (OSError, sqlite3.DatabaseError):
+        draft.unlink(missing_ok=True)  # a full disk: the next one takes a second too
 
 
 def is_half_made(file: Path) -> bool:

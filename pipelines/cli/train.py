@@ -96,21 +96,19 @@ def _run(
     local = start_local(config.cluster, config.search, log_file)
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
-    from pipelines.run import run, tune  # noqa: PLC0415
+    from pipelines.start import Start  # noqa: PLC0415
 
-    with closing(LiveTable(quiet=flags.quiet)) as observer, chatter_to(log_file):
+    with (
+        closing(LiveTable(quiet=flags.quiet)) as observer,
+        chatter_to(log_file),
+        Start(config, observer, log_file, local, fresh=flags.fresh) as start,
+    ):
+        from pipelines.run import run, tune  # noqa: PLC0415 - beside the worker's imports
+
         if only_search:
-            summary = tune(config, observer, log_file, local, fresh=flags.fresh, command=_command())
+            summary = tune(start, command=_command())
         else:
-            summary = run(
-                config,
-                observer,
-                log_file,
-                local,
-                fresh=flags.fresh,
-                command=_command(),
-                profile=flags.profile,
-            )
+            summary = run(start, command=_command(), profile=flags.profile)
     if flags.as_json:
         print_json(summary.as_json())
     else:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgrec.cache import FOLDER_VARIABLE, cache_folder
 from imgrec.config import ClusterConfig, DataConfig
-from imgrec.data.images import FOLDER_VARIABLE, all_images, cache_folder
+from imgrec.data.decode import Decoding
+from imgrec.data.images import all_images
 from imgrec.data.parallel import end_decoders
 from imgrec.data.scan import LocalDecoding, ScanPart, scan_part
 from imgrec.data.store import Store, prepare_store
@@ -200,7 +202,7 @@ def test_what_a_node_cannot_read_is_read_here_before_it_is_believed(
         for start in range(0, len(contents), PIECE)
     ]
     done: list[int] = []
-    reading = partial(scan_part, shape=(12, 12, 3), config=DataConfig(depth=16))
+    reading = partial(scan_part, how=Decoding((12, 12, 3), "fill", 10**6))
     found = list(nodes.work(reading, pieces, done.append))
 
     assert [len(one.looks) for one in found] == [PIECE, PIECE, PIECE]

@@ -1,6 +1,7 @@
 """The database as a file: whole or not there, and found again where its folder was moved."""
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imgrec.cache import FOLDER_VARIABLE, cache_folder
 from imgrec.classifier import Classifier
 from imgrec.config import TrackingConfig
 from imgrec.data.decode import encode_png
@@ -34,7 +36,9 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / str(number)
         command = [sys.executable, "-c", code, str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        # Where nothing is kept.
+        env = os.environ | {FOLDER_VARIABLE: str(tmp_path / f"cache{number}")}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
             assert process.stdout
             process.stdout.readline()
             while not list(folder.glob(".mlflow.db.*")) and process.poll() is None:
@@ -45,6 +49,28 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
 
         assert find_runs(here, {}) == []
         assert list(folder.glob(".mlflow.db.*")) == []
+
+
+def test_what_is_made_of_a_kept_database_is_as_mlflow_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first record of a machine is made by MLflow, the second is a copy; a damaged copy is passed over."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    dumps, kept = [], None
+    for name in ("first", "second", "third"):
+        connect(TrackingConfig(), tmp_path / name, create=True)
+        with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
+            # But for when the first experiment was made.
+            database.execute("UPDATE experiments SET creation_time = 0, last_update_time = 0")
+            dumps.append(sorted(database.iterdump()))
+        (kept,) = cache_folder().iterdir()
+        if name == "second":
+            kept.write_bytes(kept.read_bytes()[:100_000])
+
+    assert dumps[1] == dumps[0]
+    assert dumps[2] == dumps[0]
+    assert kept
+    assert kept.stat().st_size > 100_000
 
 
 def test_a_half_made_database_is_set_aside(tmp_path: Path) -> None:

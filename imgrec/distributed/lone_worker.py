@@ -1,0 +1,91 @@
+"""The process of a lane of one worker on this machine. Whoever starts it imports neither Ray Train nor what trains."""
+
+import contextlib
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ray
+from ray.actor import ActorHandle
+
+from imgrec.config import ClusterConfig
+from imgrec.distributed.demand import Demand, plan_demand
+from imgrec.distributed.session import Session
+from imgrec.errors import ClusterError
+
+if TYPE_CHECKING:
+    from imgrec.distributed.worker import LaneSpec
+    from imgrec.training.pace import Budget, Chosen
+    from imgrec.training.spec import FitSpec
+
+IMPORTED = ("imgrec.distributed.worker", "ray.train.torch", "torch._dynamo")
+"""What training takes, before it is asked for; the last is torch's compiler, which the first optimizer would import."""
+
+
+class LoneWorker:
+    """A process of Ray's that trains what it is given."""
+
+    def __init__(self) -> None:
+        for name in IMPORTED:
+            importlib.import_module(name)
+
+    def choose_pace(
+        self,
+        candidates: "Sequence[FitSpec]",
+        budget: "Budget",
+        threads: int,
+        spare: int,
+        *,
+        use_gpu: bool,
+    ) -> "Chosen":
+        """What a time leaves room for (`choose_pace`)."""
+        import torch  # noqa: PLC0415 - as above
+
+        from imgrec.data.loader import Shard  # noqa: PLC0415
+        from imgrec.distributed.worker import measure_pace  # noqa: PLC0415
+
+        device = torch.device("cuda" if use_gpu else "cpu")
+        return measure_pace(candidates, budget, threads, spare, device=device, shard=Shard())
+
+    def train(self, lane_spec: "LaneSpec") -> None:
+        """Train the models of a lane, one after the other."""
+        from ray.train import ScalingConfig  # noqa: PLC0415 - as above
+        from ray.train.torch import TorchTrainer  # noqa: PLC0415
+
+        from imgrec.distributed.worker import work  # noqa: PLC0415
+
+        TorchTrainer(
+            work,
+            train_loop_config={"lane_spec": lane_spec},
+            scaling_config=ScalingConfig(num_workers=0, use_gpu=lane_spec.use_gpu),
+        ).fit()
+
+
+def is_alone(session: Session, demand: Demand) -> bool:
+    """Whether a lane has one worker, on this machine, for as long as it trains."""
+    return session.is_local and demand.is_fixed and demand.workers == 1
+
+
+def prepare_worker(session: Session, cluster: ClusterConfig) -> None:
+    """Let the first worker come up already, if it is going to be alone.
+
+    Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
+    is asked for, that is said when it is asked for.
+    """
+    with contextlib.suppress(ClusterError):
+        demand = plan_demand(session.nodes, cluster)
+        if is_alone(session, demand) and not demand.use_gpu:
+            session.prepared.append(_start(demand))
+
+
+def start_worker(session: Session, demand: Demand) -> ActorHandle:
+    """The worker that was prepared, or a new one; returns before it is up."""
+    try:
+        return session.prepared.pop()
+    except IndexError:
+        return _start(demand)
+
+
+def _start(demand: Demand) -> ActorHandle:
+    worker = ray.remote(LoneWorker).options(num_cpus=demand.cpus, num_gpus=int(demand.use_gpu))
+    return worker.remote()
