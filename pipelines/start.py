@@ -14,7 +14,6 @@ from imgrec.data.scan import LocalDecoding
 from imgrec.distributed.address import cluster_address
 from imgrec.distributed.demand import refuse_batches_below
 from imgrec.distributed.local import LocalRay
-from imgrec.distributed.lone_worker import prepare_worker
 from imgrec.distributed.nodes import list_nodes, refuse_unshared
 from imgrec.distributed.session import Session, ray_session
 from imgrec.distributed.spread import ClusterDecoding
@@ -99,8 +98,6 @@ class Start(ExitStack):
             self._session = self._ray.enter_context(
                 ray_session(self.config.cluster, self._log_file, local=self._local)
             )
-            if not self.config.search.wanted:
-                prepare_worker(self._session, self.config.cluster)
         return self._session
 
     def _join_early(self) -> None:

@@ -3,11 +3,34 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.nodes import NodeInfo
 from imgrec.errors import ClusterError
-from imgrec.training.spec import FitSpec
+
+if TYPE_CHECKING:
+    from imgrec.config import ClusterConfig, SearchConfig
+    from imgrec.training.spec import FitSpec
+
+
+class Asked(Protocol):
+    """What `ClusterConfig` says of workers; also for a process that imports no settings."""
+
+    @property
+    def least_workers(self) -> int:
+        """Without so many nothing starts."""
+
+    @property
+    def most_workers(self) -> int:
+        """More are never started."""
+
+    @property
+    def cpus_per_worker(self) -> int:
+        """Cores of each; 0 for a share."""
+
+    @property
+    def use_gpu(self) -> bool | Literal["auto"]:
+        """Whether each has a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +57,7 @@ class Demand:
         return self.least == self.workers
 
 
-def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
+def plan_demand(nodes: Sequence[NodeInfo], cluster: Asked) -> Demand:
     """Resources for every worker, by arithmetic before anything starts.
 
     A worker runs on one node, so what counts is how many fit into each. With cpus_per_worker = 0 a
@@ -73,7 +96,7 @@ def plan_demand(nodes: Sequence[NodeInfo], cluster: ClusterConfig) -> Demand:
     return Demand(workers, cpus, use_gpu, max(1, places(cpus) // workers), least)
 
 
-def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
+def refuse_batches_below(workers: int, specs: "Iterable[FitSpec]") -> None:
     """Raise ClusterError where a batch leaves a worker with less than two pictures."""
     batch_size = min(spec.train.batch_size for spec in specs)
     if batch_size < 2 * workers:
@@ -85,7 +108,7 @@ def refuse_batches_below(workers: int, specs: Iterable[FitSpec]) -> None:
 
 
 def idle_gpus(
-    nodes: Sequence[NodeInfo], cluster: ClusterConfig, demand: Demand, models: int
+    nodes: Sequence[NodeInfo], cluster: "ClusterConfig", demand: Demand, models: int
 ) -> int:
     """GPUs that nobody will train on, though the settings have not said so.
 
@@ -114,7 +137,7 @@ class TrialDemand:
 
 
 def plan_trials(
-    nodes: Sequence[NodeInfo], search: SearchConfig, cluster: ClusterConfig
+    nodes: Sequence[NodeInfo], search: "SearchConfig", cluster: "ClusterConfig"
 ) -> TrialDemand:
     """Resources for trials, by arithmetic before anything starts.
 

@@ -14,9 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ray
 
+from imgrec.distributed.lone_worker import prepare_worker
 from imgrec.errors import reason_of
 from imgrec.machine import SHARED_MEMORY, locked
 
@@ -29,7 +32,14 @@ TEMPORARY = ("TMPDIR", "RAY_TMPDIR")
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
-def hold_ray(log_file: str, answer: int, *, cpus: int | None, dashboard: bool) -> None:
+def hold_ray(
+    log_file: str,
+    answer: int,
+    *,
+    cpus: int | None,
+    dashboard: bool,
+    worker: dict[str, Any] | None,
+) -> None:
     """Bring Ray up, say where it is, and bring it down when standard input ends.
 
     Args:
@@ -37,12 +47,16 @@ def hold_ray(log_file: str, answer: int, *, cpus: int | None, dashboard: bool) -
         answer: The number of an open file, which gets one line of JSON: the address, or the error.
         cpus: Cores; by default those of the machine.
         dashboard: Start the dashboard as well.
+        worker: What is `Asked` of the first worker, to let it come up at once; None where none is known to be wanted.
     """
     with session_folder() as folder:
         (folder / TMP).mkdir()
         os.environ.update(dict.fromkeys(TEMPORARY, str(folder / TMP)))
+        prepared = None  # which would go with the last that knows it
         try:
             said = {"address": _come_up(folder, cpus, dashboard=dashboard)}
+            if worker:
+                prepared = prepare_worker(SimpleNamespace(**worker))
         except Exception as error:
             logging.getLogger(__name__).exception("Ray did not come up")
             said = {"error": reason_of(error)}
@@ -50,6 +64,7 @@ def hold_ray(log_file: str, answer: int, *, cpus: int | None, dashboard: bool) -
             with os.fdopen(answer, "w", encoding="utf-8") as line:
                 line.write(json.dumps(said) + "\n")
             sys.stdin.read()
+            del prepared
         finally:
             ray.shutdown()
             keep_logs(folder / RAY, Path(log_file))

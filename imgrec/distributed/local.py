@@ -13,11 +13,15 @@ from pathlib import Path
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.address import cluster_address
 from imgrec.errors import ClusterError
-from imgrec.machine import locked, memory_limit
+from imgrec.machine import available_cores, locked, memory_limit
 
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 2_600_000_000, 600_000_000
 END_SECONDS = 30.0
+ASKED = ("least_workers", "most_workers", "cpus_per_worker", "use_gpu")
+"""Of the settings, what the first worker holds goes by (`demand.Asked`)."""
+FEW_CORES = 3
+"""On so many, and fewer, whatever else is at work while Ray comes up makes it take a second or two more."""
 # The same modules as here, and nothing from the current folder.
 ENTRY = (
     "import json, sys; asked = json.loads(sys.argv[1]); sys.path[:0] = asked.pop('paths'); "
@@ -34,13 +38,20 @@ class LocalRay:
         cpus: Cores; by default those of the machine.
         dashboard: Start it with its dashboard, which trials with several workers need: through it Ray learns that
             a trainer was killed, and frees what its workers held.
+        first: What is asked of a worker that is to come up with it, if a lane is what comes first.
 
     Raises:
         ClusterError: the machine has too little memory.
     """
 
     def __init__(
-        self, log_file: Path, *, workers: int, cpus: int | None = None, dashboard: bool = False
+        self,
+        log_file: Path,
+        *,
+        workers: int,
+        cpus: int | None = None,
+        dashboard: bool = False,
+        first: ClusterConfig | None = None,
     ) -> None:
         _refuse_little_memory(workers)
         self._log_file = log_file
@@ -54,6 +65,7 @@ class LocalRay:
             "answer": writing,
             "cpus": cpus,
             "dashboard": dashboard,
+            "worker": first and {name: getattr(first, name) for name in ASKED},
             "paths": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
         }
         with log_file.open("ab") as log:
@@ -71,6 +83,14 @@ class LocalRay:
     def is_up(self) -> bool:
         """Whether `address` would not wait."""
         return self._said is not None or bool(select.select([self._answer], [], [], 0)[0])
+
+    def give_way(self) -> None:
+        """Return when Ray is up, or will not be, if this process would be in its way meanwhile.
+
+        Ray looks once a second whether its own processes are there: what they take longer counts in whole seconds.
+        """
+        if available_cores() <= FEW_CORES:
+            select.select([self._answer], [], [])
 
     def address(self) -> str:
         """Of Ray, once it is up.
@@ -115,7 +135,8 @@ def start_local(cluster: ClusterConfig, search: SearchConfig, log_file: Path) ->
         return None
     nested = search.wanted and search.workers_per_trial > 1
     with contextlib.suppress(ClusterError):
-        return LocalRay(log_file, workers=cluster.least_workers, dashboard=nested)
+        first = None if search.wanted else cluster
+        return LocalRay(log_file, workers=cluster.least_workers, dashboard=nested, first=first)
     return None
 
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import ray
 from ray.actor import ActorHandle
 
-from imgrec.config import ClusterConfig
-from imgrec.distributed.demand import Demand, plan_demand
-from imgrec.distributed.session import Session
+from imgrec.distributed.demand import Asked, Demand, plan_demand
+from imgrec.distributed.nodes import list_nodes
 from imgrec.errors import ClusterError
 
 if TYPE_CHECKING:
+    from imgrec.distributed.session import Session
     from imgrec.distributed.worker import LaneSpec
     from imgrec.training.pace import Budget, Chosen
     from imgrec.training.spec import FitSpec
 
+NAME, NAMESPACE = "worker", "imgrec"
 IMPORTED = ("imgrec.distributed.worker", "ray.train.torch", "torch._dynamo")
 """What training takes, before it is asked for; the last is torch's compiler, which the first optimizer would import."""
 
@@ -61,24 +62,32 @@ class LoneWorker:
         ).fit()
 
 
-def is_alone(session: Session, demand: Demand) -> bool:
+def is_alone(session: "Session", demand: Demand) -> bool:
     """Whether a lane has one worker, on this machine, for as long as it trains."""
-    return session.is_local and demand.is_fixed and demand.workers == 1
+    return session.is_local and _is_one(demand)
 
 
-def prepare_worker(session: Session, cluster: ClusterConfig) -> None:
-    """Let the first worker come up already, if it is going to be alone.
+def prepare_worker(asked: Asked) -> ActorHandle | None:
+    """Let the first worker come up already, if it is going to be alone; others find it by its name.
 
     Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
     is asked for, that is said when it is asked for.
     """
     with contextlib.suppress(ClusterError):
-        demand = plan_demand(session.nodes, cluster)
-        if is_alone(session, demand) and not demand.use_gpu:
-            session.prepared.append(_start(demand))
+        demand = plan_demand(list_nodes(), asked)
+        if _is_one(demand) and not demand.use_gpu:
+            return _start(demand, name=NAME, namespace=NAMESPACE)
+    return None
 
 
-def start_worker(session: Session, demand: Demand) -> ActorHandle:
+def prepared_worker() -> list[ActorHandle]:
+    """The worker that `prepare_worker` lets come up in this Ray, if there is one."""
+    with contextlib.suppress(ValueError):
+        return [ray.get_actor(NAME, NAMESPACE)]
+    return []
+
+
+def start_worker(session: "Session", demand: Demand) -> ActorHandle:
     """The worker that was prepared, or a new one; returns before it is up."""
     try:
         return session.prepared.pop()
@@ -86,6 +95,12 @@ def start_worker(session: Session, demand: Demand) -> ActorHandle:
         return _start(demand)
 
 
-def _start(demand: Demand) -> ActorHandle:
-    worker = ray.remote(LoneWorker).options(num_cpus=demand.cpus, num_gpus=int(demand.use_gpu))
+def _is_one(demand: Demand) -> bool:
+    return demand.is_fixed and demand.workers == 1
+
+
+def _start(demand: Demand, **name: str) -> ActorHandle:
+    worker = ray.remote(LoneWorker).options(
+        num_cpus=demand.cpus, num_gpus=int(demand.use_gpu), **name
+    )
     return worker.remote()

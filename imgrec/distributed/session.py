@@ -19,6 +19,7 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.address import cluster_address, refuse_silence, setting_of_address
 from imgrec.distributed.events import Mailbox
 from imgrec.distributed.local import LocalRay
+from imgrec.distributed.lone_worker import prepared_worker
 from imgrec.distributed.nodes import NodeInfo, list_nodes
 from imgrec.errors import ClusterError
 
@@ -102,7 +103,8 @@ def ray_session(
         # Ray took it over, and would end the process before our runs are marked as killed.
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(list_nodes())
-        yield Session(nodes, Mailbox.start(), local is not None, threads=threads, over=over)
+        prepared = prepared_worker() if local else []
+        yield Session(nodes, Mailbox.start(), local is not None, prepared, threads, over)
 
 
 def _end_ray(threads: list[threading.Thread], over: threading.Event) -> None:

@@ -92,8 +92,10 @@ def _run(
 
     refuse_silence(config.cluster)
     log_file = log_to_file(Path(config.storage))
-    # Before the imports, which take as long as it does.
+    # Before the imports, which take as long as it does; where cores are few, they come after it.
     local = start_local(config.cluster, config.search, log_file)
+    if local:
+        local.give_way()
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
     from pipelines.start import Start  # noqa: PLC0415
