@@ -34,7 +34,7 @@ def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
     most = lane_spec.max_failures + MOST_EXCUSED * len(lane_spec.specs)
     for left in range(most, -1, -1):
         begun = lane_spec.mailbox.starts(lane_spec.lane)
-        worker = start_worker(session, demand)
+        worker = start_worker(session.prepared, demand)
         try:
             ray.get(worker.train.remote(lane_spec))
         except (RayActorError, RayTaskError) as error:

@@ -56,6 +56,11 @@ class Demand:
         """Whether there are always as many workers."""
         return self.least == self.workers
 
+    @property
+    def is_one(self) -> bool:
+        """Whether a lane has one worker, for as long as it trains."""
+        return self.is_fixed and self.workers == 1
+
 
 def plan_demand(nodes: Sequence[NodeInfo], cluster: Asked) -> Demand:
     """Resources for every worker, by arithmetic before anything starts.

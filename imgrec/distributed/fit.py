@@ -26,7 +26,6 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.alone import train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
-from imgrec.distributed.lone_worker import is_alone
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
 from imgrec.distributed.worker import ANSWER_SECONDS, MOST_EXCUSED, PROFILE, LaneSpec, work
@@ -172,7 +171,7 @@ def fit_on_workers(
             # With several lanes a stream could take the place of workers that are yet to come.
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
-        if is_alone(session, demand):
+        if session.is_local and demand.is_one:
             fit = partial(train_alone, session, lane_spec, demand)
         else:
             trainer = _trainer(lane_spec, demand, cluster, storage)

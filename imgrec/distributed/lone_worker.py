@@ -13,7 +13,6 @@ from imgrec.distributed.nodes import list_nodes
 from imgrec.errors import ClusterError
 
 if TYPE_CHECKING:
-    from imgrec.distributed.session import Session
     from imgrec.distributed.worker import LaneSpec
     from imgrec.training.pace import Budget, Chosen
     from imgrec.training.spec import FitSpec
@@ -62,11 +61,6 @@ class LoneWorker:
         ).fit()
 
 
-def is_alone(session: "Session", demand: Demand) -> bool:
-    """Whether a lane has one worker, on this machine, for as long as it trains."""
-    return session.is_local and _is_one(demand)
-
-
 def prepare_worker(asked: Asked) -> ActorHandle | None:
     """Let the first worker come up already, if it is going to be alone; others find it by its name.
 
@@ -75,7 +69,7 @@ def prepare_worker(asked: Asked) -> ActorHandle | None:
     """
     with contextlib.suppress(ClusterError):
         demand = plan_demand(list_nodes(), asked)
-        if _is_one(demand) and not demand.use_gpu:
+        if demand.is_one and not demand.use_gpu:
             return _start(demand, name=NAME, namespace=NAMESPACE)
     return None
 
@@ -87,16 +81,12 @@ def prepared_worker() -> list[ActorHandle]:
     return []
 
 
-def start_worker(session: "Session", demand: Demand) -> ActorHandle:
+def start_worker(prepared: list[ActorHandle], demand: Demand) -> ActorHandle:
     """The worker that was prepared, or a new one; returns before it is up."""
     try:
-        return session.prepared.pop()
+        return prepared.pop()
     except IndexError:
         return _start(demand)
-
-
-def _is_one(demand: Demand) -> bool:
-    return demand.is_fixed and demand.workers == 1
 
 
 def _start(demand: Demand, **name: str) -> ActorHandle:

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from imgrec.data.loader import Shard
 from imgrec.distributed.demand import Demand, spare_cores
-from imgrec.distributed.lone_worker import is_alone, start_worker
+from imgrec.distributed.lone_worker import start_worker
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import how_it_ended
 from imgrec.distributed.worker import measure_pace
@@ -51,7 +51,7 @@ def pace_of_workers(
         TrainingError: the workers could not be measured.
     """
     try:
-        if is_alone(session, demand):
+        if session.is_local and demand.is_one:
             return _of_one(session, demand, candidates, budget, keep=keep)
         return _of_group(session, demand, candidates, budget, storage)
     except (RayActorError, RayTaskError, ray.train.TrainingFailedError) as error:
@@ -76,7 +76,7 @@ def _of_one(
     *,
     keep: bool,
 ) -> Chosen:
-    worker = start_worker(session, demand)
+    worker = start_worker(session.prepared, demand)
     call = worker.choose_pace.remote(
         candidates, budget, demand.cpus, _spare(session, demand), use_gpu=demand.use_gpu
     )
