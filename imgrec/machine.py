@@ -7,13 +7,16 @@ most; where a system lacks a call, the function falls back to a simpler one.
 import contextlib
 import errno
 import gc
+import importlib
 import math
 import os
 import platform
+import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +45,8 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """A CPU's flags for bf16, in order of preference; `processor_kind` has the first that is present."""
 
 
+LEAST_WORTH = 19
+"""As `nice` counts."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """For the environment of a process that makes and drops arrays all the time: glibc gives memory back to the system from
 64 MiB on, rather than a chunk's arrays after every chunk, which come back page by page."""
@@ -53,6 +58,29 @@ def collect_seldom() -> None:
     It is a sixth of the time of importing MLflow or torch, and so of the start of every process (docs/log.md).
     """
     gc.set_threshold(*SELDOM)
+
+
+def import_patiently(names: Sequence[str]) -> None:
+    """Import modules, which takes seconds of a core, while all other processes of this session go first.
+
+    In a thread of its own, for a thread's worth can only fall. Where there is no such thing it is a plain import.
+    """
+    if not sys.platform.startswith("linux"):
+        for name in names:
+            importlib.import_module(name)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - processes that decode need none
+
+    importlib.import_module(
+        "numpy"
+    )  # whose library starts threads, which would be worth as little for ever
+    with ThreadPoolExecutor(1, initializer=_give_way) as pool:
+        for name in names:
+            pool.submit(importlib.import_module, name).result()
+
+
+def _give_way() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_WORTH)
 
 
 def available_cores() -> int:

@@ -1,6 +1,5 @@
 """From settings to a registered model: fit, evaluate, register, for several architectures."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
+from imgrec.machine import import_patiently
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
@@ -39,7 +39,7 @@ from pipelines.workflow import Workflow
 
 ModelOutcome = TrainedModel | TrainingError
 SCORING = ("torch._dynamo", "scipy.stats", "torchvision.transforms.v2")
-"""What scoring is going to import: two seconds, while the workers come up."""
+"""What scoring is going to import: two seconds, beside the first steps of the workers."""
 
 
 def train(
@@ -93,8 +93,7 @@ def train(
         profile=profile,
         answers=True,
     )
-    for module in SCORING:
-        importlib.import_module(module)
+    import_patiently(SCORING)
     for done, (name, outcome) in enumerate(fits, start=1):
         if done == len(waiting):  # nothing is left to train
             workflow.clock.enter("register")

@@ -13,15 +13,13 @@ from pathlib import Path
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.address import cluster_address
 from imgrec.errors import ClusterError
-from imgrec.machine import available_cores, locked, memory_limit
+from imgrec.machine import locked, memory_limit
 
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 2_600_000_000, 600_000_000
 END_SECONDS = 30.0
 ASKED = ("least_workers", "most_workers", "cpus_per_worker", "use_gpu")
 """Of the settings, what the first worker holds goes by (`demand.Asked`)."""
-FEW_CORES = 3
-"""On so many, and fewer, whatever else is at work while Ray comes up makes it take a second or two more."""
 # The same modules as here, and nothing from the current folder.
 ENTRY = (
     "import json, sys; asked = json.loads(sys.argv[1]); sys.path[:0] = asked.pop('paths'); "
@@ -75,7 +73,9 @@ class LocalRay:
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                start_new_session=True,  # Ctrl-C is the driver's alone
+                # Ctrl-C is the driver's alone. The session is the same: Linux divides cores among sessions first, and
+                # only within one among processes by what they are worth.
+                process_group=0,
             )
         os.close(writing)
         self._answer = os.fdopen(reading, encoding="utf-8")
@@ -83,14 +83,6 @@ class LocalRay:
     def is_up(self) -> bool:
         """Whether `address` would not wait."""
         return self._said is not None or bool(select.select([self._answer], [], [], 0)[0])
-
-    def give_way(self) -> None:
-        """Return when Ray is up, or will not be, if this process would be in its way meanwhile.
-
-        Ray looks once a second whether its own processes are there: what they take longer counts in whole seconds.
-        """
-        if available_cores() <= FEW_CORES:
-            select.select([self._answer], [], [])
 
     def address(self) -> str:
         """Of Ray, once it is up.

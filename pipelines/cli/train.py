@@ -88,14 +88,16 @@ def _run(
     refuse_missing_data(config)
     from imgrec.distributed.address import refuse_silence  # noqa: PLC0415
     from imgrec.distributed.local import start_local  # noqa: PLC0415
+    from imgrec.machine import import_patiently  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
 
     refuse_silence(config.cluster)
     log_file = log_to_file(Path(config.storage))
-    # Before the imports, which take as long as it does; where cores are few, they come after it.
+    # Before the imports, which take as long as it does, and give way to it: what it takes longer is more, for it looks
+    # once a second whether its processes are there.
     local = start_local(config.cluster, config.search, log_file)
     if local:
-        local.give_way()
+        import_patiently(("pipelines.start", "pipelines.cli.pages.live"))
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
     from pipelines.start import Start  # noqa: PLC0415
