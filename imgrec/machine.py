@@ -19,8 +19,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 try:
     import fcntl
@@ -60,27 +64,30 @@ def collect_seldom() -> None:
     gc.set_threshold(*SELDOM)
 
 
-def import_patiently(names: Sequence[str]) -> None:
+def import_patiently(names: Sequence[str]) -> "Future[None]":
     """Import modules, which takes seconds of a core, while all other processes of this session go first.
 
-    In a thread of its own, for a thread's worth can only fall. Where there is no such thing it is a plain import.
+    In a thread of its own, for a thread's worth can only fall. Before it is over, nobody else may import any of them:
+    two threads can meet in a module that is half imported.
+
+    Returns:
+        What is done when they are there.
     """
-    if not sys.platform.startswith("linux"):
-        for name in names:
-            importlib.import_module(name)
-        return
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - processes that decode need none
 
-    importlib.import_module(
-        "numpy"
-    )  # whose library starts threads, which would be worth as little for ever
-    with ThreadPoolExecutor(1, initializer=_give_way) as pool:
-        for name in names:
-            pool.submit(importlib.import_module, name).result()
+    # Its library starts threads, which would be worth as little for ever.
+    importlib.import_module("numpy")
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(_import_patiently, names)
+    pool.shutdown(wait=False)
+    return done
 
 
-def _give_way() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_WORTH)
+def _import_patiently(names: Sequence[str]) -> None:
+    if sys.platform.startswith("linux"):  # elsewhere it would be the worth of the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_WORTH)
+    for name in names:
+        importlib.import_module(name)
 
 
 def available_cores() -> int:

@@ -93,8 +93,9 @@ def train(
         profile=profile,
         answers=True,
     )
-    import_patiently(SCORING)
+    imported = import_patiently(SCORING)
     for done, (name, outcome) in enumerate(fits, start=1):
+        imported.result()
         if done == len(waiting):  # nothing is left to train
             workflow.clock.enter("register")
             if session.is_local:

@@ -97,7 +97,7 @@ def _run(
     # once a second whether its processes are there.
     local = start_local(config.cluster, config.search, log_file)
     if local:
-        import_patiently(("pipelines.start", "pipelines.cli.pages.live"))
+        import_patiently(("pipelines.start", "pipelines.cli.pages.live")).result()
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
     from pipelines.start import Start  # noqa: PLC0415
