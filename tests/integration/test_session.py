@@ -17,7 +17,9 @@ import ray
 from imgrec.config import ClusterConfig
 from imgrec.distributed import local
 from imgrec.distributed.address import refuse_silence
+from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.head import keep_logs, session_folder
+from imgrec.distributed.lone_worker import start_worker
 from imgrec.distributed.nodes import NodeInfo, _on_each
 from imgrec.distributed.session import ray_session
 from imgrec.errors import ClusterError
@@ -113,6 +115,40 @@ def test_why_a_local_ray_does_not_come_up_is_told_as_often_as_it_is_asked(
             with pytest.raises(ClusterError, match="no room"):
                 held.address()
         assert held.is_up()
+
+
+def test_the_first_worker_comes_up_with_ray(tmp_path: Path) -> None:
+    """Where a lane of one comes first; it is there before the driver has joined, and trains what the driver sends."""
+    cluster = ClusterConfig(cpus_per_worker=1)
+    with (
+        contextlib.closing(
+            local.LocalRay(tmp_path / "ray.log", workers=1, cpus=1, first=cluster)
+        ) as held,
+        ray_session(cluster, tmp_path / "ray.log", local=held) as session,
+    ):
+        demand = plan_demand(session.nodes, cluster)
+        (prepared,) = session.prepared
+        there = ray.get(prepared.__ray_call__.remote(lambda _: sorted(sys.modules)), timeout=60)
+
+        assert start_worker(session.prepared, demand) == prepared
+        assert not session.prepared
+    assert {"torch._dynamo", "imgrec.distributed.worker"} <= set(there)
+
+
+@pytest.mark.parametrize(
+    "first", [None, ClusterConfig(workers=2, cpus_per_worker=1), ClusterConfig(cpus_per_worker=9)]
+)
+def test_no_worker_comes_up_where_none_is_alone(
+    tmp_path: Path, first: ClusterConfig | None
+) -> None:
+    """Before a search, for groups, and where the machine can never give what is asked for, which is said later."""
+    with (
+        contextlib.closing(
+            local.LocalRay(tmp_path / "ray.log", workers=1, cpus=1, first=first)
+        ) as held,
+        ray_session(ClusterConfig(), tmp_path / "ray.log", local=held) as session,
+    ):
+        assert session.prepared == []
 
 
 def names_of_actors() -> set[str]:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from imgrec.data.store import prepare_store
 from imgrec.machine import (
     SELDOM,
     birth_of,
+    import_patiently,
     keep_caches_in,
     locked,
     memory_kills,
@@ -230,3 +232,20 @@ def test_processes_of_ours_look_for_cycles_seldom(beginning: str) -> None:
     )
 
     assert ended.stdout.strip() == str(SELDOM)
+
+
+def test_a_patient_import_gives_way_and_tells_its_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread alone does: what is computed later is worth as much as ever."""
+    (tmp_path / "patient_one.py").write_text(
+        "import os, threading\nWORTH = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+    )
+    (tmp_path / "patient_two.py").write_text("raise ImportError('no such library')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_patiently(["patient_one"]).result(timeout=60)
+    with pytest.raises(ImportError, match="no such library"):
+        import_patiently(["patient_two"]).result(timeout=60)
+
+    assert (19 if sys.platform == "linux" else 0) == sys.modules["patient_one"].WORTH
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0

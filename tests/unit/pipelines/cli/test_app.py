@@ -21,6 +21,19 @@ def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_start_of_a_run_imports_neither_ray_train_nor_what_draws() -> None:
+    """A second of a core, which a Ray that comes up beside it is in need of."""
+    code = (
+        "import sys, pipelines.start; "
+        "print([m for m in ('ray.train', 'ray.tune', 'matplotlib', 'torchvision') if m in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert loaded.stdout.strip() == "[]"
+
+
 def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
     """They answer in well under a second because torch, ray and mlflow are not imported."""
     code = (
