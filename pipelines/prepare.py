@@ -14,8 +14,9 @@ from imgrec.config import Arch, Branch, Config, DataConfig, Filter
 from imgrec.config.branch import BACKBONE
 from imgrec.data.findings import Findings
 from imgrec.data.parallel import end_decoders
-from imgrec.data.scan import DecodeBackend, ProgressCallback
+from imgrec.data.scan import DecodeBackend
 from imgrec.data.shape import are_photos, compact_size
+from imgrec.data.sources.sample import Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import ConfigError
@@ -147,7 +148,7 @@ def workers_of(prepared: Prepared) -> str:
 
 def prepare(
     config: Config,
-    progress: ProgressCallback,
+    progress: Progress,
     backend: DecodeBackend | None = None,
     *,
     tracking: Tracking | None = None,

@@ -49,7 +49,7 @@ ENTRY = "import sys; from imgrec.data.parallel import serve; serve(*map(int, sys
 
 def map_in_chunks(
     function: Callable[..., Result],
-    contents: Sequence[Content],
+    contents: Sequence[Any],
     *args: Any,
     workers: int,
     most_chunk: int = MOST_CHUNK,
@@ -59,16 +59,16 @@ def map_in_chunks(
     Args:
         function: Defined at the top of a module, so that other processes can import it. It works on each
             content inside `within_limits`, and takes a `Missing` in place of one that broke them.
-        contents: What to work on.
+        contents: What to work on: a `Content` each, or anything else that can travel.
         args: Passed on to each call.
         workers: Processes to use; 0 means one a core.
-        most_chunk: Contents that one call is given at most, or LEAST_CHUNK.
+        most_chunk: Contents that one call is given at most.
 
     Raises:
         DataError: the system has ended a process, for want of memory.
     """
     workers = workers or available_cores()
-    size = max(LEAST_CHUNK, min(most_chunk, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
+    size = min(most_chunk, max(LEAST_CHUNK, -(-len(contents) // (CHUNKS_A_PROCESS * workers))))
     chunks = deque(
         (start, contents[start : start + size]) for start in range(0, len(contents), size)
     )

@@ -26,11 +26,9 @@ from imgrec.data.images import keep_rows, new_images
 from imgrec.data.look import Looks, PartScan, look_at, only_write
 from imgrec.data.parallel import map_in_chunks, start_decoders
 from imgrec.data.shape import depth_of, guess, shape_of
-from imgrec.data.sources.sample import Sample
+from imgrec.data.sources.sample import Progress, Sample
 from imgrec.errors import DataError
 
-ProgressCallback = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and how many there are."""
 Advance = Callable[[int], None]
 """Called with how many more are done."""
 Result = TypeVar("Result")
@@ -72,7 +70,7 @@ class DecodeBackend(Protocol):
     ) -> Iterator[Result]:
         """The function's results, in the order of the parts."""
 
-    def bring(self, folder: Path, progress: ProgressCallback) -> None:
+    def bring(self, folder: Path, progress: Progress) -> None:
         """Let every machine have what it needs of a finished store."""
 
 
@@ -104,7 +102,7 @@ class LocalDecoding:
         for part in parts:
             yield function(part, self.processes, advance)
 
-    def bring(self, folder: Path, progress: ProgressCallback) -> None:
+    def bring(self, folder: Path, progress: Progress) -> None:
         """Nothing: it lies here."""
 
 
@@ -148,7 +146,7 @@ def scan(
     *,
     photo_side: int,
     backend: DecodeBackend,
-    progress: ProgressCallback,
+    progress: Progress,
 ) -> Scan:
     """Decode everything once, in parallel, and write the images to files `images-00000` and on.
 
@@ -212,7 +210,7 @@ def scan(
 class _Count:
     """Adds up what is done, for a progress that wants to know the sum."""
 
-    def __init__(self, progress: ProgressCallback, what: str, total: int) -> None:
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
         self._progress, self._what, self._total = progress, what, total
         self._done = 0
 

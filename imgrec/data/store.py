@@ -35,12 +35,12 @@ from imgrec.data.depth import DEEP_MODES, Depth
 from imgrec.data.duplicates import Numbers, groups_of, near_pairs
 from imgrec.data.images import AnyImages, all_images
 from imgrec.data.look import Looks
-from imgrec.data.scan import DecodeBackend, LocalDecoding, ProgressCallback, Rejected, Scan, scan
+from imgrec.data.scan import DecodeBackend, LocalDecoding, Rejected, Scan, scan
 from imgrec.data.sources import open_source
 from imgrec.data.sources.digits import Digits
 from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLITS, Source
+from imgrec.data.sources.sample import SPLITS, Progress, Source
 from imgrec.machine import locked, sync, write_durably
 
 NO_SPLIT = -1
@@ -144,7 +144,7 @@ def prepare_store(
     config: DataConfig,
     storage: Path,
     *,
-    progress: ProgressCallback,
+    progress: Progress,
     photo_side: int = 0,
     backend: DecodeBackend | None = None,
 ) -> Store:
@@ -162,7 +162,7 @@ def prepare_store(
         DataError: the source is not there, has no classes, or a class without a readable picture.
         StorageError: there is no room for what is decoded.
     """
-    source = open_source(config, storage / "downloads")
+    source = open_source(config, storage / "downloads", progress)
     backend = backend or LocalDecoding(config.decode_workers)
     if not (storage / "store").exists():  # else these pictures may be there already
         _expect(backend, source)

@@ -15,7 +15,8 @@ from imgrec.cache import cache_folder
 from imgrec.data.content import Content, InMemoryPixels
 from imgrec.data.images import refuse_without_room
 from imgrec.data.look import PartScan
-from imgrec.data.scan import Advance, LocalDecoding, ProgressCallback, ScanPart, Work
+from imgrec.data.scan import Advance, LocalDecoding, ScanPart, Work
+from imgrec.data.sources.sample import Progress
 from imgrec.data.store import open_store
 from imgrec.distributed.leave import leave
 from imgrec.distributed.nodes import NodeInfo, at, list_nodes
@@ -117,7 +118,7 @@ class ClusterDecoding:
     def expect(self) -> None:
         """Nothing: which nodes will decode is known later."""
 
-    def bring(self, folder: Path, progress: ProgressCallback) -> None:
+    def bring(self, folder: Path, progress: Progress) -> None:
         """Let each node that is alive put the images together on its own disk.
 
         Raises:

@@ -4,6 +4,7 @@ No file, Ray or MLflow in it, and no `.item()` in a step: each would wait for th
 the gradient scaler must know whether gradients overflowed.)
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -34,7 +35,7 @@ from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.optim import Together
-from imgrec.training.probe import all_features, learned_from, solve
+from imgrec.training.probe import EVALUATIONS, all_features, learned_from, solve
 from imgrec.training.spec import FitSpec
 
 SPENT = "work_seconds/"
@@ -45,6 +46,8 @@ LEAST_SCALE = 1.0
 """Of gradients in fp16: below it they would be made smaller, not larger, and each step before was left out."""
 LOOKED_AT = 1 << 16
 """Features that the last layer is given at a time."""
+SOLVING_SHARE = 1 / 3
+"""Of the epoch that trains the last layer alone, as it is told: its features are the rest."""
 JUDGED_BY = "val/image_share"
 """The metric that says what share of their side the pictures had that an epoch was judged by."""
 
@@ -191,10 +194,17 @@ def train_last_layer(
     """
     spec, network, splits = learner.spec, learner.model, learner.splits
     own = max(1, len(learner.store.labels) // learner.shard.world_size)
+    evaluations = itertools.count(1)
+
+    # There are no steps: what is told is a share of an epoch's.
+    def tell(share: float) -> None:
+        on_step(min(spec.steps_per_epoch, int(share * spec.steps_per_epoch)))
 
     def advance(done: int) -> None:
-        # There are no steps: what is told is the share of an epoch's.
-        on_step(min(spec.steps_per_epoch, done * spec.steps_per_epoch // own))
+        tell((1 - SOLVING_SHARE) * done / own)
+
+    def solving() -> None:
+        tell(1 - SOLVING_SHARE + SOLVING_SHARE * next(evaluations) / EVALUATIONS)
 
     with learner.clock.on(MODEL):
         features = all_features(
@@ -218,7 +228,15 @@ def train_last_layer(
             inputs = torch.from_numpy(features[rows])
             loss_fn = Loss(imbalance, spec.class_counts, 0.0)
             biased = network.last_layer.bias is not None
-            probe = solve(inputs, labels[rows], loss_fn, spec.seed, learner.device, biased=biased)
+            probe = solve(
+                inputs,
+                labels[rows],
+                loss_fn,
+                spec.seed,
+                learner.device,
+                biased=biased,
+                on_evaluation=solving,
+            )
             probe.put_into(network)
         if dist.is_initialized():
             for parameter in network.last_layer.parameters():

@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,10 @@ WAIT, COMPUTE, COMPUTED = 0, 1, 2
 WAIT_SECONDS = 2.0
 Advance = Callable[[int], None]
 Features = np.memmap[tuple[int, ...], np.dtype[np.float32]]
+
+
+def nothing_is_told() -> None:
+    """For whoever does not want to know how far it is."""
 
 
 def features_file(spec: FitSpec, arithmetic: str) -> Path:
@@ -307,15 +313,17 @@ def solve(
     device: torch.device,
     *,
     biased: bool,
+    on_evaluation: Callable[[], None] = nothing_is_told,
 ) -> Probe:
     """`fit_probe` on a GPU, if there is room for what it takes, and else here."""
+    how: dict[str, Any] = {"biased": biased, "on_evaluation": on_evaluation}
     if device.type == "cuda" and _bytes_of(inputs, loss_fn.num_classes) <= free_bytes(device):
         try:
             there = inputs.to(device), labels.to(device), copy.deepcopy(loss_fn).to(device)
-            return fit_probe(*there, seed, biased=biased)
+            return fit_probe(*there, seed, **how)
         except torch.OutOfMemoryError:
             pass  # others took it meanwhile
-    return fit_probe(inputs, labels, loss_fn, seed, biased=biased)
+    return fit_probe(inputs, labels, loss_fn, seed, **how)
 
 
 def _bytes_of(features: Tensor, classes: int) -> int:
@@ -324,7 +332,13 @@ def _bytes_of(features: Tensor, classes: int) -> int:
 
 
 def fit_probe(
-    features: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool = True
+    features: Tensor,
+    labels: Tensor,
+    loss_fn: Loss,
+    seed: int,
+    *,
+    biased: bool = True,
+    on_evaluation: Callable[[], None] = nothing_is_told,
 ) -> Probe:
     """The last layer that is best on frozen features.
 
@@ -338,6 +352,7 @@ def fit_probe(
         seed: Of the folds.
         biased: Whether the layer adds a number of its own for each class. Without, features are only scaled, for
             to centre them is to add one.
+        on_evaluation: Called after each evaluation of the loss, of which there are about EVALUATIONS.
     """
     mean, std = features.mean(dim=0), features.std(dim=0)
     if not biased:
@@ -345,8 +360,9 @@ def fit_probe(
     # A feature that these pictures do not have would be nothing but its rounding, enlarged.
     std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
-    strength, near = _choose_strength(inputs, labels, loss_fn, seed, biased=biased)
-    layer = _Regression(inputs, labels, loss_fn, biased=biased)
+    regression = partial(_Regression, loss_fn=loss_fn, biased=biased, on_evaluation=on_evaluation)
+    strength, near = _choose_strength(inputs, labels, seed, regression)
+    layer = regression(inputs, labels)
     layer.begin_at(near)
     layer.solve(strength)
     weight = layer.weight.detach() / std
@@ -366,28 +382,26 @@ def held_out_probabilities(features: Tensor, labels: Tensor, num_classes: int, s
     mean, std = features.mean(dim=0), features.std(dim=0)
     std = std.clamp(min=LEAST_DEVIATION * float(std.mean()) + TINY)
     inputs = (features - mean) / std
-    strength, _ = _choose_strength(inputs, labels, loss_fn, seed, biased=True)
+    regression = partial(_Regression, loss_fn=loss_fn, biased=True)
+    strength, _ = _choose_strength(inputs, labels, seed, regression)
     folds = _folds(labels, seed)
     probabilities = torch.zeros(len(labels), num_classes)
     for fold in sorted(set(folds.tolist())):
         outside = folds == fold
-        layer = _Regression(inputs[~outside], labels[~outside], loss_fn, biased=True)
+        layer = regression(inputs[~outside], labels[~outside])
         layer.solve(strength, roughly=True)
         probabilities[outside] = layer.probabilities(inputs[outside])
     return probabilities
 
 
 def _choose_strength(
-    inputs: Tensor, labels: Tensor, loss_fn: Loss, seed: int, *, biased: bool
+    inputs: Tensor, labels: Tensor, seed: int, regression: "Callable[[Tensor, Tensor], _Regression]"
 ) -> tuple[float, "_Solution"]:
     """From the strongest on, until held out pictures are recognized worse again; and what a fold came to with it."""
     folds = _folds(labels, seed)
     # Of fewer than five pictures some folds are empty.
     held_out = range(min(FOLDS, len(labels)) if len(labels) <= MOST_CROSS_VALIDATED else 1)
-    inside = {
-        fold: _Regression(inputs[folds != fold], labels[folds != fold], loss_fn, biased=biased)
-        for fold in held_out
-    }
+    inside = {fold: regression(inputs[folds != fold], labels[folds != fold]) for fold in held_out}
     best, least, near = STRENGTHS[0], math.inf, inside[0].solution()
     for strength in STRENGTHS:
         total = 0.0
@@ -418,11 +432,20 @@ _Solution = tuple[Tensor, Tensor]
 class _Regression:
     """A logistic regression; every solution begins at the one before it."""
 
-    def __init__(self, inputs: Tensor, labels: Tensor, loss_fn: Loss, *, biased: bool) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        loss_fn: Loss,
+        *,
+        biased: bool,
+        on_evaluation: Callable[[], None] = nothing_is_told,
+    ) -> None:
         classes, device = loss_fn.num_classes, inputs.device
         self.weight = torch.zeros(classes, inputs.shape[1], device=device, requires_grad=True)
         self.bias = torch.zeros(classes, device=device, requires_grad=biased)
         self._inputs, self._labels, self._loss_fn = inputs, labels, loss_fn
+        self._on_evaluation = on_evaluation
 
     def solution(self) -> _Solution:
         """Where it stands."""
@@ -458,6 +481,7 @@ class _Regression:
         logits = self._inputs @ self.weight.T + self.bias
         value = self._loss_fn(logits, self._labels) + strength / 2 * self.weight.square().sum()
         value.backward()
+        self._on_evaluation()
         return value
 
     @torch.no_grad()

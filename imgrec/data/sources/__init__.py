@@ -29,7 +29,7 @@ from imgrec.data.sources.folder import Folder
 from imgrec.data.sources.manifest import Manifest
 from imgrec.data.sources.parquet import EmbeddedParquet, image_column
 from imgrec.data.sources.remote import RemoteFolder, fetch, folders_in, shards_in
-from imgrec.data.sources.sample import SPLIT_NAMES, Source
+from imgrec.data.sources.sample import SPLIT_NAMES, Progress, Source, nothing_told
 from imgrec.data.sources.saved import SavedDataset, is_saved_dataset
 from imgrec.data.sources.table import TABLES, Table
 from imgrec.data.sources.torchvision import PREFIX, Torchvision
@@ -61,17 +61,18 @@ WITHOUT_EFFECT: dict[str, tuple[type, ...]] = {
 """Settings, and the sources on which alone they have an effect."""
 
 
-def open_source(config: DataConfig, downloads: Path) -> Source:
+def open_source(config: DataConfig, downloads: Path, progress: Progress = nothing_told) -> Source:
     """The source that the settings name, as `DataConfig.source` describes them.
 
     Args:
         config: The settings.
         downloads: Folder for what is fetched from elsewhere, or unpacked.
+        progress: Told what takes long.
 
     Raises:
         DataError: there is no such thing, it is of no known kind, or a setting has no effect on it.
     """
-    source = _source(config, downloads)
+    source = _source(config, downloads, progress)
     for setting, kinds in WITHOUT_EFFECT.items():
         default = DataConfig.model_fields[setting].get_default(call_default_factory=True)
         if getattr(config, setting) != default and not isinstance(source, kinds):
@@ -90,12 +91,12 @@ def open_pictures(config: DataConfig, downloads: Path) -> Source:
     return _source(config, downloads)
 
 
-def _source(config: DataConfig, downloads: Path) -> Source:
+def _source(config: DataConfig, downloads: Path, progress: Progress = nothing_told) -> Source:
     name = config.source
     if build := _named(name):
         return build(name.partition(":")[2], downloads)
     name = name.removeprefix("file://")
-    opener = _Opener(config, downloads)
+    opener = _Opener(config, downloads, progress)
     if "://" in name:
         return opener.remote(name.rstrip("/"))
     refuse_missing(name)
@@ -119,6 +120,7 @@ class _Opener:
 
     config: DataConfig
     downloads: Path
+    progress: Progress
 
     @property
     def rule(self) -> Rule:
@@ -161,7 +163,14 @@ class _Opener:
         )
         kinds = {path.suffix for path in plain}
         if kinds <= set(PACKED):
-            return Archives(paths, self.rule, self.config.image_ending, plain)
+            return Archives(
+                paths,
+                self.rule,
+                self.config.image_ending,
+                plain,
+                self.config.decode_workers,
+                self.progress,
+            )
         if kinds == {".parquet"} and _holds_pictures(paths[0]):
             return EmbeddedParquet(paths)
         if len(paths) > 1 and not all(_says_split(path) for path in paths):

@@ -6,17 +6,19 @@ Nothing is unpacked: pictures are read where they lie.
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imgrec.data.content import Missing
+from imgrec.data.parallel import map_in_chunks
 from imgrec.data.sources.folder import file_state
 from imgrec.data.sources.members import (
     Contents,
     Label,
     contents_of,
+    contents_of_some,
     key_of,
     refuse_shared_labels,
     split_folder,
@@ -24,10 +26,12 @@ from imgrec.data.sources.members import (
 from imgrec.data.sources.node import CLUTTER, looks_like_picture, tree_of
 from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
-from imgrec.data.sources.sample import SPLIT_NAMES, Named, Sample, Split
+from imgrec.data.sources.sample import SPLIT_NAMES, Named, Progress, Sample, Split, nothing_told
 from imgrec.data.sources.tree import PLAIN, Rule, read_tree
 
 MOST_NAMED = 4
+LEAST_SHARED = 4
+"""Archives whose lists are read by several processes; to start those takes as long as a list of some thousand."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,16 @@ class Archives:
         rule: How folders are read.
         image_ending: `data.image_ending`.
         plain: Where they are read, of those that are compressed as a whole the unpacked ones; without, the files.
+        workers: Processes that read lists of members side by side; 0 means one a core.
+        progress: Told how many lists are read.
     """
 
     paths: tuple[Path, ...]
     rule: Rule = PLAIN
     image_ending: str = ""
     plain: tuple[Path, ...] = ()
+    workers: int = 0
+    progress: Progress = field(default=nothing_told, compare=False)
 
     def __iter__(self) -> Iterator[Sample]:
         """File by file, in the members' order."""
@@ -107,7 +115,16 @@ class Archives:
 
     @cached_property
     def _held(self) -> list[Contents]:
-        return [contents_of(path, self.image_ending) for path in self.plain or self.paths]
+        paths = self.plain or self.paths
+        if len(paths) < LEAST_SHARED:
+            return [contents_of(path, self.image_ending) for path in paths]
+        held: list[Contents] = []
+        for some in map_in_chunks(
+            contents_of_some, paths, self.image_ending, workers=self.workers, most_chunk=1
+        ):
+            held += some
+            self.progress("reading the lists of archives:", len(held), len(paths))
+        return held
 
     @cached_property
     def _labelled(self) -> list[Contents]:

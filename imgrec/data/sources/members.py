@@ -106,6 +106,17 @@ def contents_of(path: Path, ending: str) -> Contents:
     return held
 
 
+def contents_of_some(_start: int, paths: Sequence[Path | Missing], ending: str) -> list[Contents]:
+    """The same of several, in a process of its own."""
+    held = []
+    for path in paths:
+        if isinstance(path, Missing):  # it broke the process that read it
+            msg = f"an archive's list of members: {path.reason}; pack it into several"
+            raise DataError(msg)
+        held.append(contents_of(path, ending))
+    return held
+
+
 def _refuse_second_label(path: Path, member: Member, held: Contents) -> None:
     """Raise DataError where two files of the same kind say what one sample is."""
     before = held.label_files.setdefault((key_of(member.name), member.name.suffix), member.name)

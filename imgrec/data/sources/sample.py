@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
@@ -44,6 +44,14 @@ class Sample:
     label: str
     split: Split | None = None
     group: str = ""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and how many there are."""
+
+
+def nothing_told(_what: str, _done: int, _total: int) -> None:
+    """For whoever does not want to know how far it is."""
 
 
 Named = tuple[str, Content]

@@ -229,3 +229,19 @@ def test_frozen_layers_keep_their_weights_and_the_deeper_ones_learn_faster(spec:
     assert max(base) == pytest.approx(train.learning_rate)
     assert max(base) * 0.1**0.5 <= min(base) < max(base)
     assert len(rates) > 4
+
+
+def test_the_first_epoch_tells_how_far_it_is(spec: FitSpec) -> None:
+    """Features are two thirds of what is told, and solving goes on from there: of many classes it takes minutes."""
+    small = replace(spec, train=spec.train.model_copy(update={"batch_size": 2}))
+    learner = build_learner(small, CPU, Shard())
+    told: list[int] = []
+    on_step = lambda epoch, step: told.append(step) if epoch == 1 else None  # noqa: E731
+    fit(learner, on_epoch=lambda _: None, on_step=on_step)
+    features = small.steps_per_epoch * 2 // 3
+
+    assert told == sorted(told)
+    assert (
+        told.count(features) > 5
+    )  # it is told after each evaluation of the loss, of which so few pictures need few
+    assert told[-1] <= small.steps_per_epoch

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from imgrec.config import DataConfig
 from imgrec.data.findings import Findings
-from imgrec.data.sources import compressed, members, open_source, saved
+from imgrec.data.sources import archive, compressed, members, open_source, saved
 from imgrec.data.sources.listing import list_samples
 from imgrec.data.sources.sample import Sample
 from imgrec.data.store import prepare_store
@@ -341,6 +341,39 @@ def test_many_shards_are_told_in_a_line_and_are_no_groups(tmp_path: Path) -> Non
     assert store.reading
     assert store.reading.splits == {"train": "12 archives, train-00000.tar to train-00011.tar"}
     assert not any("look like" in problem.text for problem in findings.problems)
+
+
+def shards(folder: Path, count: int) -> str:
+    for shard in range(count):
+        with tarfile.open(folder / f"{shard:02d}.tar", "w") as tar:
+            for number in range(3):
+                add(tar, f"photos/{number % 2}/{shard}{number}.png", png(shard, number))
+    return str(folder / "*.tar")
+
+
+def test_the_lists_of_many_archives_are_read_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same samples in the same order as one after the other, and somebody hears how far it is."""
+    config = DataConfig(source=shards(tmp_path, 6), decode_workers=2)
+    told: list[tuple[int, int]] = []
+    source = open_source(config, tmp_path, lambda _, done, total: told.append((done, total)))
+    together = list_samples(source, config)
+    monkeypatch.setattr(archive, "LEAST_SHARED", 7)
+    one_by_one = list_samples(open_source(config, tmp_path), config)
+
+    assert together == one_by_one
+    assert [one.content.read() for one in together] == [one.content.read() for one in one_by_one]
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+def test_one_archive_of_many_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """It is named, whichever process found it."""
+    source = shards(tmp_path, 6)
+    whole = (tmp_path / "03.tar").read_bytes()
+    (tmp_path / "03.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"03\.tar: ends in the middle; copy or pack it again"):
+        read(source)
 
 
 def test_samples_with_labels_keep_the_splits_of_their_folders(tmp_path: Path) -> None:
