@@ -371,7 +371,7 @@ def test_one_archive_of_many_that_cannot_be_read_is_one_line(tmp_path: Path) -> 
     """It is named, whichever process found it."""
     source = shards(tmp_path, 6)
     whole = (tmp_path / "03.tar").read_bytes()
-    (tmp_path / "03.tar").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "03.tar").write_bytes(whole[:1200])
     with pytest.raises(DataError, match=r"03\.tar: ends in the middle; copy or pack it again"):
         read(source)
 
