@@ -10,6 +10,7 @@ from imgrec.config.sections import PROBE_EPOCHS
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.nodes import device_kinds
 from imgrec.distributed.session import Session
+from imgrec.errors import TrainingError
 from imgrec.training.pace import Budget, Chosen
 from imgrec.training.precision import choose_arithmetic
 from imgrec.training.spec import FitSpec
@@ -19,7 +20,7 @@ from pipelines.prepare import Prepared, SpentBudget, network_of, workers_of
 
 def at_pace(
     prepared: Prepared, known: Mapping[Arch, SpentBudget], session: Callable[[], Session]
-) -> Prepared:
+) -> tuple[Prepared, dict[Arch, TrainingError]]:
     """With epochs, and networks, that every `train.budget` leaves room for.
 
     Args:
@@ -27,25 +28,30 @@ def at_pace(
         known: What it has come to before, by architecture.
         session: Ray, where something is to be measured.
 
-    Raises:
-        TrainingError: the workers could not be measured.
+    Returns:
+        The same with that; and why some architectures could not be measured, which are as they were.
     """
     prepared = at_known_pace(prepared, known)
     paces, notes = dict[Arch, SpentBudget](), list[str]()
+    failures = dict[Arch, TrainingError]()
     for branch in prepared.config.branches:
         arch, budget = branch.arch, branch.train.budget
         if not budget:
             continue
         networks = _networks(branch, prepared.specs[arch])
         specs = [prepared.spec_of(one) for one in networks]
-        fits = _measured(prepared, branch, specs, session())
+        try:
+            fits = _measured(prepared, branch, specs, session())
+        except TrainingError as error:
+            failures[arch] = error
+            continue
         settings = _settings(branch, networks[fits.place], fits.epochs, specs)
         paces[arch] = SpentBudget(settings, network_of(prepared.specs[arch]), workers_of(prepared))
         takes = f"about {duration(fits.seconds)} of {duration(budget)}"
         if fits.seconds > budget:
             takes = f"about {duration(fits.seconds)}, for no less can be trained"
         notes.append(f"{arch}: {_told(settings)}: {takes}, as the workers were measured")
-    return prepared.at_pace(paces, notes)
+    return prepared.at_pace(paces, notes), failures
 
 
 def at_known_pace(prepared: Prepared, known: Mapping[Arch, SpentBudget]) -> Prepared:

@@ -1,6 +1,7 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,7 @@ from imgrec.preprocess.statistics import channel_statistics
 from imgrec.preprocess.view import View
 from imgrec.tracking.connection import Tracking
 from imgrec.training.growth import resized
+from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.optim import refuse_muon
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import operations_of
@@ -192,7 +194,7 @@ def prepare(
 
     def built(branch: Branch) -> FitSpec:
         spec = _spec(config, branch, store, splits, statistics, weights, on_gpu)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _memory_for(branch):
             model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
             refuse_muon(model, spec.train)
             if not _refuses_growth(model, spec):
@@ -211,6 +213,21 @@ def prepare(
     return Prepared(
         store, findings, splits, config, written, notes, weights, on_gpu, statistics, specs
     )
+
+
+@contextmanager
+def _memory_for(branch: Branch) -> Iterator[None]:
+    """A network that no memory holds is a ConfigError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        msg = (
+            f"{branch.arch}.model: there is not enough memory on this machine to build this network; make it "
+            f"smaller ({str(error).strip().splitlines()[-1][:120]})"
+        )
+        raise ConfigError(msg) from error
 
 
 def _refuses_growth(model: nn.Module, spec: FitSpec) -> bool:

@@ -52,7 +52,7 @@ def run(start: Start, *, command: str = "", profile: bool = False) -> Summary:
         return _summary(start, last.id, searches, models, {}, comparison)
     with _workflow(start, "workflow", command) as workflow:
         observer.taken(searches, models)
-        made, failures = _search_missing(workflow, searches)
+        made, failures = _search_missing(workflow, searches, start.failures)
         searches |= made
         models |= _finished_models(ledger, searches, made)
         observer.taken({}, {arch: models[arch] for arch in made if arch in models})
@@ -81,7 +81,7 @@ def tune(start: Start, *, command: str = "") -> Summary:
     searches = _finished_searches(start.ledger)
     with _workflow(start, "tune", command) as workflow:
         start.observer.taken(searches, {})
-        made, failures = _search_missing(workflow, searches)
+        made, failures = _search_missing(workflow, searches, start.failures)
         summary = _summary(start, workflow.run.id, searches | made, {}, failures)
         workflow.run.log_metrics(summary.cost())
         if failures:
@@ -163,11 +163,14 @@ def _pretrained_first(prepared: Prepared) -> list[Arch]:
 
 
 def _search_missing(
-    workflow: Workflow, searches: Mapping[Arch, Searched]
+    workflow: Workflow,
+    searches: Mapping[Arch, Searched],
+    before: Mapping[Arch, TrainingError],
 ) -> tuple[dict[Arch, Searched], dict[Arch, str]]:
-    """The searches that the record does not have, and why others came to nothing."""
-    config, made, failures = workflow.config, dict[Arch, Searched](), dict[Arch, str]()
-    missing = [arch for arch in config.archs if arch not in searches]
+    """The searches that the record does not have, and why others, or what came before them, came to nothing."""
+    config, made = workflow.config, dict[Arch, Searched]()
+    failures = {arch: str(error) for arch, error in before.items()}
+    missing = [arch for arch in config.archs if arch not in searches and arch not in failures]
     if not config.search.wanted or not missing:
         return made, failures
     for arch, outcome in search(workflow, missing).items():

@@ -37,6 +37,7 @@ class Start(ExitStack):
         observer: Told how it goes.
         clock: Of the run.
         ledger: The record, and the data.
+        failures: Why architectures cannot be trained: nobody could measure what their time leaves room for.
         began: By `time.perf_counter`.
         memory: What all processes hold.
     """
@@ -157,10 +158,12 @@ class Start(ExitStack):
             refuse_batches_below(config.search.workers_per_trial, specs)
             for branch in prepared.config.branches:
                 default_settings(branch, prepared.specs[branch.arch])
-        settled = at_pace(prepared, begun.paces_for(prepared), self._to_be_measured)
+        settled, self.failures = at_pace(prepared, begun.paces_for(prepared), self._to_be_measured)
         for note in settled.notes[len(prepared.notes) :]:
             self.observer.note(note)
         self.observer.settled(settled.specs)
+        for arch, error in self.failures.items():
+            self.observer.failed(arch, error)
         return Ledger(tracking, settled, fresh=fresh)
 
     def _to_be_measured(self) -> Session:

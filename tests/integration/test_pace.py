@@ -16,6 +16,7 @@ from imgrec.distributed.session import Session
 from imgrec.errors import ConfigError, TrainingError
 from imgrec.training.pace import MOST_TIMES, Budget
 from imgrec.training.spec import FitSpec
+from pipelines.pace import at_pace
 from pipelines.prepare import prepare
 from tests.conftest import no_progress, processes_of
 
@@ -74,23 +75,59 @@ def test_the_worker_that_was_measured_trains_or_is_gone(
     session.prepared.clear()  # without a handle it ends
 
 
+class Killer(threading.Thread):
+    """Kills whatever worker comes up, as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.2):
+            for one in processes_of(psutil.Process(), "LoneWorker"):
+                one.kill()
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
 def test_a_worker_that_dies_while_it_is_measured_is_said_in_one_line(
     session: Session, spec: FitSpec, tmp_path: Path
 ) -> None:
     """With what to do instead; nothing was trained yet, so nothing is lost."""
     demand = plan_demand(session.nodes, ClusterConfig())
-    over = threading.Event()
-
-    def kill() -> None:
-        while not over.wait(0.2):
-            for one in processes_of(psutil.Process(), "LoneWorker"):
-                one.kill()
-
-    killer = threading.Thread(target=kill)
+    killer = Killer()
     killer.start()
     try:
         with pytest.raises(TrainingError, match=r"could not be measured .*set train\.epochs"):
             pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)
     finally:
-        over.set()
-        killer.join()
+        killer.end()
+
+
+def test_an_architecture_that_cannot_be_measured_fails_alone(
+    session: Session, tmp_path: Path
+) -> None:
+    """The others are trained in their time."""
+    settings = [f"storage='{tmp_path}'", "archs=['ann', 'cnn']", "cnn.model.widths=[8, 16]"]
+    prepared = prepare(load_config(None, [*settings, "train.budget='30s'"]), no_progress)
+    killer, asked = Killer(), 0
+
+    def asked_for() -> Session:
+        """For the ann, and then for the cnn."""
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            killer.start()
+        else:
+            killer.end()
+        return session
+
+    settled, failures = at_pace(prepared, {}, asked_for)
+
+    assert list(failures) == ["ann"]
+    assert "could not be measured" in str(failures["ann"])
+    assert settled.config.branch("cnn").train.budget == 0
+    assert settled.specs["cnn"].train.epochs > 0
+    assert list(settled.paces) == ["cnn"]
