@@ -1,6 +1,7 @@
 """What this machine keeps between runs: a folder of the user's own, of which everything can be made anew."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -20,13 +21,16 @@ def cache_folder() -> Path:
     folder = above / f"imgrec-cache-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = folder.stat().st_uid
+        status = folder.lstat()
     except OSError as error:
         msg = (
             f"{folder}: cannot be made ({error.strerror}); set {FOLDER_VARIABLE} to another folder"
         )
         raise StorageError(msg) from error
-    if owner != os.getuid():
-        msg = f"{folder}: belongs to another user; set {FOLDER_VARIABLE} to another folder"
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+        msg = f"{folder}: belongs to another user, or is a link; set {FOLDER_VARIABLE} to another folder"
+        raise StorageError(msg)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        msg = f"{folder}: others may write to it; chmod 700 {folder}"
         raise StorageError(msg)
     return folder

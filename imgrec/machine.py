@@ -5,6 +5,7 @@ most; where a system lacks a call, the function falls back to a simpler one.
 """
 
 import contextlib
+import ctypes
 import errno
 import gc
 import importlib
@@ -19,12 +20,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 import psutil
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 try:
     import fcntl
@@ -49,8 +47,9 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """A CPU's flags for bf16, in order of preference; `processor_kind` has the first that is present."""
 
 
-LEAST_WORTH = 19
-"""As `nice` counts."""
+PATIENT = 5
+"""As `nice` counts: where nothing is left over, a quarter of a core. With 19 it would be a sixtieth, and what waits for the
+import would wait for minutes on a busy machine."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """For the environment of a process that makes and drops arrays all the time: glibc gives memory back to the system from
 64 MiB on, rather than a chunk's arrays after every chunk, which come back page by page."""
@@ -64,30 +63,51 @@ def collect_seldom() -> None:
     gc.set_threshold(*SELDOM)
 
 
-def import_patiently(names: Sequence[str]) -> "Future[None]":
-    """Import modules, which takes seconds of a core, while all other processes of this session go first.
+class PatientImport:
+    """Modules that are imported, which takes seconds of a core, while other processes of this session go first.
 
-    In a thread of its own, for a thread's worth can only fall. Before it is over, nobody else may import any of them:
-    two threads can meet in a module that is half imported.
-
-    Returns:
-        What is done when they are there.
+    In a thread of its own, for a thread's worth can only fall; threads that a library starts while it is imported keep
+    it. Before it is over, nobody else may import any of them: two threads can meet in a module that is half
+    imported. At the end of a `with` it is over; where that is left by an error, such as Ctrl-C, it is given up.
     """
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - processes that decode need none
 
-    # Its library starts threads, which would be worth as little for ever.
-    importlib.import_module("numpy")
-    pool = ThreadPoolExecutor(1)
-    done = pool.submit(_import_patiently, names)
-    pool.shutdown(wait=False)
-    return done
+    def __init__(self, names: Sequence[str]) -> None:
+        # Its library's threads are what computes later.
+        importlib.import_module("numpy")
+        self._names = names
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="imports")
+        self._thread.start()
 
+    def _run(self) -> None:
+        try:
+            if sys.platform.startswith(
+                "linux"
+            ):  # elsewhere it would be the worth of the whole process
+                with contextlib.suppress(OSError):  # where a container forbids it
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENT)
+            for name in self._names:
+                importlib.import_module(name)
+        except BaseException as error:
+            self._error = error
 
-def _import_patiently(names: Sequence[str]) -> None:
-    if sys.platform.startswith("linux"):  # elsewhere it would be the worth of the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_WORTH)
-    for name in names:
-        importlib.import_module(name)
+    def wait(self) -> None:
+        """Return when they are there, or raise what one of them has raised."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+            return
+        # The interpreter waits for its threads at the end: at its next instruction this one is over.
+        number = ctypes.c_ulong(self._thread.ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(SystemExit))
+        self._thread.join()
 
 
 def available_cores() -> int:

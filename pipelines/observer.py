@@ -25,7 +25,7 @@ class Observer(Protocol):
         """Something is worth a line."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """How far reading or decoding is, in pictures."""
+        """How far something is: what, such as `decoding pictures`, and how many of how many."""
 
     def prepared(self, prepared: Prepared) -> None:
         """The data are known."""

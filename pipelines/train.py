@@ -12,7 +12,7 @@ from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
-from imgrec.machine import import_patiently
+from imgrec.machine import PatientImport
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
@@ -93,14 +93,14 @@ def train(
         profile=profile,
         answers=True,
     )
-    imported = import_patiently(SCORING)
-    for done, (name, outcome) in enumerate(fits, start=1):
-        imported.result()
-        if done == len(waiting):  # nothing is left to train
-            workflow.clock.enter("register")
-            if session.is_local:
-                workflow.let_ray_go()
-        groups[waiting[name].arch].ended(waiting[name], outcome)
+    with PatientImport(SCORING) as imports:
+        for done, (name, outcome) in enumerate(fits, start=1):
+            imports.wait()
+            if done == len(waiting):  # nothing is left to train
+                workflow.clock.enter("register")
+                if session.is_local:
+                    workflow.let_ray_go()
+            groups[waiting[name].arch].ended(waiting[name], outcome)
     return {arch: group.outcome for arch, group in groups.items()}
 
 

@@ -86,7 +86,7 @@ class LocalDecoding:
 
     def label(self) -> str:
         """What is being done."""
-        return "decoding"
+        return "decoding pictures"
 
     def cut(self, contents: Sequence[Content], row_bytes: int, *, encoded: bool) -> list[slice]:  # noqa: ARG002
         """One part."""

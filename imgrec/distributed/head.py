@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from imgrec.distributed.lone_worker import prepare_worker
 from imgrec.errors import reason_of
@@ -56,7 +57,7 @@ def hold_ray(
         try:
             said = {"address": _come_up(folder, cpus, dashboard=dashboard)}
             if worker:
-                prepared = prepare_worker(SimpleNamespace(**worker))
+                prepared = _prepared(worker)
         except Exception as error:
             logging.getLogger(__name__).exception("Ray did not come up")
             said = {"error": reason_of(error)}
@@ -68,6 +69,15 @@ def hold_ray(
         finally:
             ray.shutdown()
             keep_logs(folder / RAY, Path(log_file))
+
+
+def _prepared(asked: dict[str, Any]) -> ActorHandle | None:
+    """The first worker, on its way; without it, one comes up when it is asked for."""
+    try:
+        return prepare_worker(SimpleNamespace(**asked))
+    except Exception:
+        logging.getLogger(__name__).exception("the first worker could not be prepared")
+        return None
 
 
 def _come_up(folder: Path, cpus: int | None, *, dashboard: bool) -> str:

@@ -64,6 +64,8 @@ class LoneWorker:
 def prepare_worker(asked: Asked) -> ActorHandle | None:
     """Let the first worker come up already, if it is going to be alone; others find it by its name.
 
+    It lives as long as whoever called this keeps what it returns; to free its cores earlier it is killed.
+
     Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
     is asked for, that is said when it is asked for.
     """

@@ -80,11 +80,16 @@ def _of_one(
     call = worker.choose_pace.remote(
         candidates, budget, demand.cpus, _spare(session, demand), use_gpu=demand.use_gpu
     )
-    chosen: Chosen = ray.get(call)
-    if keep and not demand.use_gpu:  # others ask the GPU something before training begins
-        session.prepared.append(worker)
-    else:
-        ray.kill(worker)
+    kept = False
+    try:
+        chosen: Chosen = ray.get(call)
+        kept = keep and not demand.use_gpu  # others ask the GPU something before training begins
+    finally:
+        # Else it would hold cores that others wait for, as long as anybody knows it.
+        if kept:
+            session.prepared.append(worker)
+        else:
+            ray.kill(worker)
     return chosen
 
 

@@ -43,7 +43,7 @@ class ClusterDecoding:
         self._alone = alone
         self._cores = max(1, sum(node.cpus for node in nodes))
         busy = sum(node.cpus > 0 for node in nodes)
-        self._label = f"decoding on {busy} node{'s' if busy > 1 else ''}"
+        self._label = f"decoding pictures on {busy} node{'s' if busy > 1 else ''}"
 
     def label(self) -> str:
         """What is being done, and by whom."""
@@ -59,7 +59,7 @@ class ClusterDecoding:
             self._label = self._alone.label()
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if node := node_without(contents, self._nodes):
-            self._label = f"{node} does not see the pictures, so one node alone is decoding"
+            self._label = f"{node} does not see the pictures, so one node alone is decoding them"
             return self._alone.cut(contents, row_bytes, encoded=encoded)
         if not encoded:
             refuse_without_room(len(contents) * row_bytes)  # now rather than after hours
@@ -136,7 +136,7 @@ class ClusterDecoding:
                 msg = f"the node {node.address}: {error}"
                 raise type(error)(msg) from error
             if copied:
-                progress(f"copied to {done} of {len(nodes)} nodes:", copied, copied)
+                progress(f"pictures copied to {done} of {len(nodes)} nodes", copied, copied)
 
 
 def node_without(contents: Sequence[Content], nodes: Sequence[NodeInfo]) -> str:

@@ -29,6 +29,13 @@ SQLITE = "sqlite:///"
 ARTIFACTS = "artifacts"
 NOTE = "place.json"
 # MLflow takes a second to make its database, and writes to it all the time.
+QUESTIONS = (
+    "PRAGMA quick_check(1)",
+    "SELECT version_num FROM alembic_version",
+    "SELECT count(*) FROM experiments",
+    "SELECT count(*) FROM registered_models",
+)
+"""To a database that is kept, whose answers tell whether it is whole and empty."""
 QUIET_SECONDS, MOST_MAKING_SECONDS = 3.0, 30.0
 # Of MLflow's schema, with the columns that hold addresses.
 KNOWN_REVISIONS = frozenset({"dc11669786a5"})
@@ -77,11 +84,12 @@ def _kept_database() -> Path | None:
 
 
 def _copy_whole(kept: Path, copy: Path) -> bool:
-    """Copy an empty database; False where there is none, or what is there is damaged."""
+    """Copy an empty database; False where there is none, or what is there is damaged, or no empty one of this MLflow."""
     try:
         shutil.copyfile(kept, copy)
         with closing(sqlite3.connect(copy)) as database:
-            if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+            found = [database.execute(question).fetchone() for question in QUESTIONS]
+            if found == [("ok",), (_get_latest_schema_revision(),), (0,), (0,)]:
                 return True
     except (OSError, sqlite3.DatabaseError):
         pass
@@ -91,6 +99,9 @@ def _copy_whole(kept: Path, copy: Path) -> bool:
 
 def _keep(whole: Path, kept: Path) -> None:
     """Keep a copy without experiments: MLflow's first one names the folder that it was made in, and is made anew."""
+    for left in kept.parent.glob(f"{kept.name}.*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > MOST_MAKING_SECONDS:
+            left.unlink(missing_ok=True)
     draft = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
     try:
         shutil.copyfile(whole, draft)

@@ -88,7 +88,7 @@ def _run(
     refuse_missing_data(config)
     from imgrec.distributed.address import refuse_silence  # noqa: PLC0415
     from imgrec.distributed.local import start_local  # noqa: PLC0415
-    from imgrec.machine import import_patiently  # noqa: PLC0415
+    from imgrec.machine import PatientImport  # noqa: PLC0415
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
 
     refuse_silence(config.cluster)
@@ -97,7 +97,8 @@ def _run(
     # once a second whether its processes are there.
     local = start_local(config.cluster, config.search, log_file)
     if local:
-        import_patiently(("pipelines.start", "pipelines.cli.pages.live")).result()
+        with PatientImport(("pipelines.start", "pipelines.cli.pages.live")):
+            pass
     from pipelines.cli.pages.live import LiveTable  # noqa: PLC0415
     from pipelines.cli.pages.report import print_report  # noqa: PLC0415
     from pipelines.start import Start  # noqa: PLC0415

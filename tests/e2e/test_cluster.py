@@ -384,7 +384,7 @@ def test_pictures_are_prepared_by_all_nodes_and_copied_to_each(user: User) -> No
     status, log = watched(user, (*words, "--set", "cluster.workers=3"))
 
     assert status == 0, log
-    assert "decoding on 3 nodes 3,000 of 3,000" in log
+    assert "decoding pictures on 3 nodes: 3,000 of 3,000" in log
     (second,) = user.cluster.storage.glob("store/*/images-00001.npy")
     folder = second.parent
     assert len(list(folder.glob("images-*.npy"))) == 3

@@ -1,15 +1,17 @@
 """What a time leaves room for, measured on a real Ray with two cores: by one worker, by two, and by one that dies."""
 
+import contextlib
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from ray.exceptions import RayTaskError
 from ray.train import TrainingFailedError
 
-from imgrec.config import ClusterConfig, CnnConfig, load_config
+from imgrec.config import AnnConfig, ClusterConfig, CnnConfig, load_config
 from imgrec.distributed.demand import plan_demand
 from imgrec.distributed.pace import pace_of_workers
 from imgrec.distributed.session import Session
@@ -72,7 +74,21 @@ def test_the_worker_that_was_measured_trains_or_is_gone(
     assert session.prepared == []
     pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=True)
     assert len(session.prepared) == 1
-    session.prepared.clear()  # without a handle it ends
+    ray.kill(session.prepared.pop())
+
+
+def test_a_worker_without_the_memory_for_a_network_makes_place_for_the_next(
+    session: Session, spec: FitSpec, tmp_path: Path
+) -> None:
+    """It lives, and would hold its cores while the next one waits for them for ever."""
+    demand = plan_demand(session.nodes, ClusterConfig())
+    huge = replace(spec, model=AnnConfig(hidden=(3_000_000, 3_000_000)))
+    with pytest.raises(TrainingError, match="out of memory"):
+        pace_of_workers(session, demand, [huge], AMPLE, storage=tmp_path, keep=True)
+    fits = pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)
+
+    assert session.prepared == []
+    assert fits.epochs > 1
 
 
 class Killer(threading.Thread):
@@ -85,7 +101,8 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(0.2):
             for one in processes_of(psutil.Process(), "LoneWorker"):
-                one.kill()
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
 
     def end(self) -> None:
         self._over.set()

@@ -91,7 +91,7 @@ def test_tasks_make_the_store_that_one_machine_makes(
     assert same(alone, spread_out)
     assert len(list(alone.folder.glob("images-*"))) == 1
     assert len(list(spread_out.folder.glob("images-*"))) == 120 // PIECE
-    assert "decoding on 1 node 120 of 120" in said
+    assert "decoding pictures on 1 node: 120 of 120" in said
     assert spread_out.images.filename == (cache_folder() / f"{spread_out.folder.name}.npy")
 
 

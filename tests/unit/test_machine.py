@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +16,10 @@ from imgrec import machine
 from imgrec.config import DataConfig
 from imgrec.data.store import prepare_store
 from imgrec.machine import (
+    PATIENT,
     SELDOM,
+    PatientImport,
     birth_of,
-    import_patiently,
     keep_caches_in,
     locked,
     memory_kills,
@@ -243,9 +245,26 @@ def test_a_patient_import_gives_way_and_tells_its_errors(
     )
     (tmp_path / "patient_two.py").write_text("raise ImportError('no such library')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import_patiently(["patient_one"]).result(timeout=60)
-    with pytest.raises(ImportError, match="no such library"):
-        import_patiently(["patient_two"]).result(timeout=60)
+    with PatientImport(["patient_one"]):
+        pass
+    with pytest.raises(ImportError, match="no such library"), PatientImport(["patient_two"]):
+        pass
 
-    assert (19 if sys.platform == "linux" else 0) == sys.modules["patient_one"].WORTH
+    assert (PATIENT if sys.platform == "linux" else 0) == sys.modules["patient_one"].WORTH
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0
+
+
+def test_a_patient_import_that_nobody_waits_for_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C must not wait for what it has ended."""
+    (tmp_path / "patient_three.py").write_text(
+        "import time\nfor _ in range(600):\n    time.sleep(0.05)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), PatientImport(["patient_three"]):
+        raise KeyboardInterrupt
+
+    assert time.monotonic() - started < 20  # of the thirty seconds that it would take
+    assert "imports" not in {thread.name for thread in threading.enumerate()}

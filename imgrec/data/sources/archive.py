@@ -28,6 +28,7 @@ from imgrec.data.sources.parquet import split_of_file
 from imgrec.data.sources.reading import Reading
 from imgrec.data.sources.sample import SPLIT_NAMES, Named, Progress, Sample, Split, nothing_told
 from imgrec.data.sources.tree import PLAIN, Rule, read_tree
+from imgrec.errors import DataError
 
 MOST_NAMED = 4
 LEAST_SHARED = 4
@@ -122,8 +123,12 @@ class Archives:
         for some in map_in_chunks(
             contents_of_some, paths, self.image_ending, workers=self.workers, most_chunk=1
         ):
-            held += some
-            self.progress("reading the lists of archives:", len(held), len(paths))
+            for one in some:
+                if isinstance(one, Missing):
+                    msg = f"{paths[len(held)]}: its list of members {one.reason}; pack it into several"
+                    raise DataError(msg)
+                held.append(one)
+            self.progress("reading lists of archives", len(held), len(paths))
         return held
 
     @cached_property

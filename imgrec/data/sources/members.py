@@ -106,15 +106,11 @@ def contents_of(path: Path, ending: str) -> Contents:
     return held
 
 
-def contents_of_some(_start: int, paths: Sequence[Path | Missing], ending: str) -> list[Contents]:
-    """The same of several, in a process of its own."""
-    held = []
-    for path in paths:
-        if isinstance(path, Missing):  # it broke the process that read it
-            msg = f"an archive's list of members: {path.reason}; pack it into several"
-            raise DataError(msg)
-        held.append(contents_of(path, ending))
-    return held
+def contents_of_some(
+    _start: int, paths: Sequence[Path | Missing], ending: str
+) -> list[Contents | Missing]:
+    """The same of several, in a process of its own; one that broke such a process comes back as it is."""
+    return [path if isinstance(path, Missing) else contents_of(path, ending) for path in paths]
 
 
 def _refuse_second_label(path: Path, member: Member, held: Contents) -> None:

@@ -90,8 +90,8 @@ class LiveTable(Observer):
         self._line(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """How far reading or decoding is."""
-        text = f"{what} {done:,} of {total:,} pictures"
+        """How far something is."""
+        text = f"{what}: {done:,} of {total:,}"
         if self._live:
             self._say(text, done / total)
             return

@@ -356,15 +356,15 @@ def test_the_lists_of_many_archives_are_read_side_by_side(
 ) -> None:
     """To the same samples in the same order as one after the other, and somebody hears how far it is."""
     config = DataConfig(source=shards(tmp_path, 6), decode_workers=2)
-    told: list[tuple[int, int]] = []
-    source = open_source(config, tmp_path, lambda _, done, total: told.append((done, total)))
+    told: list[tuple[str, int, int]] = []
+    source = open_source(config, tmp_path, lambda *how_far: told.append(how_far))
     together = list_samples(source, config)
     monkeypatch.setattr(archive, "LEAST_SHARED", 7)
     one_by_one = list_samples(open_source(config, tmp_path), config)
 
     assert together == one_by_one
     assert [one.content.read() for one in together] == [one.content.read() for one in one_by_one]
-    assert told == [(done, 6) for done in range(1, 7)]
+    assert told == [("reading lists of archives", done, 6) for done in range(1, 7)]
 
 
 def test_one_archive_of_many_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
