@@ -127,7 +127,7 @@ def test_a_copy_that_is_gone_is_made_again_and_one_that_is_there_is_used(
         config, tmp_path / "shared", progress=lambda what, *_: said.append(what), backend=nodes
     )
 
-    assert said == ["copied to 1 of 1 nodes:"]
+    assert said == ["pictures copied to 1 of 1 nodes"]
     assert same(store, again)
 
 
