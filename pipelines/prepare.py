@@ -1,6 +1,7 @@
 """Pictures to a store, splits and one spec for each architecture."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +21,7 @@ from imgrec.data.sources.sample import Progress
 from imgrec.data.splits import Splits, make_splits
 from imgrec.data.store import Store, prepare_store
 from imgrec.errors import ConfigError
-from imgrec.machine import memory_limit
-from imgrec.models import build_model, count_parameters
+from imgrec.models import build_model
 from imgrec.models.weights import Weights
 from imgrec.preprocess.augment import choose_augmentation
 from imgrec.preprocess.filters import refuse_too_small
@@ -30,6 +30,7 @@ from imgrec.preprocess.statistics import channel_statistics
 from imgrec.preprocess.view import View
 from imgrec.tracking.connection import Tracking
 from imgrec.training.growth import resized
+from imgrec.training.microbatch import is_out_of_memory
 from imgrec.training.optim import refuse_muon
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import operations_of
@@ -193,8 +194,7 @@ def prepare(
 
     def built(branch: Branch) -> FitSpec:
         spec = _spec(config, branch, store, splits, statistics, weights, on_gpu)
-        _refuse_huge(spec)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _memory_for(branch):
             model = build_model(spec.model, spec.image_shape, spec.num_classes, spec.weights_file())
             refuse_muon(model, spec.train)
             if not _refuses_growth(model, spec):
@@ -215,19 +215,19 @@ def prepare(
     )
 
 
-def _refuse_huge(spec: FitSpec) -> None:
-    """Raise ConfigError where a compact network alone takes more memory than there is; counted, and not tried."""
-    if not spec.model.is_compact:
-        return
-    with torch.device("meta"):
-        count = count_parameters(build_model(spec.model, spec.image_shape, spec.num_classes))
-    needed, there = 4 * count, memory_limit()
-    if needed > there:
+@contextmanager
+def _memory_for(branch: Branch) -> Iterator[None]:
+    """A network for which the system refuses the memory is a ConfigError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         msg = (
-            f"{spec.model.arch}.model: the weights of this network take {needed / 1e9:,.1f} GB of memory, and this "
-            f"machine has {there / 1e9:,.1f}; make it smaller"
+            f"{branch.arch}.model: there is not enough memory on this machine to build this network; make it "
+            f"smaller ({str(error).strip().splitlines()[-1][:120]})"
         )
-        raise ConfigError(msg)
+        raise ConfigError(msg) from error
 
 
 def _refuses_growth(model: nn.Module, spec: FitSpec) -> bool:

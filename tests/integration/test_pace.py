@@ -82,7 +82,7 @@ def test_a_worker_without_the_memory_for_a_network_makes_place_for_the_next(
 ) -> None:
     """It lives, and would hold its cores while the next one waits for them for ever."""
     demand = plan_demand(session.nodes, ClusterConfig())
-    huge = replace(spec, model=AnnConfig(hidden=(3_000_000, 3_000_000)))
+    huge = replace(spec, model=AnnConfig(hidden=(10_000_000, 10_000_000)))
     with pytest.raises(TrainingError, match="out of memory"):
         pace_of_workers(session, demand, [huge], AMPLE, storage=tmp_path, keep=True)
     fits = pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=False)

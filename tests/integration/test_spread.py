@@ -84,7 +84,7 @@ def test_tasks_make_the_store_that_one_machine_makes(
     spread_out = prepare_store(
         config,
         tmp_path / "shared",
-        progress=lambda what, done, total: said.append(f"{what} {done} of {total}"),
+        progress=lambda what, done, total: said.append(f"{what}: {done} of {total}"),
         backend=nodes,
     )
 
