@@ -68,7 +68,8 @@ class PatientImport:
 
     In a thread of its own, for a thread's worth can only fall; threads that a library starts while it is imported keep
     it. Before it is over, nobody else may import any of them: two threads can meet in a module that is half
-    imported. At the end of a `with` it is over; where that is left by an error, such as Ctrl-C, it is given up.
+    imported. At the end of a `with` it is over; where that is left by an error, or Ctrl-C is pressed meanwhile, it is
+    given up.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -93,7 +94,11 @@ class PatientImport:
 
     def wait(self) -> None:
         """Return when they are there, or raise what one of them has raised."""
-        self._thread.join()
+        try:
+            self._thread.join()
+        except BaseException:  # Ctrl-C
+            self._give_up()
+            raise
         if self._error:
             raise self._error
 
@@ -103,7 +108,10 @@ class PatientImport:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
-            return
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
         # The interpreter waits for its threads at the end: at its next instruction this one is over.
         number = ctypes.c_ulong(self._thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(SystemExit))
