@@ -77,25 +77,28 @@ class PatientImport:
         importlib.import_module("numpy")
         self._names = names
         self._error: BaseException | None = None
+        # A `join` that was interrupted would take the thread for dead (Python 3.11).
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="imports")
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            if sys.platform.startswith(
-                "linux"
-            ):  # elsewhere it would be the worth of the whole process
+            # Elsewhere it would be the worth of the whole process.
+            if sys.platform.startswith("linux"):
                 with contextlib.suppress(OSError):  # where a container forbids it
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENT)
             for name in self._names:
                 importlib.import_module(name)
         except BaseException as error:
             self._error = error
+        finally:
+            self._over.set()
 
     def wait(self) -> None:
         """Return when they are there, or raise what one of them has raised."""
         try:
-            self._thread.join()
+            self._over.wait()
         except BaseException:  # Ctrl-C
             self._give_up()
             raise
@@ -115,7 +118,7 @@ class PatientImport:
         # The interpreter waits for its threads at the end: at its next instruction this one is over.
         number = ctypes.c_ulong(self._thread.ident or 0)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(SystemExit))
-        self._thread.join()
+        self._over.wait()
 
 
 def available_cores() -> int:
