@@ -62,7 +62,12 @@ def test_what_is_made_of_a_kept_database_is_as_mlflow_makes_it(
         with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
             # But for when the first experiment was made.
             database.execute("UPDATE experiments SET creation_time = 0, last_update_time = 0")
-            dumps.append(sorted(database.iterdump()))
+            # MLflow writes the constraints of a table in any order.
+            lines = (
+                sorted(line.strip(" ,;()") for line in one.splitlines())
+                for one in database.iterdump()
+            )
+            dumps.append(sorted(lines))
         (kept,) = cache_folder().iterdir()
         if name == "second":
             kept.write_bytes(kept.read_bytes()[:100_000])
