@@ -42,7 +42,9 @@ def run(start: Start, *, command: str = "", profile: bool = False) -> Summary:
     """
     config, ledger, observer = start.config, start.ledger, start.observer
     searches = _finished_searches(ledger)
-    models = _finished_models(ledger, searches, config.archs)
+    # What could not be measured has no settings by which to look for it.
+    archs = [arch for arch in config.archs if arch not in start.failures]
+    models = _finished_models(ledger, searches, archs)
     last = ledger.last_workflow("workflow")
     if last and last.status == "FINISHED" and len(models) == len(config.archs):
         observer.taken(searches, models)

@@ -138,9 +138,10 @@ def _of_group(
 def _of_each(config: dict[str, Any]) -> Chosen:
     """On every worker of a group."""
     context = ray.train.get_context()
-    device = get_device() if config.pop("use_gpu") else torch.device("cpu")
+    device = get_device() if config["use_gpu"] else torch.device("cpu")
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    return measure_pace(**config, device=device, shard=shard)
+    asked = {name: value for name, value in config.items() if name != "use_gpu"}
+    return measure_pace(**asked, device=device, shard=shard)
 
 
 def _spare(session: Session, demand: Demand) -> int:

@@ -99,11 +99,11 @@ def _copy_whole(kept: Path, copy: Path) -> bool:
 
 def _keep(whole: Path, kept: Path) -> None:
     """Keep a copy without experiments: MLflow's first one names the folder that it was made in, and is made anew."""
-    for left in kept.parent.glob(f"{kept.name}.*"):  # of a process that was killed
-        if time.time() - left.stat().st_mtime > MOST_MAKING_SECONDS:
-            left.unlink(missing_ok=True)
     draft = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}")
     try:
+        for left in kept.parent.glob(f"{kept.name}.*"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > MOST_MAKING_SECONDS:
+                left.unlink(missing_ok=True)
         shutil.copyfile(whole, draft)
         with closing(sqlite3.connect(draft)) as database:
             with database:

@@ -47,7 +47,8 @@ LEAST_SCALE = 1.0
 LOOKED_AT = 1 << 16
 """Features that the last layer is given at a time."""
 SOLVING_SHARE = 1 / 3
-"""Of the epoch that trains the last layer alone, as it is told: its features are the rest."""
+"""Of the epoch that trains the last layer alone, as it is told; its features are the rest. A choice: it changes nothing but
+how far a person is told that it is."""
 JUDGED_BY = "val/image_share"
 """The metric that says what share of their side the pictures had that an epoch was judged by."""
 
