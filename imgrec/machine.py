@@ -4,6 +4,7 @@ Cores, processors, room on a disk, locks, births of processes, memory that ran o
 most; where a system lacks a call, the function falls back to a simpler one.
 """
 
+import atexit
 import contextlib
 import ctypes
 import errno
@@ -56,11 +57,13 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_"
 
 
 def collect_seldom() -> None:
-    """Let Python look for cycles among new objects less often: importing makes many, and none of them is to go.
+    """Let Python look for cycles among new objects less often, and not at the end: the system takes all memory back.
 
-    It is a sixth of the time of importing MLflow or torch, and so of the start of every process (docs/log.md).
+    Importing makes many objects, and none of them is to go. It is a sixth of the time of importing MLflow or torch,
+    and so of the start of every process, and at its end one to two seconds (docs/log.md).
     """
     gc.set_threshold(*SELDOM)
+    atexit.register(gc.freeze)
 
 
 class PatientImport:

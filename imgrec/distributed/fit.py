@@ -218,8 +218,7 @@ def _outcomes(
     """What comes of lanes, until each has ended; their files go after that."""
     while lanes:
         for lane in list(lanes):
-            lane.thread.join(POLL_SECONDS / len(lanes))
-            ended = not lane.thread.is_alive()
+            ended = lane.training.wait(POLL_SECONDS / len(lanes))
             yield from lane.outcomes()
             if ended:
                 lanes.remove(lane)
@@ -237,7 +236,7 @@ def _until_ray_may_go(
     for number, outcome in enumerate(outcomes, start=1):
         if number == count:
             for lane in lanes:
-                lane.thread.join()
+                lane.training.wait()
         yield outcome
 
 
@@ -258,7 +257,7 @@ class _Lane:
         self._starts: dict[str, list[Started]] = {name: [] for name in lane_spec.specs}
         self._epochs_seen: dict[str, int] = dict.fromkeys(lane_spec.specs, 0)
         self._outcome: Any = None
-        self.thread = session.beside(partial(self._fit, fit), lane_spec.lane)
+        self.training = session.beside(partial(self._fit, fit), lane_spec.lane)
 
     def _fit(self, fit: Callable[[], None]) -> None:
         try:

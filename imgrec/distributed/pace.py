@@ -22,8 +22,6 @@ from imgrec.errors import ImgrecError, TrainingError
 from imgrec.training.pace import Budget, Chosen
 from imgrec.training.spec import FitSpec
 
-POLL_SECONDS = 0.25
-
 
 def pace_of_workers(
     session: Session,
@@ -125,9 +123,7 @@ def _of_group(
             except BaseException as error:
                 came.append(error)
 
-        thread = session.beside(fit, "pace")
-        while thread.is_alive():  # so that Ctrl-C is heard
-            thread.join(POLL_SECONDS)
+        session.beside(fit, "pace").wait()
     (chosen,) = came
     if isinstance(chosen, BaseException):
         raise chosen

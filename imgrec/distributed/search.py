@@ -63,8 +63,8 @@ def search_on_workers(
         except BaseException as error:
             failed.append(error)
 
-    thread = session.beside(run, "tuner")
-    while thread.is_alive() or not told.empty():
+    tuning = session.beside(run, "tuner")
+    while not (tuning.is_over() and told.empty()):
         try:
             on_event(*told.get(timeout=POLL_SECONDS))
         except queue.Empty:

@@ -27,6 +27,30 @@ THREAD_SECONDS = 10.0
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
+class Beside:
+    """What Ray answers to late, done by a thread, so that whoever waits for it answers Ctrl-C."""
+
+    def __init__(self, work: Callable[[], object], name: str) -> None:
+        self._work = work
+        # A `join` that Ctrl-C breaks off takes the thread for dead (Python 3.11): nobody would wait for it any more.
+        self._over = threading.Event()
+        threading.Thread(target=self._run, daemon=True, name=name).start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._over.set()
+
+    def is_over(self) -> bool:
+        """Whether it is done."""
+        return self._over.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return whether it is done, after so many seconds at the latest."""
+        return self._over.wait(seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A Ray that is up.
@@ -36,7 +60,7 @@ class Session:
         mailbox: Where workers put what the driver is to know.
         is_local: It is this machine's alone, and was started for this session.
         prepared: A worker that is coming up, for the first lane to take.
-        threads: What waits for Ray.
+        waiting: What waits for Ray.
         over: Set when Ray goes down.
     """
 
@@ -44,22 +68,20 @@ class Session:
     mailbox: Mailbox
     is_local: bool
     prepared: list[ActorHandle] = field(default_factory=list)
-    threads: list[threading.Thread] = field(default_factory=list)
+    waiting: list[Beside] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     def is_over(self) -> bool:
         """Whether Ray goes down, or is down: what fails now is nobody's to make good."""
         return self.over.is_set()
 
-    def beside(self, work: Callable[[], None], name: str) -> threading.Thread:
-        """Let a thread do what Ray answers to late, so that the caller can watch, and answer Ctrl-C.
+    def beside(self, work: Callable[[], object], name: str) -> Beside:
+        """Begin with what Ray answers to late.
 
         When Ray goes down it is waited for: inside Ray at the end of the interpreter, it would crash it.
         """
-        thread = threading.Thread(target=work, daemon=True, name=name)
-        self.threads.append(thread)
-        thread.start()
-        return thread
+        self.waiting.append(Beside(work, name))
+        return self.waiting[-1]
 
 
 @contextmanager
@@ -86,7 +108,7 @@ def ray_session(
     address, where = cluster_address(config), setting_of_address(config)
     refuse_silence(config)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    threads: list[threading.Thread] = []
+    waiting: list[Beside] = []
     over = threading.Event()
     with ExitStack() as stack:
         if not address and local is None:
@@ -94,7 +116,7 @@ def ray_session(
                 log_file, workers=config.least_workers, cpus=cpus, dashboard=dashboard
             )
             local = stack.enter_context(closing(started))
-        stack.callback(_end_ray, threads, over)
+        stack.callback(_end_ray, waiting, over)
         if local:
             _join_own(local.address())
         else:
@@ -104,16 +126,16 @@ def ray_session(
         signal.signal(signal.SIGTERM, on_sigterm)
         nodes = tuple(list_nodes())
         prepared = prepared_worker() if local else []
-        yield Session(nodes, Mailbox.start(), local is not None, prepared, threads, over)
+        yield Session(nodes, Mailbox.start(), local is not None, prepared, waiting, over)
 
 
-def _end_ray(threads: list[threading.Thread], over: threading.Event) -> None:
+def _end_ray(waiting: list[Beside], over: threading.Event) -> None:
     """Bring Ray down, and wait for what waits in it: at the end of the interpreter it would crash it."""
     over.set()
     ray.shutdown()
     deadline = time.monotonic() + THREAD_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    for one in waiting:
+        one.wait(max(0.0, deadline - time.monotonic()))
 
 
 def wants_token(address: str) -> ClusterError:

@@ -18,6 +18,7 @@ from imgrec.tracking.connection import connect
 from tests.conftest import processes_of
 from tests.e2e.user import (
     IMGREC,
+    end_of,
     free_port,
     imgrec,
     make_pictures,
@@ -215,6 +216,7 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
         start_new_session=True,  # a process group of its own, as a terminal gives it
         # A shell lets what it starts in the background ignore Ctrl-C, and so everything that these tests start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
@@ -230,7 +232,7 @@ def test_an_interrupt_ends_within_seconds_and_leaves_nothing(
             os.killpg(process.pid, how)  # Ctrl-C reaches the whole group
         else:
             process.send_signal(how)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = end_of(process, 60)
         seconds = time.monotonic() - started
         _, alive = psutil.wait_procs(children, timeout=5)
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.conftest import picture
 
@@ -57,6 +59,24 @@ def imgrec(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProc
         check=False,
         env=os.environ | variables,
     )
+
+
+def end_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """What a command has written when it ends; where it does not end in time the test fails, and says where it is.
+
+    That is written at SIGABRT by a process that was started with PYTHONFAULTHANDLER=1.
+    """
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        status = process.poll()
+        process.send_signal(signal.SIGABRT)
+    said: Any = ""
+    try:
+        _, said = process.communicate(timeout=5)
+    except subprocess.TimeoutExpired as others:  # who hold its pipe
+        said = others.stderr
+    pytest.fail(f"not over after {seconds} s, status {status}, written: {said}")
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def spec(tmp_path: Path) -> FitSpec:
     """A small cnn of the digits."""
     settings = [f"storage='{tmp_path}'", "archs=['cnn']", "cnn.model.widths=[8, 16]"]
     return prepare(load_config(None, settings), no_progress).specs["cnn"]
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_is_kept(session: Session) -> Iterator[None]:
+    """One that waits for its lane holds a core, and two workers of the next test would wait for that for ever."""
+    yield
+    while session.prepared:
+        ray.kill(session.prepared.pop())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -74,7 +83,6 @@ def test_the_worker_that_was_measured_trains_or_is_gone(
     assert session.prepared == []
     pace_of_workers(session, demand, [spec], AMPLE, storage=tmp_path, keep=True)
     assert len(session.prepared) == 1
-    ray.kill(session.prepared.pop())
 
 
 def test_a_worker_without_the_memory_for_a_network_makes_place_for_the_next(
