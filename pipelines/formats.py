@@ -15,6 +15,11 @@ def size(count: float) -> str:
     return f"{count:.1f} GB" if count < 10 else f"{count:.0f} GB"
 
 
+def cores_in_words(count: int) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{count} core{'s' if count > 1 else ''}"
+
+
 def duration(seconds: float) -> str:
     """For people: `2 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)

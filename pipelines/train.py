@@ -22,6 +22,7 @@ from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.arithmetic import decide_arithmetic, in_arithmetic
 from pipelines.evaluate import build_classifier, evaluate, suspected_labels
+from pipelines.formats import cores_in_words
 from pipelines.preview import preview
 from pipelines.promote import promote
 from pipelines.record.curves import Curves
@@ -81,12 +82,17 @@ def train(
     session = workflow.session()
     arithmetics = decide_arithmetic(workflow)
     _say_what_is_idle(workflow, session, len(waiting))
+    demand = workflow.demand
+    if session.is_local and demand.room > 1 and len(waiting) > 1:
+        workflow.observer.note(
+            f"{min(demand.room, len(waiting))} models are trained at a time, on {cores_in_words(demand.cpus)} each"
+        )
     workflow.begin("train")
     fits = fit_on_workers(
         session,
         {name: in_arithmetic(model.spec, arithmetics) for name, model in waiting.items()},
         workflow.config.cluster,
-        workflow.demand,
+        demand,
         storage=workflow.work,
         on_event=lambda name, event: waiting[name].progress(event),
         resume=begun,

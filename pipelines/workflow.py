@@ -8,11 +8,15 @@ from pathlib import Path
 from imgrec.config import Config
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.fit import Fitted, load_fitted
+from imgrec.distributed.lanes import share_cores
+from imgrec.distributed.local import workers_in_memory
 from imgrec.distributed.session import Session
 from imgrec.tracking.runs import Run
+from imgrec.tracking.tags import LANES
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.spec import FitSpec
 from pipelines.costs.timing import StageClock
+from pipelines.formats import cores_in_words
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared
 from pipelines.record.ledger import Ledger
@@ -54,12 +58,23 @@ class Workflow:
 
     @cached_property
     def demand(self) -> Demand:
-        """What the fits hold of the cluster.
+        """What the fits hold of the cluster: the same for whoever goes on with the run, whatever is left to do.
 
         Raises:
             ClusterError: it can never give so much.
         """
-        return plan_demand(self.session().nodes, self.config.cluster)
+        session, cluster = self.session(), self.config.cluster
+        demand = plan_demand(session.nodes, cluster)
+        is_alone = session.is_local and demand.is_one and not demand.use_gpu
+        # What a time leaves room for was measured on all cores.
+        if is_alone and not (cluster.cpus_per_worker or self.prepared.paces):
+            specs = [
+                spec for spec in self.prepared.specs.values() for _ in range(self.config.seeds)
+            ]
+            demand = share_cores(demand, specs, workers_in_memory())
+        if demand.room > 1:
+            self.run.set_tags({LANES: f"{demand.room} of {cores_in_words(demand.cpus)}"})
+        return demand
 
     def left_of(self, spec: FitSpec) -> Fitted | Path | None:
         """What an interrupted run, or a trial, has left of a fit: all of it, a checkpoint, or nothing."""

@@ -26,6 +26,7 @@ from imgrec.config import ClusterConfig
 from imgrec.distributed.alone import train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
+from imgrec.distributed.lanes import deal
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
 from imgrec.distributed.worker import ANSWER_SECONDS, MOST_EXCUSED, PROFILE, LaneSpec, work
@@ -151,8 +152,7 @@ def fit_on_workers(
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
     storage = storage / f"fits-{uuid4().hex[:8]}"
-    names = list(specs)
-    shares = [names[first :: demand.room] for first in range(min(demand.room, len(names)))]
+    shares = deal(specs, demand.room)
 
     def start(chosen: list[str]) -> _Lane:
         lane = f"lane-{chosen[0]}"

@@ -144,6 +144,11 @@ def _refuse_little_memory(workers: int) -> None:
         raise ClusterError(msg)
 
 
+def workers_in_memory() -> int:
+    """How many workers this machine, or its container, has memory for, each of a small network."""
+    return 1 + max(0, memory_limit() - LEAST_MEMORY) // MEMORY_OF_A_WORKER
+
+
 def provide_token(log_file: Path) -> None:
     """Give a local Ray a token where it cannot keep one in the home folder, as in some containers."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
@@ -68,11 +69,13 @@ def prepare_worker(asked: Asked) -> ActorHandle | None:
 
     Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
     is asked for, that is said when it is asked for.
+
+    It holds one core, for on how many it trains is not decided yet (`lanes.share_cores`): others may train beside it.
     """
     with contextlib.suppress(ClusterError):
         demand = plan_demand(list_nodes(), asked)
         if demand.is_one and not demand.use_gpu:
-            return _start(demand, name=NAME, namespace=NAMESPACE)
+            return _start(replace(demand, cpus=1), name=NAME, namespace=NAMESPACE)
     return None
 
 

@@ -27,7 +27,7 @@ from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
 from pipelines.cli.pages.rows import Row
-from pipelines.formats import duration, shown, size
+from pipelines.formats import cores_in_words, duration, shown, size
 from pipelines.logs import own_stderr
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared
@@ -151,7 +151,7 @@ class LiveTable(Observer):
 
     def resources(self, demand: TrialDemand, checkpoint_bytes: int) -> None:
         """What the search will hold of the cluster and of the disk."""
-        holds = f"{demand.cpus} core{'s' if demand.cpus > 1 else ''}"
+        holds = cores_in_words(demand.cpus)
         holds += f" and {demand.gpus:g} GPU" if demand.gpus else ""
         at_a_time = f"{demand.room} trials at a time" if demand.room > 1 else "one trial at a time"
         self._line(
