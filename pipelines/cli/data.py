@@ -12,6 +12,7 @@ from pipelines.cli.options import (
     Quiet,
     Set,
 )
+from pipelines.cli.pages.output import say_loading
 from pipelines.request import (
     load_settings,
     refuse_missing_data,
@@ -29,6 +30,7 @@ def check(
     """Scan a data set and say what is wrong with it, before anything is spent."""
     whole = load_settings(config, path, settings=settings)
     refuse_missing_data(whole)
+    say_loading(quiet=quiet)
     from pipelines.cli.pages.findings import show_check  # noqa: PLC0415
 
     show_check(whole, as_json=as_json, quiet=quiet, open_page=open_page)
@@ -46,6 +48,7 @@ def preview(
     """Draw what the model will see: originals, filtered and augmented pictures."""
     whole = load_settings(config, data, [arch], settings)
     refuse_missing_data(whole)
+    say_loading(quiet=quiet)
     from pipelines.cli.pages.preview import show_preview  # noqa: PLC0415
 
     show_preview(whole, out, as_json=as_json, quiet=quiet)

@@ -17,7 +17,7 @@ from pipelines.cli.options import (
     SomeArchs,
     with_run_options,
 )
-from pipelines.cli.pages.output import print_json
+from pipelines.cli.pages.output import print_json, say_loading
 from pipelines.request import (
     TUNE_TRIALS,
     Request,
@@ -92,6 +92,7 @@ def _run(
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
 
     refuse_silence(config.cluster)
+    say_loading(quiet=flags.quiet)
     log_file = log_to_file(Path(config.storage))
     # Before the imports, which take as long as it does, and give way to it: what it takes longer is more, for it looks
     # once a second whether its processes are there.

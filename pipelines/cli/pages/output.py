@@ -25,6 +25,13 @@ def make_console() -> Console:
     return console
 
 
+def say_loading(*, quiet: bool) -> None:
+    """Before the imports of a command that takes long: seconds, and many of them on a busy machine."""
+    if not quiet:
+        sys.stderr.write("loading torch and MLflow\n")
+        sys.stderr.flush()
+
+
 def titled_table(title: str) -> Table:
     """A table without lines, under a title."""
     return Table(
