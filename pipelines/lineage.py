@@ -20,6 +20,7 @@ from imgrec.tracking.tags import (
     ARITHMETIC,
     BEGINS_WITH,
     COMMAND,
+    CORES,
     DEVICES,
     NETWORKS,
     PARITY,
@@ -70,6 +71,7 @@ class Lineage:
         seed: Of training.
         arithmetic: fp32, bf16 or fp16.
         devices: That trained it.
+        cores: Of each worker; 0 where an earlier imgrec trained it.
         search: None where the settings were not searched for.
         epoch: That was kept.
         code: Version of the code; `+` and a hash of the package's source.
@@ -94,6 +96,7 @@ class Lineage:
     seed: int
     arithmetic: str
     devices: str
+    cores: int
     search: Chosen | None
     epoch: int
     code: str
@@ -148,6 +151,7 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
         seed=int(version.tags.get("seed", config["seed"])),
         arithmetic=version.tags.get("precision", tags.get(ARITHMETIC + arch, "")),
         devices=tags.get(DEVICES, ""),
+        cores=int(tags.get(CORES, 0)),
         search=_chosen(tracking, run),
         epoch=int(run.metrics.get("best_epoch", 0)),
         code=version.tags.get("code.version", ""),

@@ -15,16 +15,18 @@ from imgrec.config.architectures.architecture import COMPACT, REGISTERED
 from imgrec.config.branch import make_branch
 from imgrec.distributed.local import start_local
 from imgrec.errors import TrackingError
+from imgrec.machine import available_cores
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.place import SQLITE
 from imgrec.tracking.versions import fetch_classifier
 from imgrec.version import code_version
+from pipelines.formats import cores_in_words
 from pipelines.lineage import Lineage
 from pipelines.observer import Observer
 from pipelines.run import run
 from pipelines.start import Start
 
-SECTIONS = ("data", "pretrained", "calibrate", "cluster")
+SECTIONS = ("data", "pretrained", "calibrate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ def reproduce(
         changed.append(f"the pictures of {lineage.source} are others")
     if lineage.code != code_version():
         changed.append(f"the code was {lineage.code} and is {code_version()}")
+    if lineage.cores and config.cluster.cpus_per_worker != lineage.cores:
+        changed.append(
+            f"workers had {cores_in_words(lineage.cores)} each, and this machine has fewer"
+        )
     return Reproduced(
         same=largest == 0.0,
         largest=largest,
@@ -90,6 +96,9 @@ def again(lineage: Lineage, folder: Path) -> Config:
     branch = make_branch(arch, config[arch]["written"], {})
     if branch.model.is_open and lineage.network:
         branch = branch.with_network(lineage.network, pretrained=lineage.network != COMPACT)
+    cluster = dict(config.get("cluster", {}))
+    if lineage.cores and (cluster.get("address") or lineage.cores <= available_cores()):
+        cluster["cpus_per_worker"] = lineage.cores
     written = {part: dict(values) for part, values in branch.written.items()}
     if lineage.arithmetic:
         written["train"]["precision"] = lineage.arithmetic
@@ -105,6 +114,7 @@ def again(lineage: Lineage, folder: Path) -> Config:
         "tracking": {"uri": f"{SQLITE}{folder / 'mlflow.db'}"},
         "report": {"corrupted": 0},
         **{section: config.get(section, {}) for section in SECTIONS},
+        "cluster": cluster,
         arch: written,
     }
     file = folder / "again.toml"

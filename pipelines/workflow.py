@@ -12,11 +12,10 @@ from imgrec.distributed.lanes import share_cores
 from imgrec.distributed.local import workers_in_memory
 from imgrec.distributed.session import Session
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import LANES
+from imgrec.tracking.tags import CORES
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.spec import FitSpec
 from pipelines.costs.timing import StageClock
-from pipelines.formats import cores_in_words
 from pipelines.observer import Observer
 from pipelines.prepare import Prepared
 from pipelines.record.ledger import Ledger
@@ -72,8 +71,7 @@ class Workflow:
                 spec for spec in self.prepared.specs.values() for _ in range(self.config.seeds)
             ]
             demand = share_cores(demand, specs, workers_in_memory())
-        if demand.room > 1:
-            self.run.set_tags({LANES: f"{demand.room} of {cores_in_words(demand.cpus)}"})
+        self.run.set_tags({CORES: demand.cpus})
         return demand
 
     def left_of(self, spec: FitSpec) -> Fitted | Path | None:

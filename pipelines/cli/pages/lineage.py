@@ -76,6 +76,7 @@ def _rows(lineage: Lineage) -> list[tuple[str, str]]:
         ("seed", str(lineage.seed)),
         ("kept epoch", str(lineage.epoch)),
         ("arithmetic", f"{lineage.arithmetic}, trained on {lineage.devices}"),
+        ("cores", f"{lineage.cores} for each worker" if lineage.cores else ""),
         ("code", lineage.code),
         ("parity", _parity(lineage)),
         ("run", lineage.run_id),
@@ -84,7 +85,7 @@ def _rows(lineage: Lineage) -> list[tuple[str, str]]:
     if search:
         chosen = ", ".join(f"{key} = {shown(one)}" for key, one in search.settings.items())
         text = f"trial {search.trial} of {search.trials}: {chosen or 'the defaults'} (run {search.run_id[:12]})"
-        rows.insert(11, ("search", text))
+        rows.insert(12, ("search", text))
     rows += [
         ("decision", f"{one.outcome}: {one.reason} ({one.asked_by})") for one in lineage.decisions
     ]

@@ -9,7 +9,9 @@ from pipelines.lineage import Chosen, Lineage
 from pipelines.reproduce import again
 
 
-def lineage(settings: list[str], network: str, search: Chosen | None = None) -> Lineage:
+def lineage(
+    settings: list[str], network: str, search: Chosen | None = None, cores: int = 0
+) -> Lineage:
     """Of a cnn, from the settings as a run keeps them."""
     config = load_config(None, ["data.source='/data/photos'", *settings])
     written = config.model_dump(mode="json", exclude={"branches"})
@@ -30,6 +32,7 @@ def lineage(settings: list[str], network: str, search: Chosen | None = None) -> 
         seed=7,
         arithmetic="bf16",
         devices="",
+        cores=cores,
         search=search,
         epoch=1,
         code="",
@@ -59,6 +62,18 @@ def test_everything_that_decided_the_weights_is_kept(tmp_path: Path) -> None:
     assert branch.preprocess.shift == 0.1
     assert config.data.source == "/data/photos"
     assert config.data.image_size == (48, 64)
+
+
+def test_as_many_cores_are_taken_as_had_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They decide the last bits of the weights: four models side by side had fewer each than one alone has."""
+    monkeypatch.setattr("pipelines.reproduce.available_cores", lambda: 4)
+    joined = ["cluster.address='10.0.0.1:6379'"]
+
+    assert again(lineage([], "compact", cores=1), tmp_path).cluster.cpus_per_worker == 1
+    assert again(lineage([], "compact", cores=8), tmp_path).cluster.cpus_per_worker == 0
+    assert again(lineage(joined, "compact", cores=8), tmp_path).cluster.cpus_per_worker == 8
 
 
 @pytest.mark.parametrize(
