@@ -32,8 +32,9 @@ def load(model: str | Path, *, uri: str = "", storage: str | Path = "mlruns") ->
         ClassifierError: its files are not as they were registered, or of another version of imgrec.
     """
     # Only now: torch and MLflow take seconds to import, and the version is wanted without them.
-    from imgrec.classifier import Classifier, is_folder_of  # noqa: PLC0415
+    from imgrec.classifier import Classifier  # noqa: PLC0415
     from imgrec.config import TrackingConfig  # noqa: PLC0415
+    from imgrec.named import is_folder_of  # noqa: PLC0415
 
     if is_folder_of(model):
         return Classifier.load(Path(model))

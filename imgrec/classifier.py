@@ -32,6 +32,7 @@ from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.models.build import keep_fp32, lay_out
 from imgrec.models.torchvision_network import TorchvisionNetwork
+from imgrec.named import CARD
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
 from imgrec.preprocess.view import View
 from imgrec.promises import Abstention, PredictionSets
@@ -40,7 +41,6 @@ FORMAT = 6
 READ = (4, 5, 6)
 OF_TORCHVISION = 4
 """The format whose networks, but compact ones, are torchvision's; its pictures are stored as the model sees them."""
-CARD = "classifier.json"
 WEIGHTS = "model.safetensors"
 TINY = 1e-9
 """The share of a class that does not occur: its logarithm stays a number."""
@@ -296,12 +296,6 @@ class Classifier:
             return torch.zeros_like(probabilities, dtype=torch.bool)
         inside = probabilities.double() >= torch.tensor(self.card.sets.thresholds).double()
         return inside.scatter_(1, labels[:, None], value=True)
-
-
-def is_folder_of(model: str | Path) -> bool:
-    """Whether a name is that of a folder: one with a classifier, or a path. A registered model may have any folder's name."""
-    path = Path(model)
-    return (path / CARD).is_file() or (path.is_dir() and len(path.parts) > 1)
 
 
 def read_card(folder: Path) -> Card:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imgrec.classifier import is_folder_of
 from imgrec.config import Config, load_config
 from imgrec.errors import ConfigError, TrackingError
+from imgrec.named import is_folder_of
 from imgrec.serving.guard import TOKEN
 from imgrec.serving.source import Fetched, FolderSource, ModelSource
 from imgrec.tracking.connection import Tracking, connect

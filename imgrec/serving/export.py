@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from imgrec.classifier import CARD, WEIGHTS, Classifier
+from imgrec.classifier import WEIGHTS, Classifier
 from imgrec.data.content import InMemoryFile
 from imgrec.data.guarded import decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
@@ -31,6 +31,7 @@ from imgrec.evaluation.golden import (
     compare_answers,
     golden_answers,
 )
+from imgrec.named import CARD
 
 Format = Literal["folder", "torch", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)

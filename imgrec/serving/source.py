@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from imgrec.classifier import CARD, WEIGHTS
+from imgrec.classifier import WEIGHTS
 from imgrec.errors import ClassifierError, reason_of
 from imgrec.models.weights import hash_of
+from imgrec.named import CARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,12 +171,23 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Say what is in pictures, with a registered model."""
-    from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415
+    from pipelines.cli.pages.found import finding  # noqa: PLC0415
 
     loaded = load_settings(config, settings=settings)
-    show_predictions(
-        loaded, model, files, priors=priors, out=out, top=top, as_json=as_json, quiet=quiet
-    )
+    with finding(loaded, model) as find:
+        from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415 - beside it
+
+        show_predictions(
+            loaded,
+            model,
+            find,
+            files,
+            priors=priors,
+            out=out,
+            top=top,
+            as_json=as_json,
+            quiet=quiet,
+        )
 
 
 def export(
@@ -196,9 +207,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model for other programs, held to its golden pictures."""
-    from pipelines.cli.pages.exported import export_model  # noqa: PLC0415
+    from pipelines.cli.pages.found import finding  # noqa: PLC0415
 
-    export_model(load_settings(config, settings=settings), model, form, out, as_json=as_json)
+    with finding(load_settings(config, settings=settings), model) as find:
+        from pipelines.cli.pages.exported import export_model  # noqa: PLC0415 - beside it
+
+        export_model(find, model, form, out, as_json=as_json)
 
 
 def serve(

@@ -1,21 +1,23 @@
 """A model in another form: what was written, and how alike it answers."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from imgrec.classifier import Classifier, is_folder_of
-from imgrec.config import Config
+from imgrec.classifier import Classifier
 from imgrec.errors import ConfigError
+from imgrec.named import is_folder_of
 from imgrec.serving.export import FORMATS, Format, export
 from pipelines.cli.pages.output import print_json
-from pipelines.cli.pages.predictions import folder_of
 
 SUFFIXES: dict[Format, str] = {"folder": "-exported", "torch": ".pt2", "onnx": ".onnx"}
 """Not the model's own name: a folder of that name would be taken for the model from then on."""
 
 
-def export_model(config: Config, model: str, form: str, out: Path | None, *, as_json: bool) -> None:
-    """Write a model in another form.
+def export_model(
+    find: Callable[[], Path], model: str, form: str, out: Path | None, *, as_json: bool
+) -> None:
+    """Write a model, which `find` says the place of, in another form.
 
     Raises:
         ConfigError: there is no such form, or something is there already.
@@ -26,7 +28,7 @@ def export_model(config: Config, model: str, form: str, out: Path | None, *, as_
     if chosen is None:
         msg = f"--format {form}: must be one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
-    folder = folder_of(config, model)
+    folder = find()
     if out is None:
         name = model.removeprefix("models:/").rstrip("/")
         name = Path(name).name if is_folder_of(model) else name.replace("/", "-").replace("@", "-")

@@ -1,7 +1,7 @@
 """What is in pictures, according to a registered model."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from imgrec.classifier import CARD, WEIGHTS, Classifier, Prediction, is_folder_of
+from imgrec.classifier import WEIGHTS, Classifier, Prediction
 from imgrec.config import Config
 from imgrec.data.sources.sample import Named
 from imgrec.distributed.address import cluster_address
 from imgrec.errors import UnreadError
 from imgrec.models.weights import hash_of
+from imgrec.named import CARD
 from imgrec.priors import read_shares
-from pipelines.cli.pages.output import make_console, open_record, print_json
+from pipelines.cli.pages.output import make_console, print_json
 from pipelines.predict import PART, Answer, Here, list_pictures, predict_into, refuse_ending
 
 RUNNERS_UP = 3
@@ -33,6 +34,7 @@ RUNNERS_UP = 3
 def show_predictions(
     config: Config,
     model: str,
+    find: Callable[[], Path],
     names: list[str],
     *,
     priors: str,
@@ -45,7 +47,8 @@ def show_predictions(
 
     Args:
         config: Names the MLflow.
-        model: Registered, or a folder.
+        model: What somebody calls it.
+        find: Says where it lies.
         names: As `list_pictures` takes them.
         priors: How frequent classes are among them: `cat=0.9,dog=0.1`, `even`, or empty for as in the data.
         out: A file for the answers; None prints them.
@@ -63,7 +66,7 @@ def show_predictions(
     if out is not None:
         refuse_ending(out)
     named = list_pictures(names, config.data, Path(config.storage) / "downloads")
-    folder = folder_of(config, model)
+    folder = find()
     classifier = Classifier.load(folder)
     if priors:
         classifier = classifier.with_priors(read_shares(priors, classifier.card.class_names))
@@ -177,14 +180,3 @@ def _print(answered: list[tuple[str, Prediction]], unread: list[tuple[str, str]]
         console.print(table)
     for name, reason in unread:
         console.print(Text(f"{name}: {reason}", style="yellow"), soft_wrap=True)
-
-
-def folder_of(config: Config, model: str) -> Path:
-    """A classifier in a folder: that of a registered model, or the one that is named."""
-    if is_folder_of(model):
-        return Path(model)
-    # Only now: a classifier in a folder needs no MLflow, which takes a second to import.
-    from imgrec.tracking.versions import fetch_classifier  # noqa: PLC0415
-
-    tracking = open_record(config)
-    return fetch_classifier(tracking, model)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imgrec.classifier import CARD, WEIGHTS, Classifier
+from imgrec.classifier import WEIGHTS, Classifier
 from imgrec.errors import ClassifierError
 from imgrec.models.torchvision_network import TorchvisionNetwork
+from imgrec.named import CARD
 
 OLD_CARD = {
     "format": 4,

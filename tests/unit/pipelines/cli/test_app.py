@@ -21,12 +21,20 @@ def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_start_of_a_run_imports_neither_ray_train_nor_what_draws() -> None:
-    """A second of a core, which a Ray that comes up beside it is in need of."""
-    code = (
-        "import sys, pipelines.start; "
-        "print([m for m in ('ray.train', 'ray.tune', 'matplotlib', 'torchvision') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("begun", "not_yet"),
+    [
+        ("pipelines.start", ("ray.train", "ray.tune", "matplotlib", "torchvision")),
+        ("pipelines.cli.pages.found", ("torch", "mlflow", "ray")),
+        ("pipelines.cli.pages.predictions", ("mlflow", "ray")),
+    ],
+    ids=["a run", "a model is on its way", "predict"],
+)
+def test_what_others_are_in_need_of_a_core_for_is_not_imported(
+    begun: str, not_yet: tuple[str, ...]
+) -> None:
+    """A Ray that comes up beside it, or a process that asks MLflow where a model lies."""
+    code = f"import sys, {begun}; print([m for m in {not_yet} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
