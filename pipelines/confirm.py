@@ -1,7 +1,7 @@
 """The best trials of a search once more, with other seeds: what was luck with one seed is not there with the next."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def confirm(
         arithmetics: In which they were trained.
     """
     config = workflow.config
+    specs: list[FitSpec] = []
     fits: dict[str, _Fit] = {}
     begun: dict[str, Path] = {}
     found: dict[Arch, dict[int, list[float]]] = {}
@@ -50,6 +51,7 @@ def confirm(
             for turn in range(1, config.search.confirm + 1):
                 spec = spec_with(workflow.prepared, arch, trial.settings)
                 spec = in_arithmetic(replace(spec, seed=config.seed + turn), arithmetics)
+                specs.append(spec)
                 one = _Fit(workflow, arch, trial.number, spec, run)
                 if one.key in known:
                     scores.append(known[one.key].metrics["best_val_macro_f1"])
@@ -61,7 +63,7 @@ def confirm(
                 fits[one.name] = one
                 if left:
                     begun[one.name] = left
-    for one, score in _train(workflow, fits, begun):
+    for one, score in _train(workflow, specs, fits, begun):
         found[one.arch][one.number].append(score)
     confirmed = {
         arch: {
@@ -77,16 +79,19 @@ def confirm(
 
 
 def _train(
-    workflow: Workflow, fits: "Mapping[str, _Fit]", begun: Mapping[str, Path]
+    workflow: Workflow,
+    specs: Sequence[FitSpec],
+    fits: "Mapping[str, _Fit]",
+    begun: Mapping[str, Path],
 ) -> "Iterator[tuple[_Fit, float]]":
-    """Train what is left, and yield each with its score; what fails is said and left out."""
+    """Train what is left of these, and yield each with its score; what fails is said and left out."""
     if not fits:
         return
     outcomes = fit_on_workers(
         workflow.session(),
         {name: one.spec for name, one in fits.items()},
         workflow.config.cluster,
-        workflow.demand,
+        workflow.demand_of(specs),
         storage=workflow.work / "confirm",
         on_event=lambda *_: None,
         resume=begun,

@@ -17,7 +17,7 @@ from imgrec.distributed.session import Session, ray_session
 from imgrec.errors import ClusterError, ImgrecError
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.health import Health, client_version, examine
-from pipelines.formats import size
+from pipelines.formats import cores_in_words, size
 from pipelines.logs import chatter_to, log_to_file
 from pipelines.observer import Observer
 from pipelines.request import Request, RunFlags
@@ -198,7 +198,7 @@ def _ports(surveys: Sequence[Survey]) -> list[Finding]:
 def _needs(session: Session, config: Config) -> list[Finding]:
     demand = plan_demand(session.nodes, config.cluster)
     kind = "a GPU each" if demand.use_gpu else "no GPU"
-    text = f"{demand.workers} with {demand.cpus} core{'s' if demand.cpus > 1 else ''} and {kind}; {demand.room} model{'s' if demand.room > 1 else ''} at a time"
+    text = f"{demand.workers} with {cores_in_words(demand.cpus)} and {kind}; {demand.room} model{'s' if demand.room > 1 else ''} at a time"
     findings = [Finding("ok", "workers", text)]
     if config.search.wanted:
         trials = plan_trials(session.nodes, config.search, config.cluster)

@@ -151,7 +151,7 @@ def find_lineage(tracking: Tracking, model: str) -> Lineage:
         seed=int(version.tags.get("seed", config["seed"])),
         arithmetic=version.tags.get("precision", tags.get(ARITHMETIC + arch, "")),
         devices=tags.get(DEVICES, ""),
-        cores=int(tags.get(CORES, 0)),
+        cores=int(version.tags.get(CORES, 0)),
         search=_chosen(tracking, run),
         epoch=int(run.metrics.get("best_epoch", 0)),
         code=version.tags.get("code.version", ""),

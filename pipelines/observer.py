@@ -48,20 +48,20 @@ class Observer(Protocol):
     def searched(self, arch: Arch, result: Searched) -> None:
         """A search is over."""
 
-    def will_train(self, arch: Arch, spec: FitSpec) -> None:
-        """An architecture is to be trained."""
+    def will_train(self, specs: Mapping[str, FitSpec]) -> None:
+        """An architecture is to be trained, with one seed or several: `cnn`, `cnn seed 1`, ..., the first by its name alone."""
 
-    def trained_already(self, arch: Arch) -> None:
-        """Its best trial, or a run that was interrupted, has trained it to the end."""
+    def trained_already(self, name: str) -> None:
+        """The best trial, or a run that was interrupted, has trained this one to the end."""
 
-    def worker(self, arch: Arch, event: ProgressEvent) -> None:
-        """Something came from the workers that train it."""
+    def worker(self, name: str, event: ProgressEvent) -> None:
+        """Something came from the workers that train this one."""
 
-    def evaluating(self, arch: Arch) -> None:
-        """Training has ended; the test split is next."""
+    def evaluating(self, name: str) -> None:
+        """This one is trained; the test split is next."""
 
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""
 
-    def failed(self, arch: Arch, error: Exception) -> None:
-        """An architecture ended without a model."""
+    def failed(self, name: str, error: Exception) -> None:
+        """An architecture, or one of its seeds, ended without a model."""

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from imgrec.classifier import WEIGHTS
-from imgrec.config import Config, load_config
+from imgrec.config import ClusterConfig, Config, load_config
 from imgrec.config.architectures.architecture import COMPACT, REGISTERED
 from imgrec.config.branch import make_branch
+from imgrec.distributed.address import cluster_address
 from imgrec.distributed.local import start_local
 from imgrec.errors import TrackingError
 from imgrec.machine import available_cores
@@ -78,9 +79,9 @@ def reproduce(
         changed.append(f"the pictures of {lineage.source} are others")
     if lineage.code != code_version():
         changed.append(f"the code was {lineage.code} and is {code_version()}")
-    if lineage.cores and config.cluster.cpus_per_worker != lineage.cores:
+    if lineage.cores and not _has_cores(config.cluster, lineage.cores):
         changed.append(
-            f"workers had {cores_in_words(lineage.cores)} each, and this machine has fewer"
+            f"workers had {cores_in_words(lineage.cores)} each, and here they have others"
         )
     return Reproduced(
         same=largest == 0.0,
@@ -97,7 +98,7 @@ def again(lineage: Lineage, folder: Path) -> Config:
     if branch.model.is_open and lineage.network:
         branch = branch.with_network(lineage.network, pretrained=lineage.network != COMPACT)
     cluster = dict(config.get("cluster", {}))
-    if lineage.cores and (cluster.get("address") or lineage.cores <= available_cores()):
+    if lineage.cores and _has_cores(ClusterConfig(**cluster), lineage.cores):
         cluster["cpus_per_worker"] = lineage.cores
     written = {part: dict(values) for part, values in branch.written.items()}
     if lineage.arithmetic:
@@ -120,6 +121,11 @@ def again(lineage: Lineage, folder: Path) -> Config:
     file = folder / "again.toml"
     file.write_text(tomli_w.dumps(_without_none(document)), encoding="utf-8")
     return load_config(file)
+
+
+def _has_cores(cluster: ClusterConfig, cores: int) -> bool:
+    """Whether each worker can have so many on this machine; of a cluster nobody knows yet what it has."""
+    return not cluster_address(cluster) and cores * cluster.least_workers <= available_cores()
 
 
 def _without_none(document: Mapping[str, Any]) -> dict[str, Any]:

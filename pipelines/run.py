@@ -61,9 +61,10 @@ def run(start: Start, *, command: str = "", profile: bool = False) -> Summary:
         specs = {
             arch: ledger.seeds(spec_with(ledger.prepared, arch, _settings(searches, arch)))
             for arch in _pretrained_first(ledger.prepared)
-            if arch not in models and arch not in failures
+            if arch not in failures
         }
-        for arch, outcome in train(workflow, specs, searches, profile=profile).items():
+        trained = train(workflow, specs, searches, done=models, profile=profile)
+        for arch, outcome in trained.items():
             if isinstance(outcome, TrainingError):
                 failures[arch] = str(outcome)
             else:

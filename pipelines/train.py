@@ -1,11 +1,11 @@
 """From settings to a registered model: fit, evaluate, register, for several architectures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgrec.classifier import Classifier
-from imgrec.config import Arch
+from imgrec.config import Arch, Config
 from imgrec.distributed.demand import idle_gpus
 from imgrec.distributed.events import ProgressEvent, Started
 from imgrec.distributed.fit import Fitted, fit_on_workers
@@ -48,6 +48,7 @@ def train(
     specs: Mapping[Arch, Sequence[FitSpec]],
     searches: Mapping[Arch, Searched],
     *,
+    done: Container[Arch] = (),
     profile: bool = False,
 ) -> dict[Arch, ModelOutcome]:
     """Train and score, and register each architecture's best seed as it ends; one that fails stops no other.
@@ -57,21 +58,24 @@ def train(
 
     Args:
         workflow: The run that the models' runs stand below.
-        specs: What to train: of each architecture one spec for each seed.
+        specs: What the run trains: of each architecture one spec for each seed.
         searches: What has chosen their settings.
+        done: Architectures whose models are on record.
         profile: Trace some steps of each.
     """
     groups = {
-        arch: _Seeds(workflow, arch, each, searches.get(arch)) for arch, each in specs.items()
+        arch: _Seeds(workflow, arch, each, searches.get(arch))
+        for arch, each in specs.items()
+        if arch not in done
     }
     begun: dict[str, Path] = {}
     waiting: dict[str, _Model] = {}
-    for arch, group in groups.items():
+    for group in groups.values():
         for model in group.models:
             left = workflow.left_of(model.spec)
             if isinstance(left, Fitted):
                 workflow.clock.enter("register")
-                workflow.observer.trained_already(arch)
+                workflow.observer.trained_already(model.told)
                 group.ended(model, left)
                 continue
             waiting[model.name] = model
@@ -82,10 +86,10 @@ def train(
     session = workflow.session()
     arithmetics = decide_arithmetic(workflow)
     _say_what_is_idle(workflow, session, len(waiting))
-    demand = workflow.demand
-    if session.is_local and demand.room > 1 and len(waiting) > 1:
+    demand = workflow.demand_of([spec for each in specs.values() for spec in each])
+    if session.is_local and demand.is_one and demand.room > 1 and not demand.use_gpu:
         workflow.observer.note(
-            f"{min(demand.room, len(waiting))} models are trained at a time, on {cores_in_words(demand.cpus)} each"
+            f"small networks: {demand.room} at a time, on {cores_in_words(demand.cpus)} each"
         )
     workflow.begin("train")
     fits = fit_on_workers(
@@ -100,9 +104,9 @@ def train(
         answers=True,
     )
     with PatientImport(SCORING) as imports:
-        for done, (name, outcome) in enumerate(fits, start=1):
+        for number, (name, outcome) in enumerate(fits, start=1):
             imports.wait()
-            if done == len(waiting):  # nothing is left to train
+            if number == len(waiting):  # nothing is left to train
                 workflow.clock.enter("register")
                 if session.is_local:
                     workflow.let_ray_go()
@@ -119,6 +123,12 @@ def _say_what_is_idle(workflow: Workflow, session: Session, models: int) -> None
         )
 
 
+def told_of(config: Config, spec: FitSpec) -> str:
+    """What a model is called while it is trained: `cnn`; with other seeds than the first `cnn seed 1`."""
+    arch = spec.model.arch
+    return arch if spec.seed == config.seed else f"{arch} seed {spec.seed}"
+
+
 class _Seeds:
     """An architecture trained with one seed or several, of which the best on validation is registered."""
 
@@ -131,7 +141,7 @@ class _Seeds:
     ) -> None:
         self._workflow, self._arch = workflow, arch
         self._known = workflow.ledger.scored(specs)
-        workflow.observer.will_train(arch, specs[0])
+        workflow.observer.will_train({told_of(workflow.config, spec): spec for spec in specs})
         self.models = [
             _Model(workflow, arch, spec, search) for spec in specs if spec.key not in self._known
         ]
@@ -204,6 +214,7 @@ class _Model:
     ) -> None:
         ledger = workflow.ledger
         self.name = name_of(ledger.config, spec)
+        self.told = told_of(ledger.config, spec)
         self.arch, self.spec = arch, spec
         self._workflow = workflow
         self._scored: _Scored | None = None
@@ -235,7 +246,7 @@ class _Model:
             self._workflow.clock.enter("fit")
         if isinstance(event, EpochReport):
             self._curves.add(event.epoch, event.metrics)
-        self._workflow.observer.worker(self.arch, event)
+        self._workflow.observer.worker(self.told, event)
 
     def score(self, fitted: Fitted) -> None:
         """Training has ended: what came of it, on record."""
@@ -243,7 +254,7 @@ class _Model:
         for epoch, values in enumerate(fitted.history, start=1):
             self._curves.add(epoch, values)  # what another process had trained
         self._curves.flush()
-        self._workflow.observer.evaluating(self.arch)
+        self._workflow.observer.evaluating(self.told)
         of_val, of_test = read_answers(fitted.folder, prepared.splits) or (None, None)
         built = build_classifier(prepared, self.spec, fitted.best, fitted.precision, of_val)
         classifier = built.classifier
@@ -301,4 +312,4 @@ class _Model:
         self._curves.flush()
         self._run.set_tags({"failure": error})
         self._run.end("FAILED")
-        self._workflow.observer.failed(self.arch, error)
+        self._workflow.observer.failed(self.told, error)

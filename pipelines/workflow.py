@@ -1,6 +1,6 @@
 """What the stages of a run share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +9,9 @@ from imgrec.config import Config
 from imgrec.distributed.demand import Demand, plan_demand
 from imgrec.distributed.fit import Fitted, load_fitted
 from imgrec.distributed.lanes import share_cores
-from imgrec.distributed.local import workers_in_memory
+from imgrec.distributed.local import memory_for_more
 from imgrec.distributed.session import Session
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import CORES
 from imgrec.training.checkpoint import latest_state
 from imgrec.training.spec import FitSpec
 from pipelines.costs.timing import StageClock
@@ -57,22 +56,26 @@ class Workflow:
 
     @cached_property
     def demand(self) -> Demand:
-        """What the fits hold of the cluster: the same for whoever goes on with the run, whatever is left to do.
+        """What a fit holds of the cluster, if it is the only one.
 
         Raises:
             ClusterError: it can never give so much.
         """
-        session, cluster = self.session(), self.config.cluster
-        demand = plan_demand(session.nodes, cluster)
-        is_alone = session.is_local and demand.is_one and not demand.use_gpu
-        # What a time leaves room for was measured on all cores.
-        if is_alone and not (cluster.cpus_per_worker or self.prepared.paces):
-            specs = [
-                spec for spec in self.prepared.specs.values() for _ in range(self.config.seeds)
-            ]
-            demand = share_cores(demand, specs, workers_in_memory())
-        self.run.set_tags({CORES: demand.cpus})
-        return demand
+        return plan_demand(self.session().nodes, self.config.cluster)
+
+    def demand_of(self, specs: Sequence[FitSpec]) -> Demand:
+        """What each of several fits holds: where small networks share the cores of this machine, some of them.
+
+        Args:
+            specs: All of them, also those that are trained already: whoever goes on with the run decides the same.
+        """
+        demand, cluster = self.demand, self.config.cluster
+        is_alone = self.session().is_local and demand.is_one and not demand.use_gpu
+        # What a time leaves room for is measured on all cores.
+        has_budget = self.prepared.paces or any(b.train.budget for b in self.config.branches)
+        if not is_alone or cluster.cpus_per_worker or has_budget:
+            return demand
+        return share_cores(demand, specs, memory_for_more())
 
     def left_of(self, spec: FitSpec) -> Fitted | Path | None:
         """What an interrupted run, or a trial, has left of a fit: all of it, a checkpoint, or nothing."""

@@ -7,6 +7,7 @@ while it trains. What they are for, groups of workers and nodes that come and go
 import logging
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from imgrec.distributed.demand import Demand
@@ -16,7 +17,7 @@ from imgrec.distributed.trainer import how_it_ended
 from imgrec.distributed.worker import MOST_EXCUSED, LaneSpec
 
 
-def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
+def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand, worker: ActorHandle) -> None:
     """Train the models of a lane, and go on from their last checkpoints where the worker died.
 
     The worker itself counts how often one has died while it trained, and gives the lane up.
@@ -24,7 +25,8 @@ def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
     Args:
         session: Of this machine's own Ray.
         lane_spec: What to train.
-        demand: What the worker holds.
+        demand: What a worker holds.
+        worker: The first, which is up or comes up.
 
     Raises:
         RayActorError: workers died while they were started, more often than they may.
@@ -34,7 +36,6 @@ def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
     most = lane_spec.max_failures + MOST_EXCUSED * len(lane_spec.specs)
     for left in range(most, -1, -1):
         begun = lane_spec.mailbox.starts(lane_spec.lane)
-        worker = start_worker(session.prepared, demand)
         try:
             ray.get(worker.train.remote(lane_spec))
         except (RayActorError, RayTaskError) as error:
@@ -55,3 +56,4 @@ def train_alone(session: Session, lane_spec: LaneSpec, demand: Demand) -> None:
             # Its memory is whole again for the next one, or for the driver, which is going to score.
             if not session.is_over():
                 ray.kill(worker)
+        worker = start_worker([], demand)

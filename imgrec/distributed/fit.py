@@ -27,6 +27,7 @@ from imgrec.distributed.alone import train_alone
 from imgrec.distributed.demand import Demand, spare_cores
 from imgrec.distributed.events import Failed, Finished, Mailbox, ProgressEvent, Started
 from imgrec.distributed.lanes import deal
+from imgrec.distributed.lone_worker import start_worker
 from imgrec.distributed.session import Session
 from imgrec.distributed.trainer import LaneConfig, has_died, how_it_ended, train
 from imgrec.distributed.worker import ANSWER_SECONDS, MOST_EXCUSED, PROFILE, LaneSpec, work
@@ -58,6 +59,7 @@ class Fitted:
         gpu_name: The GPU's name; empty on a CPU.
         gpu_bytes: The most memory that was taken on it.
         precision: `bf16`, `fp16` or `fp32`.
+        threads: Of each worker on its cores, those that trained it last; 0 where an earlier imgrec trained it.
         folder: Where it lies, with what the workers have answered (`read_answers`).
         profile: A trace of some steps, if one was asked for.
     """
@@ -73,6 +75,7 @@ class Fitted:
     gpu_name: str
     gpu_bytes: int
     precision: str
+    threads: int
     folder: Path
     profile: tuple[Path, ...] = ()
 
@@ -99,6 +102,7 @@ def load_fitted(folder: Path, *, restarts: int = 0) -> Fitted:
         gpu_name=state["gpu_name"],
         gpu_bytes=state["gpu_bytes"],
         precision=state["precision"],
+        threads=state.get("threads", 0),
         folder=folder,
         profile=tuple(sorted((folder / PROFILE).glob("*"))),
     )
@@ -135,7 +139,7 @@ def fit_on_workers(
         session: A Ray that is up.
         specs: What to train, by name.
         cluster: How many workers, and with what.
-        demand: What `plan_demand` counts for these nodes.
+        demand: What `plan_demand` counts for these nodes, or of that what `share_cores` leaves each lane.
         storage: Folder for checkpoints, seen by every node. Each call makes one of its own in it, for Ray continues
             what it finds under a lane's name, whatever models the lane has now.
         on_event: Told in this process how each model goes; every epoch once.
@@ -152,7 +156,7 @@ def fit_on_workers(
         StorageError: there is no room for a checkpoint; a later call goes on.
     """
     storage = storage / f"fits-{uuid4().hex[:8]}"
-    shares = deal(specs, demand.room)
+    shares = deal(specs, demand)
 
     def start(chosen: list[str]) -> _Lane:
         lane = f"lane-{chosen[0]}"
@@ -172,7 +176,9 @@ def fit_on_workers(
             spare=spare_cores(session.nodes, demand) if len(shares) == 1 else 0,
         )
         if session.is_local and demand.is_one:
-            fit = partial(train_alone, session, lane_spec, demand)
+            # Here, where lanes are started in their order: the first one's worker may be up already.
+            worker = start_worker(session.prepared, demand)
+            fit = partial(train_alone, session, lane_spec, demand, worker)
         else:
             trainer = _trainer(lane_spec, demand, cluster, storage)
             fit = partial(train, trainer, lane_spec, session.is_over)

@@ -144,9 +144,9 @@ def _refuse_little_memory(workers: int) -> None:
         raise ClusterError(msg)
 
 
-def workers_in_memory() -> int:
-    """How many workers this machine, or its container, has memory for, each of a small network."""
-    return 1 + max(0, memory_limit() - LEAST_MEMORY) // MEMORY_OF_A_WORKER
+def memory_for_more() -> int:
+    """Bytes that this machine, or its container, has beside what a run with one worker takes at least."""
+    return max(0, memory_limit() - LEAST_MEMORY)
 
 
 def provide_token(log_file: Path) -> None:

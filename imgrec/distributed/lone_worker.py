@@ -70,12 +70,13 @@ def prepare_worker(asked: Asked) -> ActorHandle | None:
     Not one with a GPU: what is asked of the GPU meanwhile would wait for it. Where the machine can never give what
     is asked for, that is said when it is asked for.
 
-    It holds one core, for on how many it trains is not decided yet (`lanes.share_cores`): others may train beside it.
+    It holds one core where the settings leave it open on how many it trains (`lanes.share_cores`): others may train beside it.
     """
     with contextlib.suppress(ClusterError):
         demand = plan_demand(list_nodes(), asked)
         if demand.is_one and not demand.use_gpu:
-            return _start(replace(demand, cpus=1), name=NAME, namespace=NAMESPACE)
+            held = demand if asked.cpus_per_worker else replace(demand, cpus=1)
+            return _start(held, name=NAME, namespace=NAMESPACE)
     return None
 
 

@@ -31,16 +31,25 @@ class Beside:
     """What Ray answers to late, done by a thread, so that whoever waits for it answers Ctrl-C."""
 
     def __init__(self, work: Callable[[], object], name: str) -> None:
-        self._work = work
         # A `join` that Ctrl-C breaks off takes the thread for dead (Python 3.11): nobody would wait for it any more.
         self._over = threading.Event()
-        threading.Thread(target=self._run, daemon=True, name=name).start()
+        self._begun = False
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=name)
 
-    def _run(self) -> None:
+    def start(self) -> None:
+        """Begin. Ctrl-C may come before anything is begun, or later, but the thread is waited for once it is."""
+        self._begun = True
+        self._thread.start()
+
+    def _run(self, work: Callable[[], object]) -> None:
         try:
-            self._work()
+            work()
         finally:
             self._over.set()
+
+    def is_begun(self) -> bool:
+        """Whether its thread may run."""
+        return self._begun
 
     def is_over(self) -> bool:
         """Whether it is done."""
@@ -80,8 +89,10 @@ class Session:
 
         When Ray goes down it is waited for: inside Ray at the end of the interpreter, it would crash it.
         """
-        self.waiting.append(Beside(work, name))
-        return self.waiting[-1]
+        one = Beside(work, name)
+        self.waiting.append(one)
+        one.start()
+        return one
 
 
 @contextmanager
@@ -135,7 +146,8 @@ def _end_ray(waiting: list[Beside], over: threading.Event) -> None:
     ray.shutdown()
     deadline = time.monotonic() + THREAD_SECONDS
     for one in waiting:
-        one.wait(max(0.0, deadline - time.monotonic()))
+        if one.is_begun():
+            one.wait(max(0.0, deadline - time.monotonic()))
 
 
 def wants_token(address: str) -> ClusterError:

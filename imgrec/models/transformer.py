@@ -33,7 +33,7 @@ class VisionTransformer(Network):
             if config.tokens == "convolutions"
             else _Patches(config, image_shape)
         )
-        self.blocks = nn.Sequential(*(_Block(config) for _ in range(config.depth)))
+        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, num_classes)
 
@@ -59,7 +59,7 @@ class _Patches(nn.Module):
         return self.embed(F.pad(images, (0, -width % self.size, 0, -height % self.size)))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Attention, then a two-layer perceptron on every token; each normalized before and added."""
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -155,6 +155,7 @@ class Learner:
             "gpu_name": gpu_name(self.device),
             "gpu_bytes": gpu_bytes(self.device),
             "precision": str(self.precision),
+            "threads": torch.get_num_threads(),
         }
 
     def restore(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from imgrec.distributed.fit import Fitted
 from imgrec.evaluation.scores import Evaluation
 from imgrec.tracking.registry import Judged, register
 from imgrec.tracking.runs import Run
-from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, SEEN
+from imgrec.tracking.tags import ABOUT, ARCH, BEGINS_WITH, CORES, SEEN
 from imgrec.tracking.versions import RegisteredVersion
 from imgrec.training.metrics import KEPT
 from imgrec.version import code_version
@@ -40,6 +40,7 @@ def register_classifier(
         "data.quarantined": store.quarantined,
         "code.version": code_version(),
         "precision": fitted.precision,
+        CORES: fitted.threads,
         "seed": classifier.card.made_by["seed"],
         **fitted.best.val.as_metrics(KEPT),
         **evaluation.scores.as_metrics("test"),

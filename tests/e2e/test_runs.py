@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from imgrec.config import TrackingConfig
+from imgrec.machine import available_cores
 from imgrec.tracking.connection import connect
+from imgrec.tracking.tags import CORES
 from tests.conftest import processes_of
 from tests.e2e.user import (
     IMGREC,
@@ -105,7 +107,7 @@ def test_several_seeds_register_the_best_and_are_compared_as_means(
 ) -> None:
     """Two models on record and one version; the same command takes all, and one seed more trains one more."""
     words = [str(pictures / "small.toml"), "--data", str(pictures / "my pictures")]
-    words += ["--name", "seeds", "--arch", "ann", "--json"]
+    words += ["--name", "seeds", "--arch", "ann", "--json", "--set", "cluster.cpus_per_worker=0"]
     first = imgrec("run", *words, "--seeds", "2", cwd=tmp_path)
     again = imgrec("run", *words, "--seeds", "2", cwd=tmp_path)
     more = imgrec("run", *words, "--seeds", "3", cwd=tmp_path)
@@ -123,6 +125,10 @@ def test_several_seeds_register_the_best_and_are_compared_as_means(
     accuracies = [run.data.metrics["test/accuracy"] for run in runs]
     assert standing["accuracy"] == pytest.approx(sum(accuracies) / 2)
     assert standing["seeds"] == 2
+    assert "small networks: 2 at a time" in first.stderr
+    assert "a worker died" not in first.stderr
+    version = tracking.client.get_model_version(model["registered_model"], str(model["version"]))
+    assert version.tags[CORES] == str(available_cores() // 2)
     best = max(runs, key=lambda run: run.data.metrics["val_best/macro_f1"])
     assert (
         best.data.metrics["val_best/macro_f1"]

@@ -208,6 +208,28 @@ def test_what_the_cluster_can_never_give_is_refused_with_the_numbers(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "lanes"),
+    [([], 2), (["cluster.cpus_per_worker=2"], 1), (["ann.train.budget='60s'"], 1)],
+    ids=["left open", "written", "a time was promised"],
+)
+def test_small_networks_share_the_cores_unless_somebody_has_said_how_many(
+    session: Session, tmp_path: Path, settings: list[str], lanes: int
+) -> None:
+    """The four of the digits, on two cores; what a time leaves room for is measured on both."""
+    config = load_config(None, [f"storage='{tmp_path}'", *settings])
+    ledger = Ledger(connect(config.tracking, tmp_path, create=True), prepare(config, no_progress))
+    specs = list(ledger.prepared.specs.values())
+    with ledger.workflow("workflow", "") as begun:
+        workflow = Workflow(
+            ledger, begun, lambda: session, lambda: None, tmp_path, Silent(), StageClock()
+        )
+        shared, alone = workflow.demand_of(specs), workflow.demand_of(specs[:1])
+
+    assert (shared.room, shared.cpus) == (lanes, 2 // lanes)
+    assert (alone.room, alone.cpus) == (1, 2)
+
+
 def test_a_run_goes_on_in_the_arithmetic_that_it_was_begun_in(
     session: Session, tmp_path: Path
 ) -> None:

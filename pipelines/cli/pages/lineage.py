@@ -85,7 +85,7 @@ def _rows(lineage: Lineage) -> list[tuple[str, str]]:
     if search:
         chosen = ", ".join(f"{key} = {shown(one)}" for key, one in search.settings.items())
         text = f"trial {search.trial} of {search.trials}: {chosen or 'the defaults'} (run {search.run_id[:12]})"
-        rows.insert(12, ("search", text))
+        rows.insert(11, ("search", text))
     rows += [
         ("decision", f"{one.outcome}: {one.reason} ({one.asked_by})") for one in lineage.decisions
     ]

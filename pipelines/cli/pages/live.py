@@ -54,7 +54,7 @@ class LiveTable(Observer):
     def __init__(self, *, quiet: bool = False) -> None:
         self._stream = own_stderr()
         self.console = Console(file=self._stream, quiet=quiet, highlight=False)
-        self._rows: dict[Arch, Row] = {}
+        self._rows: dict[str, Row] = {}
         self._status = ""
         self._status_share: float | None = None
         self._started = time.monotonic()
@@ -125,8 +125,7 @@ class LiveTable(Observer):
 
     def settled(self, specs: Mapping[Arch, FitSpec]) -> None:
         """What each architecture is going to be trained with."""
-        for arch, spec in specs.items():
-            self._rows[arch] = Row(spec)
+        self._rows |= {arch: Row(spec) for arch, spec in specs.items()}
 
     def searching(self, config: Config, tried: Mapping[Arch, int]) -> None:
         """Searches begin: say how they share what there is."""
@@ -220,9 +219,10 @@ class LiveTable(Observer):
                 f"{model.version} (run {model.run_id[:12]})"
             )
 
-    def will_train(self, arch: Arch, spec: FitSpec) -> None:
-        """An architecture is to be trained, with these settings."""
-        self._rows[arch] = Row(spec)
+    def will_train(self, specs: Mapping[str, FitSpec]) -> None:
+        """An architecture is to be trained, with these settings, which differ by the seed."""
+        self._rows |= {name: Row(spec) for name, spec in specs.items()}
+        arch, spec = next(iter(specs.items()))
         passes = spec.train.epochs - spec.probe_epochs
         how = f"batch {spec.train.batch_size}, {spec.train.optimizer}, augmentation: {spec.augmentation}"
         passed = "1 epoch" if passes == 1 else f"{passes} epochs"
@@ -240,33 +240,33 @@ class LiveTable(Observer):
                 f"{arch}: train.imbalance = {spec.train.imbalance} (classes of {least:,} to {most:,})"
             )
 
-    def trained_already(self, arch: Arch) -> None:
-        """Its best trial, or a run that was interrupted, has trained it to the end."""
-        self._rows[arch].epoch = self._rows[arch].spec.train.epochs
-        self._line(f"{arch}: trained to the end already; nothing to repeat")
+    def trained_already(self, name: str) -> None:
+        """The best trial, or a run that was interrupted, has trained this one to the end."""
+        self._rows[name].epoch = self._rows[name].spec.train.epochs
+        self._line(f"{name}: trained to the end already; nothing to repeat")
 
-    def worker(self, arch: Arch, event: ProgressEvent) -> None:
+    def worker(self, name: str, event: ProgressEvent) -> None:
         """Something came from the workers."""
-        row = self._rows[arch]
+        row = self._rows[name]
         self._status = ""
         match event:
             case Started(epochs_done=done):
                 if row.state == "training" and event.shortages > row.shortages:
                     self._line(
-                        f"{arch}: memory ran out; going on from epoch {done} with a batch in "
+                        f"{name}: memory ran out; going on from epoch {done} with a batch in "
                         f"{event.parts} parts"
                     )
                 elif row.state == "training":
-                    self._line(f"{arch}: a worker died; going on from epoch {done}")
+                    self._line(f"{name}: a worker died; going on from epoch {done}")
                 elif done:
-                    self._line(f"{arch}: going on after epoch {done}, which was trained before")
+                    self._line(f"{name}: going on after epoch {done}, which was trained before")
                 epoch = max(row.epoch, done) if row.state == "training" else done
                 row.state, row.epoch, row.step = "training", epoch, 0
                 row.shortages = event.shortages
                 workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
                 if event.decoders:
                     workers += f", each with {event.decoders} more to decode pictures"
-                self._line(f"{arch}: training on {workers}, {event.device}, {event.precision}")
+                self._line(f"{name}: training on {workers}, {event.device}, {event.precision}")
             case Step(epoch=epoch, step=step):
                 if epoch == row.epoch + 1:
                     row.step = step
@@ -275,25 +275,27 @@ class LiveTable(Observer):
                 row.metrics, row.epoch_seconds = event.metrics, event.metrics["epoch_seconds"]
                 if event.best:
                     row.best = event.metrics[MONITOR]
-        self._print_progress(arch, row)
+        self._print_progress(name, row)
 
-    def evaluating(self, arch: Arch) -> None:
-        """Training has ended; the test split is next."""
-        self._rows[arch].state = "evaluating"
+    def evaluating(self, name: str) -> None:
+        """This one is trained; the test split is next."""
+        self._rows[name].state = "evaluating"
 
     def registered(self, model: TrainedModel) -> None:
         """An architecture is done."""
-        self._rows[model.arch].state = "registered"
+        for row in self._rows.values():
+            if row.spec.model.arch == model.arch and row.state != "failed":
+                row.state = "registered"
         kept = "; champion" if model.champion else f"; {model.why_not}"
         self._line(
             f"{model.arch}: test accuracy {model.test.accuracy:.4f}, registered as "
             f"{model.registered_model} version {model.version}{kept}"
         )
 
-    def failed(self, arch: Arch, error: Exception) -> None:
-        """An architecture ended without a model."""
-        self._rows[arch].state = "failed"
-        self._line(f"{arch}: failed: {error}")
+    def failed(self, name: str, error: Exception) -> None:
+        """An architecture, or one of its seeds, ended without a model."""
+        self._rows[name].state = "failed"
+        self._line(f"{name}: failed: {error}")
 
     def _say(self, status: str, share: float | None = None) -> None:
         """What is going on right now: replaced on a terminal, a line elsewhere."""
@@ -306,15 +308,15 @@ class LiveTable(Observer):
         clock = f"{time.monotonic() - self._started:6.1f} s  "
         self.console.print(Text(clock, style="dim") + Text(text, style="not dim"), soft_wrap=True)
 
-    def _print_progress(self, arch: Arch, row: Row) -> None:
+    def _print_progress(self, name: str, row: Row) -> None:
         now = time.monotonic()
         if self._live or not row.share or now - row.printed < SECONDS_BETWEEN_LINES:
             return
         row.printed = now
-        text = f"{arch}: epoch {row.epoch}/{row.spec.train.epochs}"
+        text = f"{name}: epoch {row.epoch}/{row.spec.train.epochs}"
         if row.step:
             share = row.step / row.spec.steps_per_epoch
-            text = f"{arch}: epoch {row.epoch + 1}/{row.spec.train.epochs}, {share:.0%} of it"
+            text = f"{name}: epoch {row.epoch + 1}/{row.spec.train.epochs}, {share:.0%} of it"
         if row.metrics:
             loss, score = row.metrics["train/loss"], row.metrics[MONITOR]
             text += f", train loss {loss:.3f}, val macro-F1 {score:.4f}, {row.left} left"
@@ -338,9 +340,9 @@ class LiveTable(Observer):
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in ("", "stage", "epoch", "", "train loss", "val macro-F1", "best", "time left"):
-            table.add_column(name, justify="left" if name in {"", "stage"} else "right")
-        for arch, row in self._rows.items():
+        for title in ("", "stage", "epoch", "", "train loss", "val macro-F1", "best", "time left"):
+            table.add_column(title, justify="left" if title in {"", "stage"} else "right")
+        for name, row in self._rows.items():
             metrics = row.metrics
             style = {"registered": "green", "on record": "green", "failed": "red"}.get(row.state)
             place = f"{row.epoch}/{row.spec.train.epochs}"
@@ -348,7 +350,7 @@ class LiveTable(Observer):
                 of = f"/{row.most_trials}" if row.most_trials else ""
                 place = f"trial {row.trials}{of}"
             table.add_row(
-                Text(arch, style="bold"),
+                Text(name, style="bold"),
                 Text(row.state, style=style or ""),
                 place,
                 ProgressBar(total=1.0, completed=row.share, width=24),

@@ -69,11 +69,13 @@ def test_as_many_cores_are_taken_as_had_trained_it(
 ) -> None:
     """They decide the last bits of the weights: four models side by side had fewer each than one alone has."""
     monkeypatch.setattr("pipelines.reproduce.available_cores", lambda: 4)
-    joined = ["cluster.address='10.0.0.1:6379'"]
+    joined, two = ["cluster.address='10.0.0.1:6379'"], ["cluster.workers=2"]
 
     assert again(lineage([], "compact", cores=1), tmp_path).cluster.cpus_per_worker == 1
     assert again(lineage([], "compact", cores=8), tmp_path).cluster.cpus_per_worker == 0
-    assert again(lineage(joined, "compact", cores=8), tmp_path).cluster.cpus_per_worker == 8
+    assert again(lineage(two, "compact", cores=2), tmp_path).cluster.cpus_per_worker == 2
+    assert again(lineage(two, "compact", cores=4), tmp_path).cluster.cpus_per_worker == 0
+    assert again(lineage(joined, "compact", cores=1), tmp_path).cluster.cpus_per_worker == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def test_workers_that_start_again_say_why(
     """Where memory ran out more machines of the same kind would not help, and a smaller batch would."""
     first = Started(epochs_done=0, workers=2, device="cpu", precision="fp32")
     with closing(LiveTable()) as screen:
-        screen.will_train("ann", spec_for("ann", tmp_path))
+        screen.will_train({"ann": spec_for("ann", tmp_path)})
         screen.worker("ann", first)
         screen.worker("ann", Started(2, 2, "cpu", "fp32", parts=4, shortages=1))
         # A smaller group has larger shares, and so perhaps more parts: that is no lack of memory.
@@ -31,3 +31,24 @@ def test_workers_that_start_again_say_why(
         "ann: a worker died; going on from epoch 3",
         "ann: training on 1 worker, cpu, fp32",
     ]
+
+
+def test_seeds_that_train_side_by_side_have_a_row_each(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that starts is no worker of the other's that died, and one that has ended leaves the other's time left."""
+    spec = spec_for("ann", tmp_path)
+    names = ("ann", "ann seed 1")
+    with closing(LiveTable()) as screen:
+        screen.will_train(dict.fromkeys(names, spec))
+        for name in names:
+            screen.worker(name, Started(epochs_done=0, workers=1, device="cpu", precision="fp32"))
+        screen.evaluating("ann")
+        rows = {name: row.state for name, row in screen._rows.items()}
+    lines = [line[10:] for line in capfd.readouterr().err.splitlines()]
+
+    assert rows == {"ann": "evaluating", "ann seed 1": "training"}
+    assert [line for line in lines if "worker" in line] == [
+        f"{name}: training on 1 worker, cpu, fp32" for name in names
+    ]
+    assert sum("batch" in line for line in lines) == 1  # what they have in common is said once
