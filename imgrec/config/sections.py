@@ -338,7 +338,8 @@ class ClusterConfig(Section):
     at least 2, and up to 8 as machines come and go."""
     cpus_per_worker: NonNegative = 0
     """Cores that a worker computes with; 0 means as many as leave every worker a place on a node, or
-    with GPUs its share of its node's cores."""
+    with GPUs its share of its node's cores. On this machine alone, with 0, small networks of a run
+    train side by side, each on a share."""
     use_gpu: bool | Literal["auto"] = "auto"
     """One GPU for each worker; `auto` means if the cluster has that many."""
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3

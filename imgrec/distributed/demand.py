@@ -41,7 +41,7 @@ class Demand:
         workers: Of a lane, at most.
         cpus: Cores of each.
         use_gpu: Whether each has a GPU.
-        room: Lanes side by side.
+        room: Lanes side by side; more where small networks share the cores (`lanes.share_cores`).
         least: Workers of a lane at least; the same as `workers` where nodes do not come and go.
     """
 

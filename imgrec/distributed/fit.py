@@ -2,7 +2,7 @@
 
 A lane is one TorchTrainer whose workers train one model after the other, or one process on this machine (`alone`).
 To start one takes seconds (docs/results.md), more than to train a small model, so it is paid once a lane and
-not once a model. There are as many lanes as the cluster has room for.
+not once a model. There are as many lanes as the cluster has room for, or as share a machine's cores (`lanes.py`).
 """
 
 import os
