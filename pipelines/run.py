@@ -132,7 +132,7 @@ def _summary(
         models=_ranked(start.config, models),
         comparison=comparison,
         failures=dict(failures),
-        seconds=time.perf_counter() - start.began,
+        seconds=time.monotonic() - start.began,
         times=in_detail(start.clock.seconds(), trained),
         memory=start.memory.most(),
     )

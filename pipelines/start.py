@@ -38,7 +38,7 @@ class Start(ExitStack):
         clock: Of the run.
         ledger: The record, and the data.
         failures: Why architectures cannot be trained: nobody could measure what their time leaves room for.
-        began: By `time.perf_counter`.
+        began: By `time.monotonic`.
         memory: What all processes hold.
     """
 
@@ -50,6 +50,7 @@ class Start(ExitStack):
         local: LocalRay | None,
         *,
         fresh: bool = False,
+        began: float | None = None,
     ) -> None:
         """Look at settings, record and data.
 
@@ -59,6 +60,7 @@ class Start(ExitStack):
             log_file: For the logs of workers.
             local: From `start_local`: the Ray of this machine. It goes down with this.
             fresh: Take nothing from the record.
+            began: When the command did; now, if nothing is said.
 
         Raises:
             ImgrecError: settings, data or services are wrong.
@@ -67,8 +69,8 @@ class Start(ExitStack):
         self.config = config
         self.observer = observer
         self._log_file = log_file
-        self.began = time.perf_counter()
-        self.clock = StageClock()
+        self.began = time.monotonic() if began is None else began
+        self.clock = StageClock(self.began)
         self._session: Session | None = None
         self._is_asked_for = False
         self._local = local

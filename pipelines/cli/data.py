@@ -30,10 +30,10 @@ def check(
     """Scan a data set and say what is wrong with it, before anything is spent."""
     whole = load_settings(config, path, settings=settings)
     refuse_missing_data(whole)
-    say_loading(quiet=quiet)
+    began = say_loading(quiet=quiet)
     from pipelines.cli.pages.findings import show_check  # noqa: PLC0415
 
-    show_check(whole, as_json=as_json, quiet=quiet, open_page=open_page)
+    show_check(whole, as_json=as_json, quiet=quiet, open_page=open_page, began=began)
 
 
 def preview(
@@ -48,10 +48,10 @@ def preview(
     """Draw what the model will see: originals, filtered and augmented pictures."""
     whole = load_settings(config, data, [arch], settings)
     refuse_missing_data(whole)
-    say_loading(quiet=quiet)
+    began = say_loading(quiet=quiet)
     from pipelines.cli.pages.preview import show_preview  # noqa: PLC0415
 
-    show_preview(whole, out, as_json=as_json, quiet=quiet)
+    show_preview(whole, out, as_json=as_json, quiet=quiet, began=began)
 
 
 def fetch(

@@ -92,7 +92,7 @@ def _run(
     from pipelines.logs import chatter_to, log_to_file  # noqa: PLC0415
 
     refuse_silence(config.cluster)
-    say_loading(quiet=flags.quiet)
+    began = say_loading(quiet=flags.quiet)
     log_file = log_to_file(Path(config.storage))
     # Before the imports, which take as long as it does, and give way to it: what it takes longer is more, for it looks
     # once a second whether its processes are there.
@@ -105,9 +105,9 @@ def _run(
     from pipelines.start import Start  # noqa: PLC0415
 
     with (
-        closing(LiveTable(quiet=flags.quiet)) as observer,
+        closing(LiveTable(quiet=flags.quiet, began=began)) as observer,
         chatter_to(log_file),
-        Start(config, observer, log_file, local, fresh=flags.fresh) as start,
+        Start(config, observer, log_file, local, fresh=flags.fresh, began=began) as start,
     ):
         from pipelines.run import run, tune  # noqa: PLC0415 - beside the worker's imports
 

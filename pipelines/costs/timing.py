@@ -8,6 +8,7 @@ from imgrec.config import Arch
 from imgrec.training.clock import ANSWERING, DATA, EVALUATION, MODEL, OPTIMIZER, OTHER, REPORT
 
 LABELS = {
+    "loading": "loading torch and MLflow",
     "tracking": "opening the record",
     "data": "reading and decoding pictures",
     "ray": "starting Ray",
@@ -28,6 +29,7 @@ LABELS = {
     "end": "ending",
 }
 CURES = {
+    "loading": "longer runs or several architectures in one run share the start",
     "data": "the store is kept, so the next run has it already",
     "ray": "longer runs or several architectures in one run share the start",
     "train": "longer runs or several architectures in one run share the start",
@@ -51,12 +53,16 @@ LEAST_SHOWN = 0.005
 
 
 class StageClock:
-    """Seconds of wall time by stage; one ends where the next begins."""
+    """Seconds of wall time by stage; one ends where the next begins.
 
-    def __init__(self) -> None:
+    Args:
+        began: When the command did, by `time.monotonic`; now, if nothing is said.
+    """
+
+    def __init__(self, began: float | None = None) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self._stage = "tracking"
-        self._began = time.monotonic()
+        self._stage = "loading"
+        self._began = time.monotonic() if began is None else began
 
     def enter(self, stage: str) -> None:
         """A stage begins, or goes on."""

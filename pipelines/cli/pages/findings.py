@@ -15,14 +15,23 @@ from pipelines.cli.pages.output import make_console, print_json
 COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show_check(config: Config, *, as_json: bool, quiet: bool, open_page: bool) -> None:
+def show_check(
+    config: Config, *, as_json: bool, quiet: bool, open_page: bool, began: float
+) -> None:
     """Scan, and print what was found.
+
+    Args:
+        config: Names the data.
+        as_json: Print one JSON object.
+        quiet: Show no progress.
+        open_page: In a browser.
+        began: When the command did, by `time.monotonic`.
 
     Raises:
         DataError: the data cannot be used, or a run would refuse them; the page is there all the
             same where they can be read.
     """
-    with closing(LiveTable(quiet=quiet)) as observer:
+    with closing(LiveTable(quiet=quiet, began=began)) as observer:
         findings, decided, page = check(config, observer)
     if as_json:
         about = {"source": config.data.source, "page": str(page), "decided": decided}

@@ -49,15 +49,20 @@ STAGES = {
 
 
 class LiveTable(Observer):
-    """Shows a run on standard error, so that standard output stays for the result."""
+    """Shows a run on standard error, so that standard output stays for the result.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Args:
+        quiet: Show nothing.
+        began: When the command did, by `time.monotonic`; now, if nothing is said.
+    """
+
+    def __init__(self, *, quiet: bool = False, began: float | None = None) -> None:
         self._stream = own_stderr()
         self.console = Console(file=self._stream, quiet=quiet, highlight=False)
         self._rows: dict[str, Row] = {}
         self._status = ""
         self._status_share: float | None = None
-        self._started = time.monotonic()
+        self._started = time.monotonic() if began is None else began
         self._printed = self._started
         self._live = (
             Live(

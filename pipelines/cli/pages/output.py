@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,16 @@ def make_console() -> Console:
     return console
 
 
-def say_loading(*, quiet: bool) -> None:
-    """Before the imports of a command that takes long: seconds, and many of them on a busy machine."""
+def say_loading(*, quiet: bool) -> float:
+    """Before the imports of a command that takes long: seconds, and many of them on a busy machine.
+
+    Returns:
+        When it began, by `time.monotonic`.
+    """
     if not quiet:
-        sys.stderr.write("loading torch and MLflow\n")
+        sys.stderr.write(f"{0:6.1f} s  loading torch and MLflow\n")
         sys.stderr.flush()
+    return time.monotonic()
 
 
 def titled_table(title: str) -> Table:

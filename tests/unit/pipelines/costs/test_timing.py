@@ -54,4 +54,4 @@ def test_a_stage_ends_where_the_next_begins(hands: Callable[[float], None]) -> N
     for stage, seconds in (("ray", 2), ("train", 1), ("ray", 4)):
         stages.enter(stage)
         hands(seconds)
-    assert stages.seconds() == {"tracking": 0, "ray": 6, "train": 1}
+    assert stages.seconds() == {"loading": 0, "ray": 6, "train": 1}
