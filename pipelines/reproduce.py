@@ -19,7 +19,8 @@ from imgrec.errors import TrackingError
 from imgrec.machine import available_cores
 from imgrec.tracking.connection import Tracking, connect
 from imgrec.tracking.place import SQLITE
-from imgrec.tracking.versions import fetch_classifier
+from imgrec.tracking.tags import CORES
+from imgrec.tracking.versions import fetch_classifier, version_of
 from imgrec.version import code_version
 from pipelines.formats import cores_in_words
 from pipelines.lineage import Lineage
@@ -79,10 +80,10 @@ def reproduce(
         changed.append(f"the pictures of {lineage.source} are others")
     if lineage.code != code_version():
         changed.append(f"the code was {lineage.code} and is {code_version()}")
-    if lineage.cores and not _has_cores(config.cluster, lineage.cores):
-        changed.append(
-            f"workers had {cores_in_words(lineage.cores)} each, and here they have others"
-        )
+    version = version_of(record, made.run_id)
+    cores = int(version.tags.get(CORES, 0)) if version else 0
+    if lineage.cores and cores != lineage.cores:
+        changed.append(f"a worker had {cores_in_words(lineage.cores)}, and has {cores} here")
     return Reproduced(
         same=largest == 0.0,
         largest=largest,

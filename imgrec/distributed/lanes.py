@@ -19,11 +19,12 @@ from imgrec.models.transformer import Block
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import PASSES
 
-# What was measured of it stands in docs/results.md; all four were chosen by that.
+# By step times on one core and on two (docs/log.md). More than two were not measured.
 GAIN_OF_CORES = 0.75
 """Where n cores have enough to do, they train a network n ** 0.75 times as fast as one."""
 ENOUGH = 2e9
 """Operations of a step, for each core."""
+# Choices.
 MOST = 16e9
 """Operations of a step, of networks that are small: of larger ones several may not fit into memory side by side."""
 LEAST_SAVED = 0.1

@@ -37,7 +37,7 @@ class Beside:
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=name)
 
     def start(self) -> None:
-        """Begin. Ctrl-C may come before anything is begun, or later, but the thread is waited for once it is."""
+        """Begin; noted before the thread runs, for Ctrl-C may come at any moment."""
         self._begun = True
         self._thread.start()
 
