@@ -66,6 +66,14 @@ def collect_seldom() -> None:
     atexit.register(gc.freeze)
 
 
+def module_paths() -> list[str]:
+    """Where a process that this one starts finds the same modules; nothing from the current folder.
+
+    Our own code first: a model that MLflow has loaded puts the code that it brings before it.
+    """
+    return [str(Path(__file__).parents[1]), *filter(None, sys.path)]
+
+
 class PatientImport:
     """Modules that are imported, which takes seconds of a core, while other processes of this session go first.
 

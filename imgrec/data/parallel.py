@@ -19,12 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 from typing import Any, TypeVar
 
 from imgrec.data.content import Content, InMemoryPixels, Missing
 from imgrec.errors import DataError, DecodeError, ImgrecError, disk_failure
-from imgrec.machine import KEEP_MEMORY, available_cores, collect_seldom, limit_memory
+from imgrec.machine import KEEP_MEMORY, available_cores, collect_seldom, limit_memory, module_paths
 
 Result = TypeVar("Result")
 MOST_CHUNK, LEAST_CHUNK = 256, 16
@@ -124,8 +123,6 @@ class _Decoder:
     def _start(self) -> None:
         self.pipe, theirs = Pipe()
         self.has_waited = False
-        # Our own code first: a model that MLflow has loaded puts the code that it brings before it.
-        paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
         numbers = (theirs.fileno(), self._seconds, self._idle_seconds)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
@@ -135,7 +132,7 @@ class _Decoder:
                 env={
                     **KEEP_MEMORY,
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join(paths),
+                    "PYTHONPATH": os.pathsep.join(module_paths()),
                     "OMP_NUM_THREADS": "1",
                 },
                 # Ctrl-C reaches every process of a terminal's group; only the one that waits answers it.

@@ -13,14 +13,13 @@ from pathlib import Path
 from imgrec.config import ClusterConfig, SearchConfig
 from imgrec.distributed.address import cluster_address
 from imgrec.errors import ClusterError
-from imgrec.machine import locked, memory_limit
+from imgrec.machine import locked, memory_limit, module_paths
 
 # Of Ray, the driver and one worker together, and of each further worker, on the smallest of data (docs/results.md).
 LEAST_MEMORY, MEMORY_OF_A_WORKER = 2_600_000_000, 600_000_000
 END_SECONDS = 30.0
 ASKED = ("least_workers", "most_workers", "cpus_per_worker", "use_gpu")
 """Of the settings, what the first worker holds goes by (`demand.Asked`)."""
-# The same modules as here, and nothing from the current folder.
 ENTRY = (
     "import json, sys; asked = json.loads(sys.argv[1]); sys.path[:0] = asked.pop('paths'); "
     "from imgrec.distributed.head import hold_ray; hold_ray(**asked)"
@@ -64,7 +63,7 @@ class LocalRay:
             "cpus": cpus,
             "dashboard": dashboard,
             "worker": first and {name: getattr(first, name) for name in ASKED},
-            "paths": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
+            "paths": module_paths(),
         }
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, and words of ours

@@ -15,9 +15,8 @@ from typing import Any
 
 from imgrec.config import TrackingConfig
 from imgrec.errors import ImgrecError, disk_failure
-from imgrec.machine import collect_seldom
+from imgrec.machine import collect_seldom, module_paths
 
-# The same modules as here, and nothing from the current folder.
 ENTRY = (
     "import sys; number, *paths = sys.argv[1:]; sys.path[:0] = paths; "
     "from imgrec.tracking.finding import answer; answer(int(number))"
@@ -39,11 +38,10 @@ def registered_folder(
         model: As `fetch_classifier` takes it.
     """
     ours, theirs = Pipe()
-    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
     with tempfile.TemporaryDirectory(prefix="imgrec-") as copy, ours:
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, "-P", "-c", ENTRY, str(theirs.fileno()), *paths],
+                [sys.executable, "-P", "-c", ENTRY, str(theirs.fileno()), *module_paths()],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is answered by whoever waits
