@@ -8,6 +8,7 @@ from imgrec.config import Arch
 from imgrec.distributed.nodes import device_kinds
 from imgrec.tracking.query import find_run
 from imgrec.tracking.tags import ARITHMETIC, DEVICES
+from imgrec.training.graphs import refuse_graphs
 from imgrec.training.precision import Arithmetic, choose_arithmetic
 from imgrec.training.spec import FitSpec
 from pipelines.workflow import Workflow
@@ -18,6 +19,9 @@ def decide_arithmetic(workflow: Workflow) -> dict[Arch, Arithmetic]:
 
     What the run was begun in stands on its record, and is taken by whoever goes on with it, also on other
     machines. Else `choose_arithmetic` decides, from the nodes that there are.
+
+    Raises:
+        ConfigError: steps are to be recorded as CUDA graphs, and cannot be.
     """
     config = workflow.config
     record = find_run(workflow.ledger.tracking, workflow.run.id)
@@ -37,6 +41,9 @@ def decide_arithmetic(workflow: Workflow) -> dict[Arch, Arithmetic]:
         }
         tags = {ARITHMETIC + arch: known[arch] for arch in missing}
         workflow.run.set_tags(tags | {DEVICES: ", ".join(kinds)})
+    for branch in map(config.branch, config.archs):
+        device = "cuda" if workflow.demand.use_gpu else "cpu"
+        refuse_graphs(branch.train, device, known[branch.arch], workflow.demand.workers)
     return known
 
 

@@ -123,6 +123,10 @@ class TrainConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic of the training step; `auto` takes bf16 where the device computes it faster, and fp16 on GPUs that know
     no bf16 (T4, V100)."""
+    cuda_graphs: bool = False
+    """Whether the steps of a network are recorded as CUDA graphs and started as a whole, rather than kernel by kernel:
+    faster where the network is small for its GPU. Needs an NVIDIA GPU for each model, and fp32 or bf16. Not the default, for
+    no GPU was at hand to measure it on."""
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> Self:

@@ -25,9 +25,10 @@ from imgrec.preprocess.recipe import Recipe
 from imgrec.training.checkpoint import load_state, save_state
 from imgrec.training.clock import Clock
 from imgrec.training.ema import MovingAverage
+from imgrec.training.graphs import Graphs, refuse_graphs
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Rank, Scores
-from imgrec.training.optim import build_optimizers, build_schedules, match_layout
+from imgrec.training.optim import Together, build_optimizers, build_schedules, match_layout
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FitSpec
 from imgrec.training.throughput import gpu_bytes, gpu_name, reset_gpu_bytes
@@ -64,6 +65,7 @@ class Learner:
     scaler: torch.amp.GradScaler
     average: MovingAverage | None
     clock: Clock
+    graphs: Graphs | None
     epochs_done: int = 0
     best: Best | None = None
     history: list[dict[str, float]] = field(default_factory=list)
@@ -78,6 +80,42 @@ class Learner:
         if isinstance(self.parallel, DistributedDataParallel):
             return self.parallel.no_sync()
         return nullcontext()
+
+    def learn_from(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Add to the gradients what these pictures say.
+
+        Args:
+            inputs: (B, C, H, W), a part of this worker's share of a batch.
+            targets: (B,) labels or (B, K) probabilities.
+
+        Returns:
+            Logits (B, K) and the mean loss (), detached.
+        """
+        with self.precision.autocast():
+            logits = self.parallel(inputs)
+        # The loss is not computed in bf16.
+        loss = self.loss_fn(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+        # DDP takes the mean over workers, whose shares differ when they do not divide the batch.
+        share = len(targets) * (self.shard.world_size / self.spec.train.batch_size)
+        self.scaler.scale(loss * share).backward()
+        return logits.detach(), loss.detach()
+
+    def move(self) -> None:
+        """A step of the optimizers along the gradients, which are gone then."""
+        together = Together(self.optimizers)
+        if self.spec.train.max_grad_norm:
+            self.scaler.unscale_(together)  # type: ignore[arg-type]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.train.max_grad_norm)
+        self.scaler.step(together)  # type: ignore[arg-type]
+        self.scaler.update()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def learn_and_move(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, of a whole batch: what a graph repeats. Nothing in it may hang on a number of the CPU that changes."""
+        outputs = self.learn_from(inputs, targets)
+        self.move()
+        return outputs
 
     def share_buffers(self) -> None:
         """Give all workers the mean of their BatchNorm statistics; each saw other pictures."""
@@ -190,7 +228,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     """A learner with fresh weights, the same on every worker.
 
     Raises:
-        ConfigError: the architecture cannot be built as asked.
+        ConfigError: the architecture cannot be built as asked, or not be trained so.
     """
     keep_fp32()
     torch.manual_seed(spec.seed)
@@ -221,6 +259,9 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         spec.train.precision, spec.model, [device_kind(device)]
     )
     precision = Precision(device, arithmetic)
+    refuse_graphs(spec.train, device.type, arithmetic, shard.world_size)
+    # Of a batch in parts each part is started kernel by kernel: it is as large as memory allows.
+    recorded = spec.train.cuda_graphs and spec.parts(shard.world_size) == 1
     return Learner(
         spec=spec,
         store=store,
@@ -239,6 +280,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         scaler=precision.scaler(),
         average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
+        graphs=Graphs(device, optimizers) if recorded else None,
     )
 
 

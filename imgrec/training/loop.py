@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
 from imgrec.data.decode import pictures_at_once
 from imgrec.data.loader import (
@@ -34,7 +33,6 @@ from imgrec.training.learner import Learner
 from imgrec.training.loss import Loss
 from imgrec.training.metrics import Meter, Scores
 from imgrec.training.microbatch import is_out_of_memory
-from imgrec.training.optim import Together
 from imgrec.training.probe import EVALUATIONS, all_features, learned_from, solve
 from imgrec.training.spec import FitSpec
 
@@ -144,12 +142,9 @@ def train_epoch(
     learner.model.train()
     learner.recipe.train()
     meter = Meter(learner.spec.num_classes, learner.device)
-    max_norm = learner.spec.train.max_grad_norm
-    share_of_one = learner.shard.world_size / learner.spec.train.batch_size
-    clock = learner.clock
+    clock, graphs = learner.clock, learner.graphs
     steps_before = learner.spec.steps_before(learner.epochs_done)
     parts = learner.spec.parts(learner.shard.world_size)
-    together = Together(learner.optimizers)
     for step, batch in enumerate(clock.each(DATA, batches), start=1):
         share = learner.spec.share_of_side(steps_before + step - 1)
         with clock.on(MODEL):
@@ -164,21 +159,16 @@ def train_epoch(
                             learner.spec.num_classes,
                             learner.spec.augmentation,
                         )
-                        logits = learner.parallel(inputs)  # (B / parts, K)
-                    loss = learner.loss_fn(_at_least_fp32(logits), targets)
-                    # DDP takes the mean over workers, whose shares differ when they do not divide the
-                    # batch.
-                    learner.scaler.scale(loss * (len(labels) * share_of_one)).backward()
+                    if graphs:
+                        logits, loss = graphs.run(learner.learn_and_move, inputs, targets)
+                    else:
+                        logits, loss = learner.learn_from(inputs, targets)
                 meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
-            if max_norm:
-                learner.scaler.unscale_(together)  # type: ignore[arg-type]
-                nn.utils.clip_grad_norm_(learner.model.parameters(), max_norm)
-            learner.scaler.step(together)  # type: ignore[arg-type]
-            learner.scaler.update()
-            for optimizer, schedule in zip(learner.optimizers, learner.schedules, strict=True):
+            if not graphs:
+                learner.move()
+            for schedule in learner.schedules:
                 schedule.step()
-                optimizer.zero_grad(set_to_none=True)
             if learner.average:
                 learner.average.update()
         on_step(step)
@@ -276,11 +266,6 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
         raise
     meter.reduce()
     return meter.scores()
-
-
-def _at_least_fp32(logits: Tensor) -> Tensor:
-    """The loss is not computed in bf16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _too_large(spec: FitSpec, at_once: int) -> TrainingError:

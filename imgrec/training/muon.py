@@ -125,7 +125,10 @@ def _apply(weights: list[Tensor], updates: Tensor, group: dict[str, Any]) -> Non
     else:
         mul_(weights, 1 - rate * group["weight_decay"])
         share = RMS_OF_ADAMW * math.sqrt(max(rows, columns))
-    add_(weights, list(updates), alpha=-rate * share)
+    if isinstance(rate, Tensor):  # of a step that is recorded (`graphs.py`)
+        add_(weights, list(updates * (-rate * share)))
+    else:
+        add_(weights, list(updates), alpha=-rate * share)
 
 
 def orthogonalized(matrices: Tensor, iterations: int) -> Tensor:

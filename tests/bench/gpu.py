@@ -1,6 +1,7 @@
 """CIFAR-10 as JPEG files on one GPU: seconds to an accuracy, images/s and share of the card's peak.
 
     python -m tests.bench.gpu --data FOLDER [--out FILE] [--archs cnn,...] [--device cuda] [--fits 2]
+    python -m tests.bench.gpu --data FOLDER --set train.cuda_graphs=true
 
 Needs torch and this repository's core, with what it reads pictures by (pydantic, numpy, Pillow, simplejpeg,
 filelock, safetensors); not Ray. MLflow (mlflow-skinny) is imported and not used. Each architecture is fitted twice with its defaults, in this process:

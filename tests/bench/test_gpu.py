@@ -15,6 +15,7 @@ from imgrec.preprocess.augment import Augmentation
 from imgrec.training.learner import build_learner
 from imgrec.training.loop import train_epoch
 from imgrec.training.loss import Loss
+from imgrec.training.microbatch import release_memory
 from imgrec.training.probe import fit_probe
 from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
@@ -83,6 +84,55 @@ def test_a_step_does_not_wait_for_the_gpu(specs: dict[str, FitSpec], arch: str) 
         train_epoch(learner, batches(), watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def movement(spec: FitSpec, *, graphs: bool, steps: int) -> torch.Tensor:
+    """How far so many steps move the weights, the pictures of the first half of them small."""
+    train = spec.train.model_copy(update={"cuda_graphs": graphs, "precision": "fp32"})
+    learner = build_learner(replace(spec, train=train), CUDA, Shard())
+    before = nn.utils.parameters_to_vector(learner.model.parameters()).detach().clone()
+    pictures, rows = Pictures(learner.store, CUDA), learner.splits.train
+    for epoch in (0, spec.train.epochs - 1):
+        drawn = training_batches(
+            pictures, rows, batch_size=32, seed=0, epoch=epoch, shard=Shard(), balanced=False
+        )
+        learner.epochs_done = epoch
+        torch.manual_seed(epoch)
+        train_epoch(learner, itertools.islice(drawn, steps // 2), lambda _: None)
+    return nn.utils.parameters_to_vector(learner.model.parameters()).detach() - before
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(shift=0.1), EVERYTHING])
+@pytest.mark.parametrize("arch", ["ann", "cnn", "rnn", "transformer"])
+def test_steps_as_graphs_move_the_weights_as_steps_do(
+    specs: dict[str, FitSpec], arch: str, augmentation: Augmentation
+) -> None:
+    """In the same direction, as far: with both sizes of pictures, at rates that change in every step.
+
+    Not to the last bit: sums on a GPU have no fixed order, and what rounding differs in, later steps enlarge.
+    """
+    spec = replace(specs[arch], augmentation=augmentation)
+    size = {"start_size": 0.5} if arch in {"cnn", "transformer"} else {}
+    spec = replace(spec, train=spec.train.model_copy(update={"batch_size": 32, **size}))
+    steps, graphs = (movement(spec, graphs=on, steps=24) for on in (False, True))
+
+    assert torch.cosine_similarity(steps, graphs, dim=0) > 0.95
+    assert float(graphs.norm()) == pytest.approx(float(steps.norm()), rel=0.05)
+
+
+@pytest.mark.parametrize("arch", ["ann", "cnn", "rnn", "transformer"])
+def test_a_fit_by_graphs_learns_and_gives_its_memory_back(
+    specs: dict[str, FitSpec], arch: str
+) -> None:
+    """As well as one by steps; the next model finds the card as this one did."""
+    spec = specs[arch]
+    spec = replace(spec, train=spec.train.model_copy(update={"cuda_graphs": True}))
+    release_memory()
+    before = torch.cuda.memory_reserved()
+    assert measure(spec, CUDA)["test_accuracy"] > 0.9
+    release_memory()
+
+    assert torch.cuda.memory_reserved() <= before + (64 << 20)
 
 
 def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(specs: dict[str, FitSpec]) -> None:
