@@ -2,9 +2,13 @@
 
 The hand-written one has the same model, pictures, augmentation, loss and optimizers, and nothing else: all
 pictures in memory, no metrics, no clock, no callbacks, no process beside it.
+
+Both are compared by their fast epochs: a virtual machine has phases of seconds to minutes in which two threads do hardly more
+than one (docs/log.md), and a few fits that hit them unequally would decide the ratio.
 """
 
-import statistics
+import json
+import pickle
 import subprocess
 import sys
 import uuid
@@ -22,7 +26,7 @@ from imgrec.training.spec import FitSpec
 from pipelines.prepare import prepare
 from tests.conftest import no_progress
 
-ROUNDS = 3
+ROUNDS, FAST = 5, 90
 THREADS = 2
 SETTINGS = [
     "train.precision='fp32'",
@@ -32,7 +36,7 @@ SETTINGS = [
     "cnn.train.start_size=1",  # so that all epochs are alike
 ]
 BARE = """
-import pickle, statistics, sys, time, torch
+import json, pickle, sys, time, torch
 from imgrec.data.loader import Shard
 from imgrec.data.splits import make_splits
 from imgrec.data.store import open_store
@@ -62,7 +66,7 @@ for epoch in range(spec.train.epochs):
         done += 1
     seen = spec.steps_per_epoch * spec.train.batch_size
     speeds.append(seen / (time.perf_counter() - started))
-print(statistics.median(speeds))
+print(json.dumps(speeds))
 """
 
 
@@ -76,20 +80,22 @@ def noise_folder(folder: Path, count: int) -> Path:
     return folder
 
 
-def bare_speed(spec: FitSpec) -> float:
-    import pickle
-
+def bare_speeds(spec: FitSpec) -> list[float]:
+    """Images/s of each epoch."""
     ended = subprocess.run(
         [sys.executable, "-c", BARE.format(threads=THREADS)],
         input=pickle.dumps(spec),
         capture_output=True,
         check=True,
     )
-    return float(ended.stdout)
+    speeds: list[float] = json.loads(ended.stdout)
+    return speeds
 
 
-def speed_on_ray(session: Session, spec: FitSpec, cluster: ClusterConfig, folder: Path) -> float:
-    """Images/s of a fit through Ray Train."""
+def speeds_on_ray(
+    session: Session, spec: FitSpec, cluster: ClusterConfig, folder: Path
+) -> list[float]:
+    """The same of a fit through Ray Train, its training alone."""
     name = f"{spec.model.arch}-{uuid.uuid4().hex[:6]}"
     demand = plan_demand(session.nodes, cluster)
     fits = fit_on_workers(
@@ -97,12 +103,18 @@ def speed_on_ray(session: Session, spec: FitSpec, cluster: ClusterConfig, folder
     )
     ((_, outcome),) = fits
     assert isinstance(outcome, Fitted)
-    return outcome.images_per_second
+    return [epoch["images_per_second"] for epoch in outcome.history]
+
+
+def fast(speeds: list[float]) -> float:
+    """What nine tenths of the epochs do not reach."""
+    return float(np.percentile(speeds, FAST))
 
 
 def told(what: str, speeds: list[float]) -> str:
     """As a part of a line."""
-    return f"{what} {statistics.median(speeds):9,.0f} images/s   "
+    slow, usual = np.percentile(speeds, (10, 50))
+    return f"{what} {fast(speeds):7,.0f} images/s (a tenth below {slow:,.0f}, half below {usual:,.0f})   "
 
 
 @pytest.mark.bench
@@ -117,6 +129,7 @@ def test_the_loop_in_a_ray_worker_is_as_fast_as_one_written_by_hand(tmp_path: Pa
         f"data.source='{folder}'",
         "archs=['ann', 'cnn']",  # the shortest steps, where overhead shows most, and the longest
         "ann.train.epochs=60",
+        "cnn.train.epochs=8",
     ]
     specs = prepare(load_config(None, settings), no_progress).specs
     bare: dict[str, list[float]] = {arch: [] for arch in specs}
@@ -125,15 +138,14 @@ def test_the_loop_in_a_ray_worker_is_as_fast_as_one_written_by_hand(tmp_path: Pa
     with ray_session(cluster, tmp_path / "ray.log") as session:
         for _ in range(ROUNDS):
             for arch, spec in specs.items():
-                bare[arch].append(bare_speed(spec))
-                on_ray[arch].append(speed_on_ray(session, spec, cluster, tmp_path / "ray"))
+                bare[arch] += bare_speeds(spec)
+                on_ray[arch] += speeds_on_ray(session, spec, cluster, tmp_path / "ray")
     ratios = {}
     for arch in specs:
-        pairs = zip(on_ray[arch], bare[arch], strict=True)
-        ratios[arch] = statistics.median(ray / alone for ray, alone in pairs)
+        ratios[arch] = fast(on_ray[arch]) / fast(bare[arch])
         print(
             f"\n{arch:12} {told('by hand', bare[arch])}{told('imgrec', on_ray[arch])}"
-            f"ratio {ratios[arch]:.3f} (median of {ROUNDS})",
+            f"ratio {ratios[arch]:.3f}",
             end="",
         )
 
@@ -158,12 +170,12 @@ def test_two_workers_of_one_core_are_nearly_as_fast_as_one_with_two(tmp_path: Pa
     speeds: dict[int, list[float]] = {1: [], 2: []}
     with ray_session(one, tmp_path / "ray.log") as session:
         for _ in range(ROUNDS):
-            speeds[1].append(speed_on_ray(session, spec, one, tmp_path / "ray"))
-            speeds[2].append(speed_on_ray(session, spec, two, tmp_path / "ray"))
-    ratio = statistics.median(b / a for a, b in zip(speeds[1], speeds[2], strict=True))
+            speeds[1] += speeds_on_ray(session, spec, one, tmp_path / "ray")
+            speeds[2] += speeds_on_ray(session, spec, two, tmp_path / "ray")
+    ratio = fast(speeds[2]) / fast(speeds[1])
     print(
         f"\n{told('one worker, two threads', speeds[1])}{told('two workers', speeds[2])}"
-        f"ratio {ratio:.3f} (median of {ROUNDS})",
+        f"ratio {ratio:.3f}",
         end="",
     )
 
