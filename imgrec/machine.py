@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -51,9 +52,8 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 PATIENT = 5
 """As `nice` counts: where nothing is left over, a quarter of a core. With 19 it would be a sixtieth, and what waits for the
 import would wait for minutes on a busy machine."""
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
-"""For the environment of a process that makes and drops arrays all the time: glibc gives memory back to the system from
-64 MiB on, rather than a chunk's arrays after every chunk, which come back page by page."""
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+"""Of glibc's `mallopt`, as malloc.h has them."""
 
 
 def collect_seldom() -> None:
@@ -64,6 +64,34 @@ def collect_seldom() -> None:
     """
     gc.set_threshold(*SELDOM)
     atexit.register(gc.freeze)
+
+
+def keep_memory(most: int = -1) -> None:
+    """Let this process keep memory that it is done with for what it needs next, where it has glibc's malloc.
+
+    glibc gives large arrays back to the system at once, and the next ones come page by page: for photos a network took twice
+    the time by it (docs/log.md). From here on all of them lie in one heap, also those of threads, if they begin later.
+
+    Args:
+        most: Bytes that are free at the heap's end and are kept; -1 for any number. `give_memory_back` gives all back.
+    """
+    libc = _libc()
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(ARENA_MAX, 1)
+        libc.mallopt(TRIM_THRESHOLD, most)
+
+
+def give_memory_back() -> None:
+    """What this process is done with goes to the system, for another that needs it."""
+    libc = _libc()
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def module_paths() -> list[str]:

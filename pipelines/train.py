@@ -12,7 +12,7 @@ from imgrec.distributed.fit import Fitted, fit_on_workers
 from imgrec.distributed.session import Session
 from imgrec.errors import TrainingError
 from imgrec.evaluation.scores import Evaluation
-from imgrec.machine import PatientImport
+from imgrec.machine import PatientImport, give_memory_back
 from imgrec.tracking.query import metric_history
 from imgrec.tracking.tags import DONE, SEARCHED
 from imgrec.tracking.versions import version_of
@@ -173,6 +173,7 @@ class _Seeds:
                 worse.let_go()
         if not self._left:
             self._finish()
+        give_memory_back()  # to the workers of the next models
 
     def _finish(self) -> None:
         """All seeds have ended: register the best, unless that is on record already."""

@@ -6,9 +6,10 @@ What the user has set stays. A process of Ray's that works for us comes here fir
 
 import os
 
-from imgrec.machine import collect_seldom
+from imgrec.machine import collect_seldom, keep_memory
 
 collect_seldom()
+keep_memory()
 for _name, _value in {
     # Ray Train's controller polls its workers this often; `report` waits for it (default 2 s),
     # and every poll takes time from a worker that computes with all cores.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from imgrec.errors import TrainingError
+from imgrec.machine import give_memory_back
 from imgrec.training.spec import FitSpec
 
 FACTOR = 4
@@ -44,6 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory() -> None:
     """Give back what nobody refers to any more: the process goes on to another model."""
     gc.collect()
+    give_memory_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

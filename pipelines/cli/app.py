@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from imgrec.errors import ImgrecError, disk_failure
-from imgrec.machine import collect_seldom
+from imgrec.machine import collect_seldom, keep_memory
 from imgrec.version import __version__
 from pipelines.cli import cluster, data, record, train
 
@@ -70,6 +70,7 @@ def version(
 def main() -> NoReturn:
     """Run the command line; the exit status is 0, 1 our bug, 2 the user's mistake, 3 no model."""
     collect_seldom()
+    keep_memory()
     signal.signal(signal.SIGTERM, _interrupt)
     # A terminal that is closed ends a run as SIGTERM does; under nohup it goes on.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -1,5 +1,6 @@
 """What differs between operating systems stands in one module, and what is missing is done without."""
 
+import ctypes
 import os
 import re
 import signal
@@ -27,6 +28,58 @@ from imgrec.machine import (
     processor_kind,
 )
 from tests.conftest import ROOT, no_progress
+
+PAGES = """
+import ctypes, resource, sys, threading
+import numpy as np
+from imgrec.machine import give_memory_back, keep_memory
+kept, thread, back = map(int, sys.argv[1:])
+if kept:
+    keep_memory()
+found = []
+
+def work():
+    for _ in range(20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):  # beyond what glibc keeps by itself, 64 MB each
+            np.empty(1 << 26, dtype=np.uint8).fill(1)
+        if back:
+            give_memory_back()
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+if thread:
+    one = threading.Thread(target=work)
+    one.start()
+    one.join()
+else:
+    work()
+print(max(found[5:]))
+"""
+
+
+def pages(*, kept: bool, thread: bool = False, back: bool = False) -> int:
+    """How many come anew while the same large array is made and dropped three times."""
+    given = [str(int(one)) for one in (kept, thread, back)]
+    # Huge pages, which numpy asks for, would be one for 512.
+    told = subprocess.run(
+        [sys.executable, "-c", PAGES, *given],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"},
+    )
+    return int(told.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.parametrize("thread", [False, True])
+def test_memory_that_is_kept_does_not_come_back_page_by_page(thread: bool) -> None:
+    """Also in a thread, which glibc gives a heap of its own otherwise; and it is given back where that is said."""
+    a_third = (1 << 26) // os.sysconf("SC_PAGE_SIZE")
+
+    assert pages(kept=True, thread=thread) < a_third // 100
+    assert pages(kept=False, thread=thread) >= 3 * a_third
+    assert pages(kept=True, thread=thread, back=True) >= a_third
 
 
 @pytest.mark.parametrize("keep", ["pixels", "jpeg"])
