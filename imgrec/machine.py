@@ -52,8 +52,24 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 PATIENT = 5
 """As `nice` counts: where nothing is left over, a quarter of a core. With 19 it would be a sixtieth, and what waits for the
 import would wait for minutes on a busy machine."""
-TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
-"""Of glibc's `mallopt`, as malloc.h has them."""
+MALLOPT = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_ARENA_MAX": (-8, 1),
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never
+}
+"""What glibc calls its settings of malloc in the environment, and for `mallopt`: the number of each (malloc.h), and ours."""
+MEMORY_KEPT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 60),
+}
+"""The same for the environment of a process that computes in threads beside others, as Ray's do (`keep_memory`)."""
+SOME_KEPT = {
+    "MALLOC_MMAP_MAX_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+"""For one that decodes pictures: the arrays of a chunk are kept for the next, and those of a very large picture are not."""
 
 
 def collect_seldom() -> None:
@@ -66,20 +82,19 @@ def collect_seldom() -> None:
     atexit.register(gc.freeze)
 
 
-def keep_memory(most: int = -1) -> None:
+def keep_memory() -> None:
     """Let this process keep memory that it is done with for what it needs next, where it has glibc's malloc.
 
     glibc gives large arrays back to the system at once, and the next ones come page by page: for photos a network took twice
-    the time by it (docs/log.md). From here on all of them lie in one heap, also those of threads, if they begin later.
-
-    Args:
-        most: Bytes that are free at the heap's end and are kept; -1 for any number. `give_memory_back` gives all back.
+    the time by it (docs/log.md). From here on all of them lie in its main arena, which is not trimmed. Threads share it where the
+    process has had no other thread before; else they do where it began with MEMORY_KEPT in its environment. What the
+    environment says stays.
     """
     libc = _libc()
     if hasattr(libc, "mallopt"):
-        libc.mallopt(MMAP_MAX, 0)
-        libc.mallopt(ARENA_MAX, 1)
-        libc.mallopt(TRIM_THRESHOLD, most)
+        for name, (option, value) in MALLOPT.items():
+            if name not in os.environ:
+                libc.mallopt(option, value)
 
 
 def give_memory_back() -> None:

@@ -19,9 +19,6 @@ def decide_arithmetic(workflow: Workflow) -> dict[Arch, Arithmetic]:
 
     What the run was begun in stands on its record, and is taken by whoever goes on with it, also on other
     machines. Else `choose_arithmetic` decides, from the nodes that there are.
-
-    Raises:
-        ConfigError: steps are to be recorded as CUDA graphs, and cannot be.
     """
     config = workflow.config
     record = find_run(workflow.ledger.tracking, workflow.run.id)
@@ -41,10 +38,23 @@ def decide_arithmetic(workflow: Workflow) -> dict[Arch, Arithmetic]:
         }
         tags = {ARITHMETIC + arch: known[arch] for arch in missing}
         workflow.run.set_tags(tags | {DEVICES: ", ".join(kinds)})
-    for branch in map(config.branch, config.archs):
-        device = "cuda" if workflow.demand.use_gpu else "cpu"
-        refuse_graphs(branch.train, device, known[branch.arch], workflow.demand.workers)
     return known
+
+
+def refuse_vain_graphs(
+    workflow: Workflow, decided: Mapping[Arch, Arithmetic], *, use_gpu: bool, workers: int
+) -> None:
+    """Raise ConfigError where steps are to be captured as CUDA graphs, and cannot be.
+
+    Args:
+        workflow: Of the run.
+        decided: By `decide_arithmetic`.
+        use_gpu: Whether the workers of a model have GPUs.
+        workers: Of a model, or of a trial.
+    """
+    for branch in map(workflow.config.branch, decided):
+        device = "cuda" if use_gpu else "cpu"
+        refuse_graphs(branch.train, device, decided[branch.arch], workers)
 
 
 def in_arithmetic(spec: FitSpec, decided: Mapping[Arch, Arithmetic]) -> FitSpec:

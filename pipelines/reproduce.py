@@ -102,6 +102,8 @@ def again(lineage: Lineage, folder: Path) -> Config:
     if lineage.cores and _has_cores(ClusterConfig(**cluster), lineage.cores):
         cluster["cpus_per_worker"] = lineage.cores
     written = {part: dict(values) for part, values in branch.written.items()}
+    # How steps are started changes no more than rounding, and the GPU that it takes may not be here.
+    written["train"].pop("cuda_graphs", None)
     if lineage.arithmetic:
         written["train"]["precision"] = lineage.arithmetic
     for key, value in (lineage.search.settings if lineage.search else {}).items():

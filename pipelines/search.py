@@ -16,13 +16,14 @@ from imgrec.evaluation.search_pictures import (
     optimization_history,
     parallel_coordinates,
 )
+from imgrec.machine import give_memory_back
 from imgrec.search.study import Scores, Study, Trial
 from imgrec.tracking.query import RunRecord
 from imgrec.tracking.runs import Run
 from imgrec.tracking.tags import ARCH, DONE, KEY, KIND, NUMBER, SETTINGS, STATE
 from imgrec.training.precision import Arithmetic
 from imgrec.training.spec import FitSpec
-from pipelines.arithmetic import decide_arithmetic, in_arithmetic
+from pipelines.arithmetic import decide_arithmetic, in_arithmetic, refuse_vain_graphs
 from pipelines.confirm import confirm
 from pipelines.costs.estimate import largest_checkpoint
 from pipelines.record.curves import Curves
@@ -53,6 +54,7 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     }
     # What the fits after it will need is refused now rather than after the search: the arithmetic asks for it.
     demand = plan_trials(session.nodes, config.search, config.cluster)
+    refuse_vain_graphs(workflow, arithmetics, use_gpu=demand.gpus > 0, workers=demand.workers)
     largest = [
         largest_checkpoint(config.branch(arch), workflow.prepared.specs[arch]) for arch in archs
     ]
@@ -61,6 +63,7 @@ def search(workflow: Workflow, archs: list[Arch]) -> dict[Arch, SearchOutcome]:
     # best of each search.
     observer.resources(demand, 2 * demand.room * max(largest) + sum(largest))
     workflow.begin("search")
+    give_memory_back()  # what looking at the pictures took, to the trials
 
     def on_event(arch: str, event: SearchEvent) -> None:
         recorders[arch].record(event)  # type: ignore[index]

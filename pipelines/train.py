@@ -20,7 +20,7 @@ from imgrec.training.answers import read_answers
 from imgrec.training.loop import EpochReport
 from imgrec.training.metrics import MONITOR
 from imgrec.training.spec import FitSpec
-from pipelines.arithmetic import decide_arithmetic, in_arithmetic
+from pipelines.arithmetic import decide_arithmetic, in_arithmetic, refuse_vain_graphs
 from pipelines.evaluate import build_classifier, evaluate, suspected_labels
 from pipelines.formats import cores_in_words
 from pipelines.preview import preview
@@ -85,6 +85,8 @@ def train(
         return {arch: group.outcome for arch, group in groups.items()}
     session = workflow.session()
     arithmetics = decide_arithmetic(workflow)
+    whole = workflow.demand
+    refuse_vain_graphs(workflow, arithmetics, use_gpu=whole.use_gpu, workers=whole.workers)
     _say_what_is_idle(workflow, session, len(waiting))
     demand = workflow.demand_of([spec for each in specs.values() for spec in each])
     if session.is_local and demand.is_one and demand.room > 1 and not demand.use_gpu:
@@ -92,6 +94,7 @@ def train(
             f"small networks: {demand.room} at a time, on {cores_in_words(demand.cpus)} each"
         )
     workflow.begin("train")
+    give_memory_back()  # what looking at the pictures took, to the workers
     fits = fit_on_workers(
         session,
         {name: in_arithmetic(model.spec, arithmetics) for name, model in waiting.items()},
@@ -173,7 +176,7 @@ class _Seeds:
                 worse.let_go()
         if not self._left:
             self._finish()
-        give_memory_back()  # to the workers of the next models
+        give_memory_back()  # what scoring took, to the workers of the next models
 
     def _finish(self) -> None:
         """All seeds have ended: register the best, unless that is on record already."""

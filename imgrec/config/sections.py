@@ -124,9 +124,9 @@ class TrainConfig(Section):
     """Arithmetic of the training step; `auto` takes bf16 where the device computes it faster, and fp16 on GPUs that know
     no bf16 (T4, V100)."""
     cuda_graphs: bool = False
-    """Whether the steps of a network are recorded as CUDA graphs and started as a whole, rather than kernel by kernel:
-    faster where the network is small for its GPU. Needs an NVIDIA GPU for each model, and fp32 or bf16. Not the default, for
-    no GPU was at hand to measure it on."""
+    """Whether the steps of a network are captured as CUDA graphs and replayed as a whole, rather than kernel by kernel:
+    faster where the network is small for its GPU. Needs one worker a model, on an NVIDIA GPU, and fp32 or bf16; of a batch that
+    fits into memory in parts alone, steps are not captured. Not the default, for no GPU was at hand to measure it on."""
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> Self:
@@ -138,6 +138,9 @@ class TrainConfig(Section):
             raise ValueError(msg)
         if self.budget and self.finetune == "probe":
             msg = "budget has no effect with finetune = 'probe', which has one epoch"
+            raise ValueError(msg)
+        if self.cuda_graphs and self.finetune == "probe":
+            msg = "cuda_graphs has no effect with finetune = 'probe', which has no steps"
             raise ValueError(msg)
         return self
 

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 from imgrec.data.content import Content, InMemoryPixels, Missing
 from imgrec.errors import DataError, DecodeError, ImgrecError, disk_failure
 from imgrec.machine import (
+    SOME_KEPT,
     available_cores,
     collect_seldom,
-    keep_memory,
     limit_memory,
     module_paths,
 )
@@ -40,8 +40,6 @@ MOST_SECONDS = 60
 """Of processor time, for one picture: whatever else the machine does."""
 MOST_MEMORY = 4 << 30
 """Bytes that a decoding process may hold."""
-MOST_KEPT = 64 << 20
-"""Bytes of it that it keeps between pictures: a chunk of small ones takes less, one very large one more."""
 TOO_LARGE = f"takes more than {MOST_MEMORY >> 30} GiB of memory to decode"
 MEMORY_STATUS = 77
 """A decoding process ends with it where it cannot have the memory that it needs."""
@@ -139,6 +137,7 @@ class _Decoder:
                 stdin=subprocess.DEVNULL,
                 env={
                     **os.environ,
+                    **SOME_KEPT,
                     "PYTHONPATH": os.pathsep.join(module_paths()),
                     "OMP_NUM_THREADS": "1",
                 },
@@ -301,7 +300,6 @@ def serve(file: int, most_seconds: int, idle_seconds: int) -> None:
     """
     _SERVING.append(most_seconds)
     collect_seldom()
-    keep_memory(MOST_KEPT)
     limit_memory(MOST_MEMORY)
     threading.Thread(target=_end_with, args=(file,), daemon=True).start()
     with Connection(file) as pipe:

@@ -6,7 +6,7 @@ What the user has set stays. A process of Ray's that works for us comes here fir
 
 import os
 
-from imgrec.machine import collect_seldom, keep_memory
+from imgrec.machine import MEMORY_KEPT, collect_seldom, keep_memory
 
 collect_seldom()
 keep_memory()
@@ -31,5 +31,7 @@ for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Under `uv run` Ray would build the environment anew for every local session.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Trials and groups of workers compute in threads of processes that have had others.
+    **MEMORY_KEPT,
 }.items():
     os.environ.setdefault(_name, _value)

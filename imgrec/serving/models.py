@@ -11,6 +11,7 @@ from typing import Any
 from imgrec.classifier import Classifier
 from imgrec.errors import ClassifierError, ImgrecError
 from imgrec.evaluation.golden import FILE, answers_of, compare_answers, read_golden
+from imgrec.machine import give_memory_back
 from imgrec.serving.metrics import Metrics
 from imgrec.serving.source import ModelSource
 from imgrec.serving.stage import Stage
@@ -204,6 +205,7 @@ class Models:
             ends = not model.users
         if ends:
             model.close()
+            give_memory_back()
 
     def _follow(self, seconds: float) -> None:
         while not self._ends.wait(seconds):

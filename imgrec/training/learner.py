@@ -81,7 +81,7 @@ class Learner:
             return self.parallel.no_sync()
         return nullcontext()
 
-    def learn_from(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def add_gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Add to the gradients what these pictures say.
 
         Args:
@@ -100,7 +100,7 @@ class Learner:
         self.scaler.scale(loss * share).backward()
         return logits.detach(), loss.detach()
 
-    def move(self) -> None:
+    def step(self) -> None:
         """A step of the optimizers along the gradients, which are gone then."""
         together = Together(self.optimizers)
         if self.spec.train.max_grad_norm:
@@ -111,10 +111,10 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def learn_and_move(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, of a whole batch: what a graph repeats. Nothing in it may hang on a number of the CPU that changes."""
-        outputs = self.learn_from(inputs, targets)
-        self.move()
+    def whole_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, of a whole batch: what a graph replays. Nothing in it may hang on a number of the CPU that changes."""
+        outputs = self.add_gradients(inputs, targets)
+        self.step()
         return outputs
 
     def share_buffers(self) -> None:
@@ -261,7 +261,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
     precision = Precision(device, arithmetic)
     refuse_graphs(spec.train, device.type, arithmetic, shard.world_size)
     # Of a batch in parts each part is started kernel by kernel: it is as large as memory allows.
-    recorded = spec.train.cuda_graphs and spec.parts(shard.world_size) == 1
+    captured = spec.train.cuda_graphs and spec.parts(shard.world_size) == 1
     return Learner(
         spec=spec,
         store=store,
@@ -280,7 +280,7 @@ def build_learner(spec: FitSpec, device: torch.device, shard: Shard) -> Learner:
         scaler=precision.scaler(),
         average=MovingAverage(model, spec.train.ema_decay) if spec.train.ema_decay else None,
         clock=Clock(device),
-        graphs=Graphs(device, optimizers) if recorded else None,
+        graphs=Graphs(device, optimizers) if captured else None,
     )
 
 

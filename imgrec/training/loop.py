@@ -160,13 +160,13 @@ def train_epoch(
                             learner.spec.augmentation,
                         )
                     if graphs:
-                        logits, loss = graphs.run(learner.learn_and_move, inputs, targets)
+                        logits, loss = graphs.run(learner.whole_step, inputs, targets)
                     else:
-                        logits, loss = learner.learn_from(inputs, targets)
+                        logits, loss = learner.add_gradients(inputs, targets)
                 meter.update(logits, labels, loss)
         with clock.on(OPTIMIZER):
             if not graphs:
-                learner.move()
+                learner.step()
             for schedule in learner.schedules:
                 schedule.step()
             if learner.average:

@@ -11,7 +11,12 @@ from imgrec.training.spec import FitSpec
 
 FACTOR = 4
 """How many times more parts each next try has."""
-SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+SIGNS = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
 """Texts in the messages of out-of-memory errors that have no exception class of their own."""
 
 

@@ -125,7 +125,7 @@ def _apply(weights: list[Tensor], updates: Tensor, group: dict[str, Any]) -> Non
     else:
         mul_(weights, 1 - rate * group["weight_decay"])
         share = RMS_OF_ADAMW * math.sqrt(max(rows, columns))
-    if isinstance(rate, Tensor):  # of a step that is recorded (`graphs.py`)
+    if isinstance(rate, Tensor):  # in a step that may be captured (`graphs.py`)
         add_(weights, list(updates * (-rate * share)))
     else:
         add_(weights, list(updates), alpha=-rate * share)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from imgrec.data.loader import Pictures, Shard, training_batches
 from imgrec.data.store import Store
+from imgrec.training.graphs import WARM_UP
 from imgrec.training.learner import Learner, build_learner
 from imgrec.training.loop import evaluate, train_epoch
 from imgrec.training.microbatch import (
@@ -214,8 +215,9 @@ def _step_seconds(learner: Learner, pictures: Pictures) -> float:
         shard=learner.shard,
         balanced=spec.train.imbalance == "sampler",
     )
-    count = min(WARMING + TIMED, spec.steps_per_epoch)
-    warm = min(WARMING, count - 1)  # small data may have one step alone
+    warming = WARMING + (WARM_UP if learner.graphs else 0)
+    count = min(warming + TIMED, spec.steps_per_epoch)
+    warm = min(warming, count - 1)  # small data may have one step alone
     began = _now(learner.device)
 
     def on_step(step: int) -> None:

@@ -1,7 +1,7 @@
-"""What a CUDA graph repeats is the whole step: nothing in it is a number of the CPU that changes from step to step.
+"""What a CUDA graph replays is the whole step: nothing in it is a number of the CPU that changes from step to step.
 
-A graph needs a GPU (tests/bench/test_gpu.py). What it does to a step can be seen without one: `make_fx` writes down the
-operations of a call with the numbers that they had, and repeats them.
+A graph needs a GPU (tests/bench/test_gpu.py). What it does to a step can be seen without one: `make_fx` traces the
+operations of a call with the numbers that they had, and the trace can be replayed.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from imgrec.training.spec import FitSpec
 from tests.unit.training.made import CPU, spec_for, weights
 
 KINDS: list[tuple[Arch, str]] = [*((arch, "") for arch in ARCHS), ("cnn", "adamw"), ("cnn", "sgd")]
-WARM_UP, REPEATED = 2, 4
+WARM_UP, REPLAYED = 2, 4
 
 
 def spec_of(arch: Arch, optimizer: str, storage: Path) -> FitSpec:
@@ -38,36 +38,36 @@ def batches(spec: FitSpec) -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs, torch.randint(spec.num_classes, (16,), generator=generator)
 
 
-def recorded(learner: Learner, inputs: Tensor, targets: Tensor) -> Step:
-    """The step, made once and written down."""
+def traced(learner: Learner, inputs: Tensor, targets: Tensor) -> Step:
+    """The step, made once and traced."""
 
     def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         # make_fx counts the arguments of a method wrongly.
-        return learner.learn_and_move(inputs, targets)
+        return learner.whole_step(inputs, targets)
 
-    # What is written down has the backward pass in it.
+    # The trace has the backward pass in it.
     return torch.no_grad()(make_fx(step)(inputs, targets))
 
 
 def trained(
-    spec: FitSpec, *, record: bool, rates_on_device: bool = True, steps: int = WARM_UP + REPEATED
+    spec: FitSpec, *, trace: bool, rates_on_device: bool = True, steps: int = WARM_UP + REPLAYED
 ) -> Tensor:
-    """The weights after some steps, the rate of each another, of which the last are repeated from a record."""
+    """The weights after some steps, the rate of each another, of which the last are replayed from a trace."""
     torch.manual_seed(0)
     learner = build_learner(spec, CPU, Shard())
     learner.model.train()
     rates = RatesOnDevice(CPU, learner.optimizers)
-    step: Step = learner.learn_and_move
+    step: Step = learner.whole_step
     for number, (inputs, targets) in zip(range(steps), batches(spec), strict=False):
         rates.send()
         if rates_on_device:
             with rates.read():
-                if record and number == WARM_UP:
-                    step = recorded(learner, inputs, targets)
+                if trace and number == WARM_UP:
+                    step = traced(learner, inputs, targets)
                 else:
                     step(inputs, targets)
-        elif record and number == WARM_UP:
-            step = recorded(learner, inputs, targets)
+        elif trace and number == WARM_UP:
+            step = traced(learner, inputs, targets)
         else:
             step(inputs, targets)
         for schedule in learner.schedules:
@@ -76,30 +76,28 @@ def trained(
 
 
 @pytest.mark.parametrize(("arch", "optimizer"), KINDS)
-def test_a_step_that_is_repeated_from_a_record_is_the_step(
-    arch: Arch, optimizer: str, tmp_path: Path
-) -> None:
-    """To the last bit, with other pictures and at other rates than those that it was recorded with."""
+def test_a_step_that_is_replayed_is_the_step(arch: Arch, optimizer: str, tmp_path: Path) -> None:
+    """To the last bit, with other pictures and at other rates than those that it was traced with."""
     spec = spec_of(arch, optimizer, tmp_path)
 
-    assert torch.equal(trained(spec, record=True), trained(spec, record=False))
+    assert torch.equal(trained(spec, trace=True), trained(spec, trace=False))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
-def test_a_rate_that_is_a_number_would_be_repeated_too(optimizer: str, tmp_path: Path) -> None:
+def test_a_rate_that_is_a_number_would_be_replayed_too(optimizer: str, tmp_path: Path) -> None:
     """So the test above sees what it is there for."""
     spec = spec_of("cnn", optimizer, tmp_path)
-    repeated = trained(spec, record=True, rates_on_device=False)
+    replayed = trained(spec, trace=True, rates_on_device=False)
 
-    assert not torch.equal(repeated, trained(spec, record=False, rates_on_device=False))
+    assert not torch.equal(replayed, trained(spec, trace=False, rates_on_device=False))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 def test_rates_on_the_device_are_those_of_the_schedules(optimizer: str, tmp_path: Path) -> None:
     """Up to fp32: as numbers they have more digits. Of two steps alone, for what rounding differs in, later ones enlarge."""
     spec = spec_of("cnn", optimizer, tmp_path)
-    as_numbers = trained(spec, record=False, rates_on_device=False, steps=2)
-    as_tensors = trained(spec, record=False, steps=2)
+    as_numbers = trained(spec, trace=False, rates_on_device=False, steps=2)
+    as_tensors = trained(spec, trace=False, steps=2)
 
     torch.testing.assert_close(as_tensors, as_numbers, atol=1e-6, rtol=1e-6)
 
