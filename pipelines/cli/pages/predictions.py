@@ -19,6 +19,7 @@ from rich.text import Text
 
 from imgrec.classifier import WEIGHTS, Classifier, Prediction
 from imgrec.config import Config
+from imgrec.data.parallel import start_decoders
 from imgrec.data.sources.sample import Named
 from imgrec.distributed.address import cluster_address
 from imgrec.errors import UnreadError
@@ -66,6 +67,7 @@ def show_predictions(
     if out is not None:
         refuse_ending(out)
     named = list_pictures(names, config.data, Path(config.storage) / "downloads")
+    start_decoders(1)  # one comes up while `find` waits
     folder = find()
     classifier = Classifier.load(folder)
     if priors:
