@@ -52,18 +52,15 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 PATIENT = 5
 """As `nice` counts: where nothing is left over, a quarter of a core. With 19 it would be a sixtieth, and what waits for the
 import would wait for minutes on a busy machine."""
-MALLOPT = {
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_ARENA_MAX": (-8, 1),
-    "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never
-}
-"""What glibc calls its settings of malloc in the environment, and for `mallopt`: the number of each (malloc.h), and ours."""
 MEMORY_KEPT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 60),
+    "MALLOC_TRIM_THRESHOLD_": "-1",  # never
 }
-"""The same for the environment of a process that computes in threads beside others, as Ray's do (`keep_memory`)."""
+"""Settings of glibc's malloc for a process that makes and drops large arrays all the time: `keep_memory` sets them, and who
+computes in threads beside others, as Ray's processes do, begins with them in its environment."""
+MALLOPT = {"MALLOC_MMAP_MAX_": -4, "MALLOC_ARENA_MAX": -8, "MALLOC_TRIM_THRESHOLD_": -1}
+"""Their numbers in malloc.h."""
 SOME_KEPT = {
     "MALLOC_MMAP_MAX_": "65536",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -92,9 +89,9 @@ def keep_memory() -> None:
     """
     libc = _libc()
     if hasattr(libc, "mallopt"):
-        for name, (option, value) in MALLOPT.items():
+        for name, value in MEMORY_KEPT.items():
             if name not in os.environ:
-                libc.mallopt(option, value)
+                libc.mallopt(MALLOPT[name], int(value))
 
 
 def give_memory_back() -> None:

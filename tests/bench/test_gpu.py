@@ -109,7 +109,8 @@ def test_steps_as_graphs_move_the_weights_as_steps_do(
 ) -> None:
     """In the same direction, as far: with both sizes of pictures, at rates that change in every step.
 
-    Not to the last bit: sums on a GPU have no fixed order, and what rounding differs in, later steps enlarge.
+    Not to the last bit: sums on a GPU have no fixed order, and what rounding differs in, later steps enlarge. The bounds are
+    choices, for no GPU was at hand: with old pictures, or the rate of another step, it goes elsewhere or not as far.
     """
     spec = replace(specs[arch], augmentation=augmentation)
     size = {"start_size": 0.5} if arch in {"cnn", "transformer"} else {}
@@ -127,12 +128,13 @@ def test_a_fit_by_graphs_learns_and_gives_its_memory_back(
     """As well as one by steps; the next model finds the card as this one did."""
     spec = specs[arch]
     spec = replace(spec, train=spec.train.model_copy(update={"cuda_graphs": True}))
-    release_memory()
-    before = torch.cuda.memory_reserved()
-    assert measure(spec, CUDA)["test_accuracy"] > 0.9
-    release_memory()
+    reserved = []
+    for _ in range(2):  # the first leaves what libraries keep for the stream of all captures
+        assert measure(spec, CUDA)["test_accuracy"] > 0.9
+        release_memory()
+        reserved.append(torch.cuda.memory_reserved())
 
-    assert torch.cuda.memory_reserved() <= before + (64 << 20)
+    assert reserved[1] <= reserved[0]
 
 
 def test_a_gpu_in_fp32_comes_to_what_a_cpu_comes_to(specs: dict[str, FitSpec]) -> None:

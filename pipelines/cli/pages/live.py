@@ -257,9 +257,10 @@ class LiveTable(Observer):
         match event:
             case Started(epochs_done=done):
                 if row.state == "training" and event.shortages > row.shortages:
+                    without = ", without CUDA graphs" if row.spec.train.cuda_graphs else ""
                     self._line(
                         f"{name}: memory ran out; going on from epoch {done} with a batch in "
-                        f"{event.parts} parts"
+                        f"{event.parts} parts{without}"
                     )
                 elif row.state == "training":
                     self._line(f"{name}: a worker died; going on from epoch {done}")

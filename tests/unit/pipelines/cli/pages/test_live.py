@@ -33,6 +33,19 @@ def test_workers_that_start_again_say_why(
     ]
 
 
+def test_steps_that_are_not_captured_any_more_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A batch in parts is started kernel by kernel, whatever train.cuda_graphs says."""
+    spec = spec_for("ann", tmp_path, "train.cuda_graphs=true")
+    with closing(LiveTable()) as screen:
+        screen.will_train({"ann": spec})
+        screen.worker("ann", Started(0, 1, "cuda", "bf16"))
+        screen.worker("ann", Started(0, 1, "cuda", "bf16", parts=4, shortages=1))
+
+    assert "a batch in 4 parts, without CUDA graphs" in capfd.readouterr().err
+
+
 def test_seeds_that_train_side_by_side_have_a_row_each(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
