@@ -13,6 +13,8 @@ import importlib
 import math
 import os
 import platform
+import random
+import socket
 import sys
 import tempfile
 import threading
@@ -35,8 +37,11 @@ except ImportError:  # pragma: no cover - Windows, where WSL is the way
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CGROUPS = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 LOCK_POLL_SECONDS = 0.05
+PORTS = range(20_000, 30_000)
+"""Above those of Ray's workers, below Kubernetes' and those that systems give to whoever asks for any."""
 SELDOM = (20_000, 10, 10)
 """Of `gc.set_threshold`, whose own is (700, 10, 10)."""
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
@@ -210,6 +215,35 @@ def take_room(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
     else:
         os.ftruncate(file, size)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port for a server that is told its port and starts a moment later.
+
+    It is none of those that the system gives to whoever asks for any: Ray's processes ask for dozens, and one of them
+    would have it before the server comes up. A process never gets the same port twice.
+
+    Raises:
+        OSError: none is free.
+    """
+    for port in _ports():
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind((host, port))
+            return port
+    with socket.socket() as one:  # the system gives all of them to others
+        one.bind((host, 0))
+        return int(one.getsockname()[1])
+
+
+@cache
+def _ports() -> Iterator[int]:
+    """In an order of this process, for two processes that look at the same time."""
+    low, high = 49_152, 65_535  # as IANA has it
+    with contextlib.suppress(OSError):
+        low, high = map(int, PORT_RANGE.read_text().split())
+    ports = [port for port in PORTS if not low <= port <= high]
+    random.SystemRandom().shuffle(ports)
+    return iter(ports)
 
 
 def keep_caches_in(folder: Path) -> None:

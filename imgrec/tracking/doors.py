@@ -1,9 +1,9 @@
 """Every way to ask a registered model, beside what it answered when it was registered."""
 
 import base64
+import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +25,7 @@ from imgrec.evaluation.golden import (
     compare_answers,
     read_golden,
 )
+from imgrec.machine import free_port
 from imgrec.tracking.connection import Tracking
 from imgrec.tracking.registry import served_answers
 from imgrec.tracking.versions import fetch_version
@@ -64,9 +65,7 @@ def _over_http(model: Path, pictures: Mapping[str, bytes]) -> Probabilities:
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
     """`mlflow models serve` on a free port of loopback; stopped with all its children after."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model)]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     # MLflow looks for uvicorn on the path.
@@ -91,7 +90,10 @@ def _server(model: Path) -> Iterator[str]:
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
+        with (
+            suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(url, timeout=2),  # noqa: S310
+        ):
             return
         time.sleep(0.25)
     msg = f"mlflow models serve did not answer within {START_SECONDS} s"

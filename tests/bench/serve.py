@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from imgrec.config import TrackingConfig
+from imgrec.machine import free_port
 from imgrec.tracking.connection import connect
 from imgrec.tracking.versions import fetch_classifier
-from tests.e2e.user import IMGREC, free_port, served
+from tests.e2e.user import IMGREC, served
 
 CLIENTS = (1, 8, 64)
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}

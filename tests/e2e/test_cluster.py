@@ -23,12 +23,12 @@ from mlflow import MlflowClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from imgrec.machine import free_port
 from tests.conftest import ROOT
 from tests.e2e.lab import (
     Lab,
     answers,
     can_make_networks,
-    free_port,
     kill_tree,
     lab,
     postgres_programs,

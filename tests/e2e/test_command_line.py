@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from imgrec.config import TrackingConfig
+from imgrec.machine import free_port
 from imgrec.tracking.connection import connect
 from tests.conftest import picture
-from tests.e2e.user import CLASSES, IMGREC, free_port, imgrec, make_pictures, served
+from tests.e2e.user import CLASSES, IMGREC, imgrec, make_pictures, served
 
 
 @pytest.fixture(scope="module")

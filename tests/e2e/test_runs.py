@@ -14,14 +14,13 @@ import psutil
 import pytest
 
 from imgrec.config import TrackingConfig
-from imgrec.machine import available_cores
+from imgrec.machine import available_cores, free_port
 from imgrec.tracking.connection import connect
 from imgrec.tracking.tags import CORES
 from tests.conftest import processes_of
 from tests.e2e.user import (
     IMGREC,
     end_of,
-    free_port,
     imgrec,
     make_pictures,
     refuse_unregistered,

@@ -1,13 +1,12 @@
 """A person with a folder of pictures, who types commands."""
 
 import contextlib
+import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,12 +78,6 @@ def end_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
     pytest.fail(f"not over after {seconds} s, status {status}, written: {said}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
     """A server in the background, ready inside; stopped with all its children after."""
@@ -93,10 +86,15 @@ def served(command: list[str], url: str, **options: Any) -> Iterator[None]:
     ) as process:
         try:
             for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
-                    break
                 assert process.poll() is None, "the server ended"
+                with (
+                    contextlib.suppress(OSError, http.client.HTTPException),
+                    urllib.request.urlopen(url, timeout=2),
+                ):
+                    break
                 time.sleep(0.25)
+            else:
+                pytest.fail(f"no answer from {url}")
             yield
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):

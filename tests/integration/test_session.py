@@ -23,6 +23,7 @@ from imgrec.distributed.lone_worker import start_worker
 from imgrec.distributed.nodes import NodeInfo, _on_each
 from imgrec.distributed.session import ray_session
 from imgrec.errors import ClusterError
+from imgrec.machine import free_port
 
 
 def test_what_waits_for_ray_ends_with_it(tmp_path: Path) -> None:
@@ -207,9 +208,7 @@ def test_an_address_where_nobody_answers_is_said_at_once(
     by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray would tell of it in its own lines for three minutes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     if by == "environment":
         monkeypatch.setenv("RAY_ADDRESS", address)
     config = ClusterConfig(address=address if by == "setting" else "")

@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from imgrec.machine import (
     SELDOM,
     PatientImport,
     birth_of,
+    free_port,
     keep_caches_in,
     locked,
     memory_kills,
@@ -360,3 +362,31 @@ def test_a_patient_import_that_nobody_waits_for_is_given_up(
         signal.signal(signal.SIGINT, interrupts)
 
     assert time.monotonic() - started < 20  # of the thirty seconds that each would take
+
+
+def test_a_server_gets_a_port_that_nobody_is_given_before_it_comes_up() -> None:
+    """Ray takes the port that the system has just told to be free, and MLflow's client is answered by Ray."""
+    low, high = map(int, machine.PORT_RANGE.read_text().split())
+    ports = [free_port() for _ in range(50)]
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        given = one.getsockname()[1]
+
+    assert low <= given <= high
+    assert not any(low <= port <= high for port in ports)
+    assert len(set(ports)) == 50
+
+
+@pytest.mark.parametrize("told", ["1024 65535", None], ids=["all", "not told"])
+def test_a_port_is_found_whatever_the_system_gives_to_others(
+    told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all ports are given to whoever asks for any, it is one of those; where the system does not tell, none."""
+    monkeypatch.setattr(machine, "PORT_RANGE", tmp_path / "range")
+    monkeypatch.setattr(machine, "_ports", machine._ports.__wrapped__)
+    if told:
+        (tmp_path / "range").write_text(told)
+    port = free_port()
+
+    assert port > 0
+    assert (port in machine.PORTS) == (told is None)

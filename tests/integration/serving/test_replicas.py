@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from imgrec.machine import free_port
 from tests.conftest import ROOT
-from tests.e2e.user import free_port
 from tests.integration.serving.made import make_classifier, picture, save
 
 CODE = """
