@@ -1,6 +1,7 @@
 """A registered model found by a process of its own.
 
 MLflow takes a second to import, and so does torch. Whoever needs both for one answer lets another core do the one.
+Nothing is imported here that the process would have to wait for: it starts before the settings are read.
 """
 
 import subprocess
@@ -11,12 +12,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imgrec.config import TrackingConfig
 from imgrec.errors import ImgrecError, disk_failure
 from imgrec.machine import collect_seldom, module_paths
 
+if TYPE_CHECKING:
+    from imgrec.config import TrackingConfig
+
+Find = Callable[[], Path]
+Ask = Callable[["TrackingConfig", Path, str], Find]
 ENTRY = (
     "import sys; number, *paths = sys.argv[1:]; sys.path[:0] = paths; "
     "from imgrec.tracking.finding import answer; answer(int(number))"
@@ -24,18 +29,13 @@ ENTRY = (
 
 
 @contextmanager
-def registered_folder(
-    config: TrackingConfig, storage: Path, model: str
-) -> Iterator[Callable[[], Path]]:
-    """Inside, a function says where the classifier of a registered model lies: a folder of this machine, there until the end.
+def registered_folders() -> Iterator[Ask]:
+    """Inside, a function asks once for a registered model, and gives one that says where its classifier lies.
 
-    The function raises TrackingError where MLflow does not answer, or there is no such model, version or alias; and
-    ClassifierError where a file is not as it was when the model was registered.
-
-    Args:
-        config: Names the MLflow.
-        storage: The folder that runs write to.
-        model: As `fetch_classifier` takes it.
+    The first takes the settings that name the MLflow, the folder that runs write to, and the model as
+    `fetch_classifier` takes it. The second waits, and gives a folder of this machine that is there until the end. It
+    raises TrackingError where MLflow does not answer, or there is no such model, version or alias; and ClassifierError
+    where a file is not as it was when the model was registered.
     """
     ours, theirs = Pipe()
     with tempfile.TemporaryDirectory(prefix="imgrec-") as copy, ours:
@@ -46,10 +46,14 @@ def registered_folder(
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is answered by whoever waits
             )
-        try:
+
+        def ask(config: "TrackingConfig", storage: Path, model: str) -> Find:
             with suppress(ConnectionError):  # `_found` will say so
                 ours.send((config, storage.absolute(), model, Path(copy)))
-            yield partial(_found, ours, process)
+            return partial(_found, ours, process)
+
+        try:
+            yield ask
         finally:
             process.kill()
             process.wait()

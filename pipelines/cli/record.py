@@ -1,6 +1,7 @@
 """The commands that look at the record: runs, compare, models, promote, predict, ui, ..."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -173,8 +174,7 @@ def predict(
     """Say what is in pictures, with a registered model."""
     from pipelines.cli.pages.found import finding  # noqa: PLC0415
 
-    loaded = load_settings(config, settings=settings)
-    with finding(loaded, model) as find:
+    with finding(partial(load_settings, config, settings=settings), model) as (loaded, find):
         from pipelines.cli.pages.predictions import show_predictions  # noqa: PLC0415 - beside it
 
         show_predictions(
@@ -209,7 +209,7 @@ def export(
     """Write a model for other programs, held to its golden pictures."""
     from pipelines.cli.pages.found import finding  # noqa: PLC0415
 
-    with finding(load_settings(config, settings=settings), model) as find:
+    with finding(partial(load_settings, config, settings=settings), model) as (_, find):
         from pipelines.cli.pages.exported import export_model  # noqa: PLC0415 - beside it
 
         export_model(find, model, form, out, as_json=as_json)

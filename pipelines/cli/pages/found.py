@@ -3,20 +3,28 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imgrec.config import Config
 from imgrec.named import is_folder_of
-from imgrec.tracking.finding import registered_folder
+from imgrec.tracking.finding import Find, registered_folders
+
+if TYPE_CHECKING:
+    from imgrec.config import Config
 
 
 @contextmanager
-def finding(config: Config, model: str) -> Iterator[Callable[[], Path]]:
-    """Inside, a function says where the classifier lies: that of a registered model, or in the folder that is named.
+def finding(load: Callable[[], "Config"], model: str) -> Iterator[tuple["Config", Find]]:
+    """The settings, and a function that says where the classifier lies: of a registered model, or in the folder that is named.
 
     It raises TrackingError where there is no such model, and ClassifierError where its files are not as they were.
+
+    Args:
+        load: Reads the settings, while a process that asks MLflow comes up.
+        model: As `fetch_classifier` takes it, or a folder, which needs no MLflow.
     """
-    if is_folder_of(model):  # which needs no MLflow
-        yield lambda: Path(model)
+    if is_folder_of(model):
+        yield load(), lambda: Path(model)
         return
-    with registered_folder(config.tracking, Path(config.storage), model) as find:
-        yield find
+    with registered_folders() as ask:
+        config = load()
+        yield config, ask(config.tracking, Path(config.storage), model)

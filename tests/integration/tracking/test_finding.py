@@ -13,7 +13,7 @@ from imgrec.data.store import Store
 from imgrec.errors import ClassifierError, TrackingError
 from imgrec.tracking import finding
 from imgrec.tracking.connection import Tracking
-from imgrec.tracking.finding import registered_folder
+from imgrec.tracking.finding import registered_folders
 from imgrec.tracking.registry import register
 from imgrec.tracking.runs import start_run
 from imgrec.tracking.versions import fetch_classifier
@@ -34,8 +34,8 @@ def test_another_process_says_where_a_model_lies(
 ) -> None:
     """Where this one would find it; and nothing is left of that process."""
     config, before = TrackingConfig(uri=tracking.uri), psutil.Process().children()
-    with registered_folder(config, tmp_path, f"{found}/1") as find:
-        folder = find()
+    with registered_folders() as ask:
+        folder = ask(config, tmp_path, f"{found}/1")()
 
     assert folder == fetch_classifier(tracking, f"{found}/1")
     assert psutil.Process().children() == before
@@ -45,21 +45,21 @@ def test_what_it_refuses_is_raised_here(tracking: Tracking, found: str, tmp_path
     """As if this process had asked: a name that nobody has, files that were changed, a record that is not there."""
     config = TrackingConfig(uri=tracking.uri)
     with (
-        registered_folder(config, tmp_path, "nobody") as find,
+        registered_folders() as ask,
         pytest.raises(TrackingError, match="nobody: no such model"),
     ):
-        find()
+        ask(config, tmp_path, "nobody")()
     with (
-        registered_folder(TrackingConfig(), tmp_path / "nowhere", found) as find,
+        registered_folders() as ask,
         pytest.raises(TrackingError, match=r"nowhere.*mlflow\.db"),
     ):
-        find()
+        ask(TrackingConfig(), tmp_path / "nowhere", found)()
     (fetch_classifier(tracking, f"{found}/1") / "more.txt").write_text("?")
     with (
-        registered_folder(config, tmp_path, f"{found}/1") as find,
+        registered_folders() as ask,
         pytest.raises(ClassifierError, match=r"more\.txt was added"),
     ):
-        find()
+        ask(config, tmp_path, f"{found}/1")()
 
 
 def test_a_process_that_ends_without_an_answer_is_no_answer(
@@ -68,7 +68,7 @@ def test_a_process_that_ends_without_an_answer_is_no_answer(
     """A bug of ours, or a kill: it is not waited for, and its status is told."""
     monkeypatch.setattr(finding, "ENTRY", "import os; os._exit(7)")
     with (
-        registered_folder(TrackingConfig(uri=tracking.uri), tmp_path, found) as find,
+        registered_folders() as ask,
         pytest.raises(RuntimeError, match="ended with status 7"),
     ):
-        find()
+        ask(TrackingConfig(uri=tracking.uri), tmp_path, found)()

@@ -25,7 +25,7 @@ def imgrec(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("begun", "not_yet"),
     [
         ("pipelines.start", ("ray.train", "ray.tune", "matplotlib", "torchvision")),
-        ("pipelines.cli.pages.found", ("torch", "mlflow", "ray")),
+        ("pipelines.cli.pages.found", ("pydantic", "torch", "mlflow", "ray")),
         ("pipelines.cli.pages.predictions", ("mlflow", "ray")),
     ],
     ids=["a run", "a model is on its way", "predict"],
