@@ -31,6 +31,7 @@ from imgrec.data.guarded import decode_all
 from imgrec.errors import ClassifierError, ConfigError, DecodeError
 from imgrec.models import build_model
 from imgrec.models.build import keep_fp32, lay_out
+from imgrec.models.folding import fold_for_good
 from imgrec.models.torchvision_network import TorchvisionNetwork
 from imgrec.named import CARD
 from imgrec.preprocess.recipe import ChannelStatistics, Recipe
@@ -133,6 +134,7 @@ class Classifier:
             msg = f"the weights do not fit the {card.model.arch} on the card: {reason}"
             raise ClassifierError(msg) from error
         self.model = lay_out(model).to(self.device).eval()
+        fold_for_good(self.model)
         self.recipe = Recipe(card.statistics, card.filters, view=card.view)
         self.recipe = self.recipe.to(self.device).eval()
 

@@ -142,6 +142,9 @@ class TrainConfig(Section):
         if self.cuda_graphs and self.finetune == "probe":
             msg = "cuda_graphs has no effect with finetune = 'probe', which has no steps"
             raise ValueError(msg)
+        if self.cuda_graphs and self.precision == "fp16":
+            msg = "cuda_graphs needs precision = 'bf16' or 'fp32': in fp16 a step waits for the GPU"
+            raise ValueError(msg)
         return self
 
     def resolved(

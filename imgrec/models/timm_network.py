@@ -1,9 +1,9 @@
 """Any network of timm, by name, with a last layer of its own for K classes.
 
 The network is timm's own. Differences: grey pictures are repeated to three channels; the batch normalizations
-of one that begins with pretrained weights keep their statistics, for those of a few small batches are worse;
-and on a CPU its depthwise convolutions are trained in fp32, because oneDNN's gradients of them in bf16 take
-four times as long (docs/log.md).
+of one that begins with pretrained weights keep their statistics, for those of a few small batches are worse; while
+they keep them they are part of the convolutions before them (`folding`); and on a CPU depthwise convolutions are trained
+in fp32.
 
 Source: Wightman 2019, "PyTorch Image Models" (https://github.com/huggingface/pytorch-image-models).
 """
@@ -19,8 +19,12 @@ from imgrec.config import ImageShape, ModelConfig
 from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
-from imgrec.models.network import Network
+from imgrec.models.folding import Convolution, fold_norms
+from imgrec.models.network import BatchNorm, Network
 from imgrec.models.recurrent import AS_ASKED
+
+OURS = {nn.Conv2d: Convolution, **AS_ASKED}
+"""Layers of ours in place of torch's."""
 
 
 class TimmNetwork(Network):
@@ -50,14 +54,9 @@ class TimmNetwork(Network):
             )
             raise ConfigError(msg)
         self.last_layer_name = f"network.{name}"
+        fold_norms(self.network, _norms())
         for module in list(self.network.modules()):
-            if (
-                isinstance(module, nn.Conv2d)
-                and type(module) is nn.Conv2d
-                and _is_depthwise(module)
-            ):
-                module.__class__ = _DepthwiseConv
-            module.__class__ = AS_ASKED.get(type(module), type(module))
+            module.__class__ = OURS.get(type(module), type(module))
         self._refuse_wrong_size(config, image_shape)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,17 +95,6 @@ class TimmNetwork(Network):
         self.train()
 
 
-class _DepthwiseConv(nn.Conv2d):
-    """One whose gradients are computed in fp32 on a CPU."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if not learns or input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            return self._conv_forward(input.float(), self.weight, self.bias)
-
-
 def _classes_in(weights: Path, last_layer: str) -> int:
     """How many classes the last layer in a file has; 0 where there is none."""
     with safe_open(weights, framework="pt") as tensors:
@@ -114,8 +102,10 @@ def _classes_in(weights: Path, last_layer: str) -> int:
         return int(tensors.get_slice(name).get_shape()[0]) if name in tensors.keys() else 0  # noqa: SIM118 - no mapping
 
 
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    return layer.groups == layer.in_channels > 1
+def _norms() -> tuple[type[BatchNorm], ...]:
+    from timm.layers.norm_act import BatchNormAct2d  # noqa: PLC0415 - as in _network
+
+    return nn.BatchNorm2d, BatchNormAct2d
 
 
 def _in_three_channels(images: Tensor) -> Tensor:

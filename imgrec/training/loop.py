@@ -270,9 +270,12 @@ def evaluate(learner: Learner, pictures: Pictures, rows: Indices, *, share: floa
 
 def _too_large(spec: FitSpec, at_once: int) -> TrainingError:
     height, width, _ = spec.image_shape
+    graphs = (
+        ", or leave train.cuda_graphs out, which keeps memory" if spec.train.cuda_graphs else ""
+    )
     return TrainingError(
         f"out of memory while {at_once} pictures of {height} x {width} were evaluated at once: lower "
-        f"data.image_size, or take a smaller {spec.model.arch}"
+        f"data.image_size, or take a smaller {spec.model.arch}{graphs}"
     )
 
 

@@ -236,7 +236,10 @@ class LiveTable(Observer):
         elif passes:
             self._line(f"{arch}: the last layer on frozen features; then {passed}, {how}")
         else:
-            self._line(f"{arch}: the last layer on frozen features, and no more (train.finetune)")
+            vain = "; train.cuda_graphs has no effect on that" if spec.train.cuda_graphs else ""
+            self._line(
+                f"{arch}: the last layer on frozen features, and no more (train.finetune){vain}"
+            )
         if spec.filters:
             self._line(f"{arch}: filters: {', '.join(one.filter for one in spec.filters)}")
         if spec.train.imbalance != "none":

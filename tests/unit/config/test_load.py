@@ -35,6 +35,7 @@ DIGITS = Path(pipelines.__file__).parent / "configs" / "digits.toml"
         ("data.image_size=4000", "at most 1024 pixels"),
         ("data.test_fraction=0", "above 0"),
         ("ann.train.momentum=0.5", "momentum has no effect with optimizer = 'adamw'"),
+        ("train={cuda_graphs=true, precision='fp16'}", "cuda_graphs needs precision"),
         (
             "cnn.model={backbone='compact', pretrained=true}",
             "pretrained has no effect with backbone",

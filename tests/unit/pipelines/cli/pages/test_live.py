@@ -1,11 +1,13 @@
 """What a person reads while a run goes on."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imgrec.distributed.events import Started
+from imgrec.models.weights import Weights
 from pipelines.cli.pages.live import LiveTable
 from tests.unit.training.made import spec_for
 
@@ -44,6 +46,20 @@ def test_steps_that_are_not_captured_any_more_are_told(
         screen.worker("ann", Started(0, 1, "cuda", "bf16", parts=4, shortages=1))
 
     assert "a batch in 4 parts, without CUDA graphs" in capfd.readouterr().err
+
+
+def test_graphs_of_a_probe_are_told_to_be_in_vain(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whether fine-tuning is left out is decided after the settings were checked."""
+    weights = Weights("", "", "", "", tmp_path, (224, 224), 0.9, "bicubic", (0.5,), (0.5,))
+    spec = replace(
+        spec_for("cnn", tmp_path, "train.cuda_graphs=true", "train.epochs=1"), weights=weights
+    )
+    with closing(LiveTable()) as screen:
+        screen.will_train({"cnn": spec})
+
+    assert "and no more (train.finetune); train.cuda_graphs has no effect" in capfd.readouterr().err
 
 
 def test_seeds_that_train_side_by_side_have_a_row_each(

@@ -1,0 +1,138 @@
+"""Batch normalizations with fixed statistics, as part of the convolutions before them.
+
+With fixed statistics a batch normalization multiplies each channel by a number and adds another. The kernel before it
+may be multiplied in its place, which has hundreds of times fewer numbers than the maps behind it. So it is in evaluation,
+and in training where the statistics are those that came with pretrained weights: a pass over the maps less forwards, two
+less backwards, and one copy of them less in memory. Parameters, gradients and files of weights are as they were.
+
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+(arXiv:1712.05877), section 3.2.
+"""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from imgrec.models.network import BatchNorm
+
+FOLDED: dict[type, type] = {}
+"""Classes of batch normalizations, and ours in their place."""
+
+
+class Convolution(nn.Conv2d):
+    """torch's, which a batch normalization may be part of, and whose gradients, if depthwise, are in fp32 on a CPU.
+
+    Attributes:
+        norm: The batch normalization behind it, as a tuple of one: a module in a module would be a part of it.
+        folded_weight: The kernel with that, where it was computed for good; no part of the network's weights.
+        folded_bias: The same of the bias.
+    """
+
+    norm: tuple[BatchNorm, ...] = ()
+    folded_weight: Tensor | None
+    folded_bias: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Maps (B, in, H, W) to maps (B, out, h, w)."""
+        weight, bias = self.kernel()
+        learns = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        if (
+            self.groups == self.in_channels > 1
+            and learns
+            and input.device.type == "cpu"
+            and torch.is_autocast_enabled("cpu")
+        ):
+            # oneDNN's gradients of depthwise convolutions in bf16 take four times as long (docs/log.md).
+            with torch.autocast("cpu", enabled=False):
+                return self._conv_forward(input.float(), weight, bias)
+        return self._conv_forward(input, weight, bias)
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, h, w) and bias (out,), with the normalization where its statistics are fixed."""
+        if not self.norm or self.norm[0].training:
+            return self.weight, self.bias
+        if self.folded_weight is not None:
+            return self.folded_weight, self.folded_bias
+        (norm,) = self.norm
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight
+        bias = -norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        if norm.affine:
+            bias = bias + norm.bias
+        return self.weight * scale.view(-1, 1, 1, 1), bias
+
+
+class _Folded:
+    """A batch normalization that is part of a convolution while its statistics are fixed."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        if self.training:  # type: ignore[attr-defined]
+            return super().forward(input)  # type: ignore[misc]
+        for name in ("drop", "act"):  # what timm's does behind it
+            if layer := getattr(self, name, None):
+                input = layer(input)  # noqa: A001
+        return input
+
+
+def fold_norms(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> None:
+    """Let batch normalizations be part of the convolutions before them, wherever nothing else sees what these give.
+
+    Args:
+        network: Whose way through it does not depend on the pictures; any other stays as it is.
+        norms: The classes that may be folded: torch's BatchNorm2d, and such as have a dropout and an activation behind it.
+    """
+    for conv, norm in _pairs(network, norms):
+        conv.__class__ = Convolution
+        conv.norm = (norm,)
+        for name in ("folded_weight", "folded_bias"):
+            conv.register_buffer(name, None, persistent=False)
+        kind = type(norm)
+        made = type(f"Folded{kind.__name__}", (_Folded, kind), {})
+        norm.__class__ = FOLDED.setdefault(kind, made)
+
+
+@torch.no_grad()
+def fold_for_good(network: nn.Module) -> None:
+    """Compute kernels with their batch normalizations once, for a network in evaluation that nobody trains any more."""
+    for module in network.modules():
+        if isinstance(module, Convolution) and module.norm:
+            module.folded_weight, module.folded_bias = module.kernel()
+
+
+class _Tracer(fx.Tracer):
+    """One that takes convolutions and normalizations as they are, whoever has written them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d | BatchNorm) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
+def _pairs(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> list[tuple[Any, Any]]:
+    try:
+        graph = _Tracer().trace(network)
+    except Exception:
+        return []
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    times = Counter(str(node.target) for node in calls)
+    pairs = []
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        conv, norm = (network.get_submodule(str(one.target)) for one in (before, node))
+        if (
+            type(conv) is nn.Conv2d
+            and type(norm) in norms
+            and norm.track_running_stats
+            and times[str(before.target)] == times[str(node.target)] == 1
+        ):
+            pairs.append((conv, norm))
+    return pairs
