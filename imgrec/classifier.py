@@ -169,7 +169,12 @@ class Classifier:
             pictures: As above.
             decode_workers: Processes that decode; 0 for one a core.
         """
-        decoded = decode_all(contents_of(pictures), self.decoding, decode_workers)
+        return self.outcomes(decode_all(contents_of(pictures), self.decoding, decode_workers))
+
+    def outcomes(
+        self, decoded: Iterator[Pixels | DecodeError]
+    ) -> Iterator[Prediction | DecodeError]:
+        """What it says of pictures that were decoded as `decoding` says; what could not be comes as its error."""
         while some := list(itertools.islice(decoded, self.at_once)):
             readable = [pixels for pixels in some if not isinstance(pixels, DecodeError)]
             predictions = self.predictions(self.logits_of(readable)) if readable else iter(())

@@ -1,5 +1,6 @@
 """Whether a registered version becomes champion: both models are asked about the same test pictures, now."""
 
+import itertools
 import json
 import math
 import tempfile
@@ -12,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from imgrec.classifier import WEIGHTS, Classifier, read_card
+from imgrec.classifier import WEIGHTS, Classifier, Prediction, read_card
 from imgrec.config import DataConfig, PromoteConfig
 from imgrec.config.check import checked
 from imgrec.data.content import Content
+from imgrec.data.guarded import decode_all
 from imgrec.data.sources import open_source
 from imgrec.data.sources.listing import list_samples
 from imgrec.errors import ClassifierError, DataError, DecodeError, TrackingError
@@ -116,9 +118,8 @@ class _Gate:
         if also is None:
             return Decision(False, "nobody knows which of these pictures that has learned from")
         contents = self._contents(answers.ids.tolist())
-        challenger, incumbent = (
-            asked(Classifier.load(folder), answers, contents) for folder in (mine, theirs)
-        )
+        models = [Classifier.load(folder) for folder in (mine, theirs)]
+        challenger, incumbent = ask(models, answers, contents)
         return judge(challenger, incumbent, self.rules, number=number, learned=learned | also)
 
     def _unfit(self, folder: Path, champion: RegisteredVersion | None) -> str:
@@ -211,19 +212,34 @@ class _Gate:
             return content
 
 
-def asked(classifier: Classifier, about: Answers, contents: Sequence[Content]) -> Answers:
-    """What a classifier says of pictures now, as it is served; one that it cannot read it has not recognized.
+def ask(
+    classifiers: Sequence[Classifier], about: Answers, contents: Sequence[Content]
+) -> list[Answers]:
+    """What each says of pictures now, as it is served; those that see the same pixels have them decoded once.
 
     Args:
-        classifier: Of the same classes, in any order.
+        classifiers: Of the same classes, in any order.
         about: Other answers about these pictures, whose classes, ids and labels are taken.
         contents: The pictures.
     """
+    first = classifiers[0]
+    if any(one.decoding != first.decoding for one in classifiers):
+        return [ask([one], about, contents)[0] for one in classifiers]
+    several = itertools.tee(decode_all(contents, first.decoding), len(classifiers))
+    said = [one.outcomes(decoded) for one, decoded in zip(classifiers, several, strict=True)]
+    rows = list(
+        zip(*said, strict=True)
+    )  # one picture after the other, so that few wait for the second
+    return [_answers(about, [row[place] for row in rows]) for place in range(len(classifiers))]
+
+
+def _answers(about: Answers, outcomes: Sequence[Prediction | DecodeError]) -> Answers:
+    """What was said, of pictures that others were asked about; one that cannot be read is not recognized."""
     number_of = {name: number for number, name in enumerate(about.class_names)}
-    predicted = np.full(len(contents), -1)
-    confidence = np.zeros(len(contents))
-    loss = np.full(len(contents), math.log(len(number_of)))
-    for row, outcome in enumerate(classifier.predict_each(contents)):
+    predicted = np.full(len(outcomes), -1)
+    confidence = np.zeros(len(outcomes))
+    loss = np.full(len(outcomes), math.log(len(number_of)))
+    for row, outcome in enumerate(outcomes):
         if isinstance(outcome, DecodeError):
             continue
         predicted[row] = number_of[outcome.label]
