@@ -10,11 +10,13 @@ Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Eff
 """
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from imgrec.models.depthwise import convolve, has_slow_gradient
 from imgrec.models.network import BatchNorm
 
 FOLDED: dict[type, type] = {}
@@ -22,7 +24,7 @@ FOLDED: dict[type, type] = {}
 
 
 class Convolution(nn.Conv2d):
-    """torch's, which a batch normalization may be part of, and whose gradients, if depthwise, are in fp32 on a CPU.
+    """torch's, which a batch normalization may be part of; a depthwise one learns in fp32 on a CPU, and fast.
 
     Attributes:
         norm: The batch normalization behind it, as a tuple of one: a module in a module would be a part of it.
@@ -37,16 +39,21 @@ class Convolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Maps (B, in, H, W) to maps (B, out, h, w)."""
         weight, bias = self.kernel()
-        learns = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        if not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
+            return self._conv_forward(input, weight, bias)
         if (
             self.groups == self.in_channels > 1
-            and learns
             and input.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
         ):
             # oneDNN's gradients of depthwise convolutions in bf16 take four times as long (docs/log.md).
             with torch.autocast("cpu", enabled=False):
-                return self._conv_forward(input.float(), weight, bias)
+                return self._learning(input.float(), weight, bias)
+        return self._learning(input, weight, bias)
+
+    def _learning(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        if has_slow_gradient(self, input):
+            return convolve(input, weight, bias)
         return self._conv_forward(input, weight, bias)
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
@@ -69,6 +76,16 @@ class Convolution(nn.Conv2d):
         return self.weight * scale.view(-1, 1, 1, 1), bias
 
 
+class SameConvolution(Convolution):
+    """One of timm's that is padded as TensorFlow does it: so that a side of n places has n / stride behind it, rounded up."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        from timm.layers.padding import pad_same  # noqa: PLC0415 - whoever has such a layer has timm
+
+        padded = pad_same(input, [*self.kernel_size], [*self.stride], [*self.dilation])
+        return super()._conv_forward(padded, weight, bias)
+
+
 class _Folded:
     """A batch normalization that is part of a convolution while its statistics are fixed."""
 
@@ -81,15 +98,18 @@ class _Folded:
         return input
 
 
-def fold_norms(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> None:
+def fold_norms(
+    network: nn.Module, convs: Mapping[type, type[Convolution]], norms: Collection[type[BatchNorm]]
+) -> None:
     """Let batch normalizations be part of the convolutions before them, wherever nothing else sees what these give.
 
     Args:
         network: Whose way through it does not depend on the pictures; any other stays as it is.
+        convs: Classes of convolutions, and ours in their place.
         norms: The classes that may be folded: torch's BatchNorm2d, and such as have a dropout and an activation behind it.
     """
-    for conv, norm in _pairs(network, norms):
-        conv.__class__ = Convolution
+    for conv, norm in _pairs(network, convs, norms):
+        conv.__class__ = convs[type(conv)]
         conv.norm = (norm,)
         for name in ("folded_weight", "folded_bias"):
             conv.register_buffer(name, None, persistent=False)
@@ -115,7 +135,9 @@ class _Tracer(fx.Tracer):
         )
 
 
-def _pairs(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> list[tuple[Any, Any]]:
+def _pairs(
+    network: nn.Module, convs: Collection[type], norms: Collection[type]
+) -> list[tuple[Any, Any]]:
     try:
         graph = _Tracer().trace(network)
     except Exception:
@@ -129,7 +151,7 @@ def _pairs(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> list[tuple
             continue
         conv, norm = (network.get_submodule(str(one.target)) for one in (before, node))
         if (
-            type(conv) is nn.Conv2d
+            type(conv) in convs
             and type(norm) in norms
             and norm.track_running_stats
             and times[str(before.target)] == times[str(node.target)] == 1

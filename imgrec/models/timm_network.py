@@ -19,12 +19,9 @@ from imgrec.config import ImageShape, ModelConfig
 from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
-from imgrec.models.folding import Convolution, fold_norms
+from imgrec.models.folding import Convolution, SameConvolution, fold_norms
 from imgrec.models.network import BatchNorm, Network
 from imgrec.models.recurrent import AS_ASKED
-
-OURS = {nn.Conv2d: Convolution, **AS_ASKED}
-"""Layers of ours in place of torch's."""
 
 
 class TimmNetwork(Network):
@@ -54,9 +51,10 @@ class TimmNetwork(Network):
             )
             raise ConfigError(msg)
         self.last_layer_name = f"network.{name}"
-        fold_norms(self.network, _norms())
+        ours, norms = _layers()
+        fold_norms(self.network, ours, norms)
         for module in list(self.network.modules()):
-            module.__class__ = OURS.get(type(module), type(module))
+            module.__class__ = (ours | AS_ASKED).get(type(module), type(module))
         self._refuse_wrong_size(config, image_shape)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,10 +100,13 @@ def _classes_in(weights: Path, last_layer: str) -> int:
         return int(tensors.get_slice(name).get_shape()[0]) if name in tensors.keys() else 0  # noqa: SIM118 - no mapping
 
 
-def _norms() -> tuple[type[BatchNorm], ...]:
+def _layers() -> tuple[dict[type, type[Convolution]], tuple[type[BatchNorm], ...]]:
+    """Convolutions with ours in their place, and batch normalizations that may be part of them."""
+    from timm.layers.conv2d_same import Conv2dSame  # noqa: PLC0415 - as in _network
     from timm.layers.norm_act import BatchNormAct2d  # noqa: PLC0415 - as in _network
 
-    return nn.BatchNorm2d, BatchNormAct2d
+    convs: dict[type, type[Convolution]] = {nn.Conv2d: Convolution, Conv2dSame: SameConvolution}
+    return convs, (nn.BatchNorm2d, BatchNormAct2d)
 
 
 def _in_three_channels(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ SIDE = 64
 NETWORKS = {
     "resnet18": 20,
     "efficientnet_lite0": 49,
+    "tf_efficientnet_lite0": 49,  # padded as TensorFlow does it
     "mobilenetv3_small_050": 34,  # its last one is not normalized
     "regnetx_002": 44,
     "densenet121": 59,  # half of its 120 convolutions
@@ -159,7 +160,7 @@ class Twice(nn.Module):
 def test_what_others_see_is_left_as_it_is(way: str) -> None:
     """A residual connection, layers that are used twice, a way that depends on the pictures."""
     network = Twice(way)
-    fold_norms(network, (nn.BatchNorm2d,))
+    fold_norms(network, {nn.Conv2d: Convolution}, [nn.BatchNorm2d])
 
     assert type(network.norm) is nn.BatchNorm2d
     assert type(network.conv) is nn.Conv2d

@@ -1,0 +1,107 @@
+"""A depthwise convolution whose kernel learns fast on a CPU.
+
+oneDNN has a fast gradient of depthwise kernels with up to three columns; that of wider ones it computes as if each channel
+were sixteen (docs/log.md). So here the columns of a wide kernel come three at a time: the middle one and those d places
+to both sides are a kernel of three columns for pictures of which every d-th column is taken. In channels_last memory d
+columns of C channels are one of d * C, so taking them is no copy where d divides the width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+THREE = 3
+
+
+def has_slow_gradient(layer: nn.Conv2d, maps: Tensor) -> bool:
+    """Whether a layer is one of those that `convolve` is for, on these maps (B, C, H, W)."""
+    side = layer.kernel_size[1]
+    return (
+        maps.device.type == "cpu"
+        and layer.groups == layer.in_channels == layer.out_channels
+        and side > THREE
+        and side % 2 == 1
+        and layer.kernel_size == (side, side)
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.padding == (side // 2, side // 2)
+        and layer.padding_mode == "zeros"
+        and maps.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Maps (B, C, H, W) in channels_last to maps of that shape.
+
+    Args:
+        maps: Padded with zeros, so that each place is the middle of a kernel once.
+        weight: (C, 1, k, k), k odd.
+        bias: (C,).
+    """
+    out: Tensor = _Convolve.apply(maps, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        return F.conv2d(maps, weight, bias, padding=weight.shape[2] // 2, groups=len(weight))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        maps, weight = ctx.saved_tensors
+        of_maps, of_weight, of_bias = ctx.needs_input_grad
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        return (
+            _backward(gradient, maps, weight, of_kernel=False) if of_maps else None,
+            kernel_gradient(gradient, maps, weight) if of_weight else None,
+            # By itself: torch would have oneDNN compute the kernel's for it.
+            gradient.sum(dim=(0, 2, 3)) if of_bias else None,
+        )
+
+
+def kernel_gradient(gradient: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
+    """Of a loss, for `convolve`'s kernel: as the weight, (C, 1, k, k).
+
+    Args:
+        gradient: For what it gave, (B, C, H, W), in channels_last.
+        maps: What it was given.
+        weight: The kernel, of which the shape is taken.
+    """
+    side = weight.shape[3]
+    radius = side // 2
+    columns = dict[int, Tensor]()
+    for distance in range(1, radius + 1):
+        kernel = weight.new_empty(distance * len(weight), 1, side, THREE)
+        three = _backward(
+            _every(distance, gradient), _every(distance, maps), kernel, of_kernel=True
+        )
+        left, middle, right = three.view(distance, *weight.shape[:3], THREE).sum(0).unbind(3)
+        columns |= {-distance: left, distance: right}
+        columns.setdefault(0, middle)
+    return torch.stack([columns[place] for place in range(-radius, radius + 1)], dim=3)
+
+
+def _every(distance: int, maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) with every so many columns side by side: (B, distance * C, H, W / distance, rounded up)."""
+    missing = -maps.shape[3] % distance
+    if missing:
+        maps = F.pad(maps, (0, missing)).contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = maps.shape
+    rows = maps.permute(0, 2, 3, 1).reshape(batch, height, width // distance, distance * channels)
+    return rows.permute(0, 3, 1, 2)
+
+
+def _backward(gradient: Tensor, maps: Tensor, weight: Tensor, *, of_kernel: bool) -> Tensor:
+    """The gradient for the kernel, or for the maps."""
+    channels, _, height, width = weight.shape
+    padding, once = [height // 2, width // 2], [1, 1]
+    wanted = [not of_kernel, of_kernel, False]
+    found = torch.ops.aten.convolution_backward(
+        gradient, maps, weight, None, once, padding, once, False, [0, 0], channels, wanted
+    )
+    one: Tensor = found[int(of_kernel)]
+    return one
