@@ -15,7 +15,12 @@ from torch import Tensor, nn
 THREE = 3
 
 
-def has_slow_gradient(layer: nn.Conv2d, maps: Tensor) -> bool:
+def learns_fast_in_bf16(layer: nn.Conv2d) -> bool:
+    """Whether a depthwise layer that `convolve` is not for has fast gradients in bf16; else those in fp32 take a fraction."""
+    return layer.stride == layer.dilation == (1, 1) and layer.kernel_size[1] <= THREE
+
+
+def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
     """Whether a layer is one of those that `convolve` is for, on these maps (B, C, H, W)."""
     side = layer.kernel_size[1]
     return (
@@ -32,13 +37,19 @@ def has_slow_gradient(layer: nn.Conv2d, maps: Tensor) -> bool:
 
 
 def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps (B, C, H, W) in channels_last to maps of that shape.
+    """Maps (B, C, H, W) in channels_last to maps of that shape; in autocast's arithmetic where that is on.
 
     Args:
         maps: Padded with zeros, so that each place is the middle of a kernel once.
         weight: (C, 1, k, k), k odd.
         bias: (C,).
     """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return convolve(
+                maps.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
+            )
     out: Tensor = _Convolve.apply(maps, weight, bias)  # type: ignore[no-untyped-call]
     return out
 

@@ -14,9 +14,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 
-from imgrec.models.depthwise import convolve, has_slow_gradient
+from imgrec.models.depthwise import convolve, is_wide, learns_fast_in_bf16
 from imgrec.models.network import BatchNorm
 
 FOLDED: dict[type, type] = {}
@@ -24,7 +25,7 @@ FOLDED: dict[type, type] = {}
 
 
 class Convolution(nn.Conv2d):
-    """torch's, which a batch normalization may be part of; a depthwise one learns in fp32 on a CPU, and fast.
+    """torch's, which a batch normalization may be part of; a depthwise one learns fast on a CPU.
 
     Attributes:
         norm: The batch normalization behind it, as a tuple of one: a module in a module would be a part of it.
@@ -39,21 +40,14 @@ class Convolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Maps (B, in, H, W) to maps (B, out, h, w)."""
         weight, bias = self.kernel()
-        if not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
+        if not _learns(input, weight) or input.device.type != "cpu" or self.groups == 1:
             return self._conv_forward(input, weight, bias)
-        if (
-            self.groups == self.in_channels > 1
-            and input.device.type == "cpu"
-            and torch.is_autocast_enabled("cpu")
-        ):
-            # oneDNN's gradients of depthwise convolutions in bf16 take four times as long (docs/log.md).
-            with torch.autocast("cpu", enabled=False):
-                return self._learning(input.float(), weight, bias)
-        return self._learning(input, weight, bias)
-
-    def _learning(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        if has_slow_gradient(self, input):
+        if is_wide(self, input):
             return convolve(input, weight, bias)
+        if self.groups == self.in_channels and not learns_fast_in_bf16(self):
+            with torch.autocast("cpu", enabled=False):
+                asked = input.float() if input.dtype == torch.bfloat16 else input
+                return self._conv_forward(asked, weight, bias)
         return self._conv_forward(input, weight, bias)
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
@@ -80,10 +74,22 @@ class SameConvolution(Convolution):
     """One of timm's that is padded as TensorFlow does it: so that a side of n places has n / stride behind it, rounded up."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        from timm.layers.padding import pad_same  # noqa: PLC0415 - whoever has such a layer has timm
+        from timm.layers.padding import pad_same_arg  # noqa: PLC0415 - whoever has such a layer has timm
 
-        padded = pad_same(input, [*self.kernel_size], [*self.stride], [*self.dilation])
-        return super()._conv_forward(padded, weight, bias)
+        sides = [*input.shape[2:]], [*self.kernel_size], [*self.stride], [*self.dilation]
+        left, right, top, bottom = pad_same_arg(*sides)
+        if (
+            (right, bottom) == (left + 1, top + 1)
+            and self.groups == self.in_channels > 1
+            and self.dilation == (1, 1)
+            and input.device.type == "cpu"
+            and not _learns(input, weight)
+        ):
+            # A kernel with a row and a column of zeros before it, rather than a copy of all maps with zeros around them.
+            weight, padding = F.pad(weight, (1, 0, 1, 0)), (top + 1, left + 1)
+        else:
+            input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)  # noqa: A001
+        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class _Folded:
@@ -96,6 +102,10 @@ class _Folded:
             if layer := getattr(self, name, None):
                 input = layer(input)  # noqa: A001
         return input
+
+
+def _learns(maps: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad)
 
 
 def fold_norms(

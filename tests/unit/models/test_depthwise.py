@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from imgrec.config import CnnConfig
 from imgrec.models import build_model
 from imgrec.models.build import lay_out
-from imgrec.models.depthwise import convolve, has_slow_gradient
+from imgrec.models.depthwise import convolve, is_wide
 from imgrec.models.folding import Convolution
 
 
@@ -70,9 +70,9 @@ def test_other_layers_are_torchs(options: dict[str, object], slow: bool) -> None
     layer = nn.Conv2d(**(usual | options))  # type: ignore[arg-type]
     maps = torch.zeros(2, 8, 8, 8)
 
-    assert has_slow_gradient(layer, maps.to(memory_format=torch.channels_last)) == slow
-    assert not has_slow_gradient(layer, maps)
-    assert not has_slow_gradient(layer, maps.to("meta", memory_format=torch.channels_last))
+    assert is_wide(layer, maps.to(memory_format=torch.channels_last)) == slow
+    assert not is_wide(layer, maps)
+    assert not is_wide(layer, maps.to("meta", memory_format=torch.channels_last))
 
 
 def test_a_network_learns_by_it() -> None:
@@ -83,7 +83,7 @@ def test_a_network_learns_by_it() -> None:
     for layer in model.modules():
         if isinstance(layer, Convolution):
             layer.register_forward_pre_hook(
-                lambda conv, inputs: seen.append(has_slow_gradient(conv, *inputs))
+                lambda conv, inputs: seen.append(is_wide(conv, *inputs))
             )
     said = model(lay_out_images(torch.randn(2, 3, 64, 64)))
     said.sum().backward()

@@ -5,11 +5,12 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from imgrec.config import CnnConfig
 from imgrec.models import build_model
-from imgrec.models.folding import Convolution, fold_for_good, fold_norms
+from imgrec.models.folding import Convolution, SameConvolution, fold_for_good, fold_norms
 from imgrec.models.network import BatchNorm
 
 SIDE = 64
@@ -164,3 +165,17 @@ def test_what_others_see_is_left_as_it_is(way: str) -> None:
 
     assert type(network.norm) is nn.BatchNorm2d
     assert type(network.conv) is nn.Conv2d
+
+
+@pytest.mark.parametrize("side", [14, 15, 16, 33])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("learns", [False, True])
+def test_zeros_around_maps_are_those_of_timm(side: int, kernel: int, learns: bool) -> None:
+    """Whether they are put around the maps or, where nothing learns, before the kernel."""
+    options = {"kernel_size": kernel, "stride": 2, "groups": 6, "bias": False}
+    layer = Conv2dSame(6, 6, **options).double().requires_grad_(learns)  # type: ignore[arg-type]
+    maps = torch.randn(2, 6, side, side + 1, dtype=torch.float64)
+    expected = layer(maps)
+    layer.__class__ = SameConvolution
+
+    torch.testing.assert_close(layer(maps), expected)
