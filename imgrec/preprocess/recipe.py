@@ -4,7 +4,7 @@ uint8 in, normalized float out. It refuses anything that is not uint8, so nothin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,10 @@ class Recipe(nn.Module):
         how = self.augmentation
         if self.training and how.crop_area < 1:
             size = self.view.size if self.view else (images.shape[2], images.shape[3])
-            images = random_resized_crop(images, size, how.crop_area)
+            if how.flip and turns is None:
+                turns = torch.rand(len(images), device=images.device) < 0.5
+            images = random_resized_crop(images, size, how.crop_area, turns if how.flip else None)
+            how = replace(how, flip=False)  # which is done
         elif self.view:
             images = center_crop(images, self.view)
         if self.filters:

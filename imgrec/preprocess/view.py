@@ -54,7 +54,9 @@ def center_crop(images: Tensor, view: View) -> Tensor:
     return _resized(images, view.size, view.interpolation)
 
 
-def random_resized_crop(images: Tensor, size: tuple[int, int], least_area: float) -> Tensor:
+def random_resized_crop(
+    images: Tensor, size: tuple[int, int], least_area: float, turns: Tensor | None = None
+) -> Tensor:
     """A random part of each picture, brought to one size.
 
     Its area is drawn evenly from least_area to the whole, its proportions evenly on a logarithmic scale from
@@ -64,6 +66,7 @@ def random_resized_crop(images: Tensor, size: tuple[int, int], least_area: float
         images: As stored, (B, C, H, W) uint8.
         size: Height and width of what comes out.
         least_area: Share of the picture's area.
+        turns: (B,) bool, which parts are mirrored, left and right.
 
     Returns:
         (B, C, *size) float32, still 0 to 255.
@@ -81,10 +84,17 @@ def random_resized_crop(images: Tensor, size: tuple[int, int], least_area: float
     # How far the middle of the part is from that of the picture, in half sides.
     y = torch.empty(batch, device=device).uniform_(-1.0, 1.0) * (1 - height)
     x = torch.empty(batch, device=device).uniform_(-1.0, 1.0) * (1 - width)
-    zero = torch.zeros_like(x)
-    rows = torch.stack([width, zero, x, zero, height, y], dim=1).view(batch, 2, 3)
-    grid = F.affine_grid(rows, [batch, images.shape[1], *size], align_corners=False)
+    if turns is not None:
+        width = torch.where(turns, -width, width)
+    grid = torch.empty(batch, *size, 2, device=device)
+    grid[..., 0] = (x[:, None] + width[:, None] * _middles(size[1], device))[:, None, :]
+    grid[..., 1] = (y[:, None] + height[:, None] * _middles(size[0], device))[:, :, None]
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    """Where the pixels of a side are, in half sides from its middle."""
+    return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
 def _resized(images: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor:

@@ -53,6 +53,19 @@ def test_every_picture_shows_a_part_of_its_own() -> None:
     assert widths.max() > 0.95
 
 
+def test_parts_are_mirrored_as_they_are_asked_to_be() -> None:
+    """The same parts, left and right exchanged."""
+    turns = torch.tensor([True, False] * (len(SLOPE) // 2))
+    torch.manual_seed(0)
+    parts = random_resized_crop(SLOPE, (48, 64), 0.5)
+    torch.manual_seed(0)
+    turned = random_resized_crop(SLOPE, (48, 64), 0.5, turns)
+
+    torch.testing.assert_close(turned[0::2], parts[0::2].flip(3), rtol=0, atol=1e-2)
+    torch.testing.assert_close(turned[1::2], parts[1::2])
+    assert not torch.allclose(turned[0::2], parts[0::2], atol=1.0)
+
+
 def test_the_whole_is_seen_where_no_less_is_allowed() -> None:
     """Only its proportions change, and where it would stand out it ends at the edge."""
     torch.manual_seed(0)
