@@ -50,12 +50,26 @@ class Convolution(nn.Conv2d):
                 return self._conv_forward(asked, weight, bias)
         return self._conv_forward(input, weight, bias)
 
-    def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in, h, w) and bias (out,), with the normalization where its statistics are fixed."""
+    @property
+    def folds(self) -> bool:
+        """Whether the normalization is part of it now.
+
+        On a GPU it is where that was done for good: a step of many small kernels more would take longer than one pass less.
+        """
         if not self.norm or self.norm[0].training:
+            return False
+        return self.folded_weight is not None or self.weight.device.type == "cpu"
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, h, w) and bias (out,), with the normalization where it is part of it."""
+        if not self.folds:
             return self.weight, self.bias
         if self.folded_weight is not None:
             return self.folded_weight, self.folded_bias
+        return self.folded()
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The same with the normalization, whose statistics are those that it has."""
         (norm,) = self.norm
         assert norm.running_var is not None
         assert norm.running_mean is not None
@@ -93,10 +107,16 @@ class SameConvolution(Convolution):
 
 
 class _Folded:
-    """A batch normalization that is part of a convolution while its statistics are fixed."""
+    """A batch normalization that may be part of a convolution.
+
+    Attributes:
+        conv: Of which, as a tuple of one.
+    """
+
+    conv: tuple[Convolution]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        if self.training:  # type: ignore[attr-defined]
+        if not self.conv[0].folds:
             return super().forward(input)  # type: ignore[misc]
         for name in ("drop", "act"):  # what timm's does behind it
             if layer := getattr(self, name, None):
@@ -126,6 +146,7 @@ def fold_norms(
         kind = type(norm)
         made = type(f"Folded{kind.__name__}", (_Folded, kind), {})
         norm.__class__ = FOLDED.setdefault(kind, made)
+        norm.conv = (conv,)
 
 
 @torch.no_grad()
@@ -133,7 +154,7 @@ def fold_for_good(network: nn.Module) -> None:
     """Compute kernels with their batch normalizations once, for a network in evaluation that nobody trains any more."""
     for module in network.modules():
         if isinstance(module, Convolution) and module.norm:
-            module.folded_weight, module.folded_bias = module.kernel()
+            module.folded_weight, module.folded_bias = module.folded()
 
 
 class _Tracer(fx.Tracer):

@@ -75,6 +75,26 @@ def test_other_layers_are_torchs(options: dict[str, object], slow: bool) -> None
     assert not is_wide(layer, maps.to("meta", memory_format=torch.channels_last))
 
 
+def test_in_bf16_it_learns_what_bf16_can_tell() -> None:
+    """Each gradient is a sum of products of numbers with 8 bits, kept with more and rounded once at its end."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 5, padding=2, groups=8)
+    layer.__class__ = Convolution
+    maps = lay_out_images(torch.randn(4, 8, 14, 14)).bfloat16().float().requires_grad_()
+    layer.weight.data = layer.weight.data.bfloat16().float()
+    expected = torch.autograd.grad(layer(maps).sum(), [maps, layer.weight])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said = layer(maps)
+    found = torch.autograd.grad(said.sum(), [maps, layer.weight])
+
+    assert said.dtype == torch.bfloat16
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        # 2 ** -8 for one rounding; the sum over the phases of a distance is another, of numbers that may be larger.
+        near = 2**-7 * float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=near)
+
+
 def test_a_network_learns_by_it() -> None:
     """EfficientNet-Lite0, which photos begin with, has seven such layers."""
     config = CnnConfig(backbone="efficientnet_lite0", pretrained=False)

@@ -13,7 +13,7 @@ from imgrec.models import build_model
 from imgrec.models.folding import Convolution, SameConvolution, fold_for_good, fold_norms
 from imgrec.models.network import BatchNorm
 
-SIDE = 64
+SIDE = 32
 NETWORKS = {
     "resnet18": 20,
     "efficientnet_lite0": 49,

@@ -73,8 +73,8 @@ def test_statistics_that_came_with_weights_stay(pretrained: bool) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "tf_efficientnet_lite0"])
-def test_depthwise_gradients_in_bf16_are_those_of_fp32(backbone: str) -> None:
-    """On a CPU they are computed in fp32 because that is faster, and so they are exact; however the layer is padded."""
+def test_depthwise_layers_with_a_stride_learn_in_fp32(backbone: str) -> None:
+    """On a CPU their gradients in bf16 take several times as long; however the layer is padded."""
     config = CnnConfig(backbone=backbone, pretrained=False)
     model = build_model(config, (32, 32, 3), num_classes=2)
     layer = next(
@@ -82,7 +82,7 @@ def test_depthwise_gradients_in_bf16_are_those_of_fp32(backbone: str) -> None:
         for module in model.modules()
         if isinstance(module, nn.Conv2d)
         and module.groups == module.in_channels > 1
-        and (backbone == "test_efficientnet" or module.stride == (2, 2))
+        and module.stride == (2, 2)
     )
     images = torch.randn(4, layer.in_channels, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
