@@ -133,7 +133,7 @@ class _Looked:
         spec = prepared.specs[model.arch]
         answers = Answers.load(self._file(ANSWERS, required=True))
         if isinstance(corrupted, str):
-            corrupted = choose_pictures(spec.num_train, spec.train.epochs, len(rows))
+            corrupted = choose_pictures(spec.num_train, spec.passes, len(rows))
         trust = self._file(TRUST)
         confusion = np.zeros((len(answers.class_names),) * 2, dtype=np.int64)
         np.add.at(confusion, (answers.labels, answers.predicted), 1)
@@ -160,7 +160,7 @@ class _Looked:
                     answers,
                     store,
                     rows,
-                    choose_mistakes(spec.num_train, spec.train.epochs),
+                    choose_mistakes(spec.num_train, spec.passes),
                 )
             ),
         )

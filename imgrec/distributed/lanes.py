@@ -56,8 +56,8 @@ class Load:
 def load_of(spec: FitSpec) -> Load:
     """What a fit of a compact network takes, by arithmetic."""
     operations, weights = _counted(spec.model, spec.image_shape, spec.num_classes)
-    epochs = sum(spec.cost(epoch) for epoch in range(spec.train.epochs))
-    return Load(operations * spec.train.batch_size, epochs * spec.steps_per_epoch, weights)
+    steps = spec.passes * spec.steps_per_epoch
+    return Load(operations * spec.train.batch_size, steps, weights)
 
 
 def share_cores(demand: Demand, specs: Sequence[FitSpec], memory: int) -> Demand:

@@ -60,7 +60,7 @@ class Robustness:
         return cls(told["pictures"], told["clean"], accuracy)
 
 
-def choose_pictures(trained: int, epochs: int, there: int) -> int:
+def choose_pictures(trained: int, passes: float, there: int) -> int:
     """How many test pictures are corrupted, where the settings leave it open.
 
     The rule: so many that to look at them in all kinds and strengths takes about a twentieth of what training took, by
@@ -68,10 +68,10 @@ def choose_pictures(trained: int, epochs: int, there: int) -> int:
 
     Args:
         trained: Training pictures.
-        epochs: Passes over them.
+        passes: Over them, each of whole pictures (`FitSpec.passes`).
         there: Test pictures.
     """
-    return min(there, max(LEAST, min(MOST, round(trained * epochs * SHARE_OF_TRAINING))))
+    return min(there, max(LEAST, min(MOST, round(trained * passes * SHARE_OF_TRAINING))))
 
 
 def robustness(classifier: Classifier, store: Store, rows: Indices, count: int) -> Robustness:

@@ -85,14 +85,14 @@ class Seen:
     looked_at: str
 
 
-def choose_mistakes(trained: int, epochs: int) -> int:
+def choose_mistakes(trained: int, passes: float) -> int:
     """How many mistakes are looked into: so many that it takes about a twentieth of training, by operations; one at least.
 
     Args:
         trained: Training pictures.
-        epochs: Passes over them.
+        passes: Over them, each of whole pictures (`FitSpec.passes`).
     """
-    return max(1, min(MOST_MISTAKES, round(trained * epochs * SHARE_OF_TRAINING)))
+    return max(1, min(MOST_MISTAKES, round(trained * passes * SHARE_OF_TRAINING)))
 
 
 def most_confused(answers: Answers) -> list[Confused]:

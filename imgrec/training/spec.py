@@ -132,6 +132,11 @@ class FitSpec:
             return FORWARD_SHARE
         return statistics.fmean(share**2 for share in self._shares_of_side(epoch))
 
+    @property
+    def passes(self) -> float:
+        """What all epochs cost together, in passes over the training pictures as wholes."""
+        return sum(self.cost(epoch) for epoch in range(self.train.epochs))
+
     def _shares_of_side(self, epoch: int) -> list[float]:
         if epoch < self.probe_epochs:
             return [1.0]

@@ -101,4 +101,5 @@ def test_the_time_left_counts_larger_pictures_as_what_they_cost(tmp_path: Path) 
         1,
         1,
     ]
+    assert spec.passes == pytest.approx(3 * 0.25 + 3 * 0.5625 + 4)
     assert row.left == "1 min 31 s"  # 3 x 9 s + 4 x 16 s
