@@ -220,8 +220,8 @@ def take_room(file: int, size: int) -> None:
 def free_port(host: str = "127.0.0.1") -> int:
     """A port for a server that is told its port and starts a moment later.
 
-    It is none of those that the system gives to whoever asks for any: Ray's processes ask for dozens, and one of them
-    would have it before the server comes up. A process never gets the same port twice.
+    It is none of those that the system gives to whoever asks for any, unless it gives all of them: Ray's processes ask for
+    dozens, and one of them would have it before the server comes up. A process gets each of PORTS once.
 
     Raises:
         OSError: none is free.

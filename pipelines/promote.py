@@ -227,28 +227,38 @@ def ask(
         return [ask([one], about, contents)[0] for one in classifiers]
     several = itertools.tee(decode_all(contents, first.decoding), len(classifiers))
     said = [one.outcomes(decoded) for one, decoded in zip(classifiers, several, strict=True)]
-    rows = list(
-        zip(*said, strict=True)
-    )  # one picture after the other, so that few wait for the second
-    return [_answers(about, [row[place] for row in rows]) for place in range(len(classifiers))]
+    sheets = [_Sheet(about) for _ in classifiers]
+    # One picture after the other, so that few pixels wait for the second.
+    for row, outcomes in enumerate(zip(*said, strict=True)):
+        for sheet, outcome in zip(sheets, outcomes, strict=True):
+            sheet.fill(row, outcome)
+    return [sheet.answers() for sheet in sheets]
 
 
-def _answers(about: Answers, outcomes: Sequence[Prediction | DecodeError]) -> Answers:
-    """What was said, of pictures that others were asked about; one that cannot be read is not recognized."""
-    number_of = {name: number for number, name in enumerate(about.class_names)}
-    predicted = np.full(len(outcomes), -1)
-    confidence = np.zeros(len(outcomes))
-    loss = np.full(len(outcomes), math.log(len(number_of)))
-    for row, outcome in enumerate(outcomes):
+class _Sheet:
+    """What one says of pictures that others were asked about; what it cannot read it has not recognized."""
+
+    def __init__(self, about: Answers) -> None:
+        self._about = about
+        self._number_of = {name: number for number, name in enumerate(about.class_names)}
+        count = len(about.labels)
+        self._predicted, self._confidence = np.full(count, -1), np.zeros(count)
+        self._loss = np.full(count, math.log(len(self._number_of)))
+
+    def fill(self, row: int, outcome: Prediction | DecodeError) -> None:
+        """Of one picture."""
         if isinstance(outcome, DecodeError):
-            continue
-        predicted[row] = number_of[outcome.label]
-        confidence[row] = outcome.probability
-        true = outcome.probabilities[about.class_names[about.labels[row]]]
-        loss[row] = -math.log(max(true, 1e-12))
-    return Answers(
-        about.class_names, about.ids, about.pictures, about.labels, predicted, confidence, loss
-    )
+            return
+        self._predicted[row] = self._number_of[outcome.label]
+        self._confidence[row] = outcome.probability
+        true = outcome.probabilities[self._about.class_names[self._about.labels[row]]]
+        self._loss[row] = -math.log(max(true, 1e-12))
+
+    def answers(self) -> Answers:
+        """Of all."""
+        said = self._predicted, self._confidence, self._loss
+        about = self._about
+        return Answers(about.class_names, about.ids, about.pictures, about.labels, *said)
 
 
 def _learned(folder: Path, answers: Answers) -> npt.NDArray[np.bool_] | None:

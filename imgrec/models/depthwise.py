@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-THREE = 3
+FAST = 3
+"""Columns of a kernel."""
+WIDEST = 9
+"""That was measured."""
 
 
-def learns_fast_in_bf16(layer: nn.Conv2d) -> bool:
-    """Whether a depthwise layer that `convolve` is not for has fast gradients in bf16; else those in fp32 take a fraction."""
-    return layer.stride == layer.dilation == (1, 1) and layer.kernel_size[1] <= THREE
+def is_narrow(layer: nn.Conv2d) -> bool:
+    """Whether oneDNN has fast gradients of a depthwise layer, in bf16 too."""
+    return layer.stride == layer.dilation == (1, 1) and layer.kernel_size[1] <= FAST
 
 
 def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
@@ -25,8 +28,9 @@ def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
     side = layer.kernel_size[1]
     return (
         maps.device.type == "cpu"
+        and maps.ndim == 4
         and layer.groups == layer.in_channels == layer.out_channels
-        and side > THREE
+        and FAST < side <= WIDEST
         and side % 2 == 1
         and layer.kernel_size == (side, side)
         and layer.stride == layer.dilation == (1, 1)
@@ -86,11 +90,11 @@ def kernel_gradient(gradient: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
     radius = side // 2
     columns = dict[int, Tensor]()
     for distance in range(1, radius + 1):
-        kernel = weight.new_empty(distance * len(weight), 1, side, THREE)
+        kernel = weight.new_empty(distance * len(weight), 1, side, FAST)
         three = _backward(
             _every(distance, gradient), _every(distance, maps), kernel, of_kernel=True
         )
-        left, middle, right = three.view(distance, *weight.shape[:3], THREE).sum(0).unbind(3)
+        left, middle, right = three.view(distance, *weight.shape[:3], FAST).sum(0).unbind(3)
         columns |= {-distance: left, distance: right}
         columns.setdefault(0, middle)
     return torch.stack([columns[place] for place in range(-radius, radius + 1)], dim=3)
@@ -111,8 +115,7 @@ def _backward(gradient: Tensor, maps: Tensor, weight: Tensor, *, of_kernel: bool
     channels, _, height, width = weight.shape
     padding, once = [height // 2, width // 2], [1, 1]
     wanted = [not of_kernel, of_kernel, False]
-    found = torch.ops.aten.convolution_backward(
+    answer: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, maps, weight, None, once, padding, once, False, [0, 0], channels, wanted
     )
-    one: Tensor = found[int(of_kernel)]
-    return one
+    return answer[int(of_kernel)]

@@ -1,30 +1,36 @@
-"""Batch normalizations with fixed statistics, as part of the convolutions before them.
+"""Batch normalizations with fixed statistics, as part of the convolutions before them; convolutions that learn fast on a CPU.
 
 With fixed statistics a batch normalization multiplies each channel by a number and adds another. The kernel before it
-may be multiplied in its place, which has hundreds of times fewer numbers than the maps behind it. So it is in evaluation,
-and in training where the statistics are those that came with pretrained weights: a pass over the maps less forwards, two
-less backwards, and one copy of them less in memory. Parameters, gradients and files of weights are as they were.
+may be multiplied in its place, which has hundreds of times fewer numbers than the maps behind it. On a CPU that is done in
+evaluation, and in training where the statistics are those that came with pretrained weights: a pass over the maps less
+forwards, two less backwards, and one copy of them less in memory. Parameters, gradients and files of weights are as they
+were. On a GPU it is done for a network that nobody trains any more, and for no other: its many small kernels in every step
+would have to be started one by one.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 (arXiv:1712.05877), section 3.2.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from imgrec.models.depthwise import convolve, is_wide, learns_fast_in_bf16
+from imgrec.models.depthwise import convolve, is_narrow, is_wide
 from imgrec.models.network import BatchNorm
 
 FOLDED: dict[type, type] = {}
 """Classes of batch normalizations, and ours in their place."""
 
 
-class Convolution(nn.Conv2d):
+class FoldingConv(nn.Conv2d):
     """torch's, which a batch normalization may be part of; a depthwise one learns fast on a CPU.
 
     Attributes:
@@ -44,18 +50,19 @@ class Convolution(nn.Conv2d):
             return self._conv_forward(input, weight, bias)
         if is_wide(self, input):
             return convolve(input, weight, bias)
-        if self.groups == self.in_channels and not learns_fast_in_bf16(self):
+        if (
+            self.groups == self.in_channels
+            and not is_narrow(self)
+            and torch.is_autocast_enabled("cpu")
+        ):
+            # oneDNN's gradients of these take several times as long in bf16 (docs/log.md).
             with torch.autocast("cpu", enabled=False):
-                asked = input.float() if input.dtype == torch.bfloat16 else input
-                return self._conv_forward(asked, weight, bias)
+                return self._conv_forward(input.float(), weight, bias)
         return self._conv_forward(input, weight, bias)
 
     @property
     def folds(self) -> bool:
-        """Whether the normalization is part of it now.
-
-        On a GPU it is where that was done for good: a step of many small kernels more would take longer than one pass less.
-        """
+        """Whether the normalization is part of it now."""
         if not self.norm or self.norm[0].training:
             return False
         return self.folded_weight is not None or self.weight.device.type == "cpu"
@@ -84,39 +91,46 @@ class Convolution(nn.Conv2d):
         return self.weight * scale.view(-1, 1, 1, 1), bias
 
 
-class SameConvolution(Convolution):
+class SameConv(FoldingConv):
     """One of timm's that is padded as TensorFlow does it: so that a side of n places has n / stride behind it, rounded up."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        from timm.layers.padding import pad_same_arg  # noqa: PLC0415 - whoever has such a layer has timm
-
-        sides = [*input.shape[2:]], [*self.kernel_size], [*self.stride], [*self.dilation]
-        left, right, top, bottom = pad_same_arg(*sides)
-        if (
-            (right, bottom) == (left + 1, top + 1)
-            and self.groups == self.in_channels > 1
-            and self.dilation == (1, 1)
-            and input.device.type == "cpu"
-            and not _learns(input, weight)
-        ):
-            # A kernel with a row and a column of zeros before it, rather than a copy of all maps with zeros around them.
+        left, right = self._missing(1, input)
+        top, bottom = self._missing(0, input)
+        if self._pads_kernel(input, weight) and (right, bottom) == (left + 1, top + 1):
             weight, padding = F.pad(weight, (1, 0, 1, 0)), (top + 1, left + 1)
         else:
             input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)  # noqa: A001
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _missing(self, axis: int, maps: Tensor) -> tuple[int, int]:
+        """Zeros before and behind the rows (axis 0) or columns (axis 1)."""
+        side, stride = maps.shape[2 + axis], self.stride[axis]
+        reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+        missing = max(0, (-(-side // stride) - 1) * stride + reach - side)
+        return missing // 2, missing - missing // 2
+
+    def _pads_kernel(self, maps: Tensor, weight: Tensor) -> bool:
+        """Whether a row and a column of zeros before the kernel are faster than a copy of all maps with zeros around them."""
+        return (
+            self.groups == self.in_channels > 1
+            and self.dilation == (1, 1)
+            and maps.device.type == "cpu"
+            and not _learns(maps, weight)
+        )
 
 
 class _Folded:
     """A batch normalization that may be part of a convolution.
 
     Attributes:
-        conv: Of which, as a tuple of one.
+        conv: Of which, as a tuple of one; empty where it is part of it for ever.
     """
 
-    conv: tuple[Convolution]
+    conv: tuple[FoldingConv, ...]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        if not self.conv[0].folds:
+        if self.conv and not self.conv[0].folds:
             return super().forward(input)  # type: ignore[misc]
         for name in ("drop", "act"):  # what timm's does behind it
             if layer := getattr(self, name, None):
@@ -124,22 +138,27 @@ class _Folded:
         return input
 
 
-def _learns(maps: Tensor, weight: Tensor) -> bool:
-    return torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad)
+@contextmanager
+def folding(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator[None]:
+    """Inside, one pass of a network in evaluation; then normalizations that alone read what a convolution gives are part of it.
 
-
-def fold_norms(
-    network: nn.Module, convs: Mapping[type, type[Convolution]], norms: Collection[type[BatchNorm]]
-) -> None:
-    """Let batch normalizations be part of the convolutions before them, wherever nothing else sees what these give.
+    What the network does in this thread is watched, and in no other: somebody else may be asked meanwhile.
 
     Args:
-        network: Whose way through it does not depend on the pictures; any other stays as it is.
-        convs: Classes of convolutions, and ours in their place.
+        network: With our convolutions in it.
         norms: The classes that may be folded: torch's BatchNorm2d, and such as have a dropout and an activation behind it.
     """
-    for conv, norm in _pairs(network, convs, norms):
-        conv.__class__ = convs[type(conv)]
+    watch = _Watch()
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, FoldingConv):
+                hooks.callback(module.register_forward_hook(watch.gave).remove)
+            elif type(module) in norms and module.track_running_stats:
+                hooks.callback(module.register_forward_pre_hook(watch.enters).remove)
+                hooks.callback(module.register_forward_hook(watch.leaves).remove)
+        with watch:
+            yield
+    for conv, norm in watch.pairs():
         conv.norm = (norm,)
         for name in ("folded_weight", "folded_bias"):
             conv.register_buffer(name, None, persistent=False)
@@ -151,41 +170,85 @@ def fold_norms(
 
 @torch.no_grad()
 def fold_for_good(network: nn.Module) -> None:
-    """Compute kernels with their batch normalizations once, for a network in evaluation that nobody trains any more."""
+    """Compute kernels with their batch normalizations once, for a network in evaluation that nobody trains any more.
+
+    The weights stay as they are beside them, for whoever writes them to a file; so convolutions are in memory twice.
+    """
     for module in network.modules():
-        if isinstance(module, Convolution) and module.norm:
+        if isinstance(module, FoldingConv) and module.norm:
             module.folded_weight, module.folded_bias = module.folded()
 
 
-class _Tracer(fx.Tracer):
-    """One that takes convolutions and normalizations as they are, whoever has written them."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | BatchNorm) or super().is_leaf_module(
-            m, module_qualified_name
-        )
-
-
-def _pairs(
-    network: nn.Module, convs: Collection[type], norms: Collection[type]
-) -> list[tuple[Any, Any]]:
-    try:
-        graph = _Tracer().trace(network)
-    except Exception:
-        return []
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    times = Counter(str(node.target) for node in calls)
-    pairs = []
-    for node in calls:
-        before = node.args[0] if node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+def drop_norms(network: nn.Module) -> None:
+    """Leave of a network that was folded for good nothing but what it computes with, for whoever writes that elsewhere."""
+    for conv in network.modules():
+        if not isinstance(conv, FoldingConv) or not conv.norm or conv.folded_weight is None:
             continue
-        conv, norm = (network.get_submodule(str(one.target)) for one in (before, node))
-        if (
-            type(conv) in convs
-            and type(norm) in norms
-            and norm.track_running_stats
-            and times[str(before.target)] == times[str(node.target)] == 1
-        ):
-            pairs.append((conv, norm))
-    return pairs
+        norm: Any = conv.norm[0]
+        assert conv.folded_bias is not None
+        conv.weight = nn.Parameter(conv.folded_weight, requires_grad=False)
+        conv.bias = nn.Parameter(conv.folded_bias, requires_grad=False)
+        conv.norm, conv.folded_weight, conv.folded_bias = (), None, None
+        norm.conv = ()
+        norm.weight = norm.bias = None
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+
+def _learns(maps: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad)
+
+
+@dataclass
+class _Given:
+    """What a convolution gave, kept so that nothing else has its place in memory, and who has read it since."""
+
+    conv: FoldingConv
+    maps: Tensor
+    readers: list[nn.Module | None] = field(default_factory=list)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Who reads what convolutions give, in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._given: dict[int, _Given] = {}
+        self._inside: nn.Module | None = None
+        """The normalization that is computed just now."""
+        self._times = Counter[nn.Module]()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        for one in tree_leaves((args, kwargs)):
+            if given := self._given.get(id(one)):
+                given.readers.append(self._inside)
+        return func(*args, **(kwargs or {}))
+
+    def gave(self, conv: FoldingConv, _: object, maps: Tensor) -> None:
+        """A convolution has computed these."""
+        self._given[id(maps)] = _Given(conv, maps)
+        self._times[conv] += 1
+
+    def enters(self, norm: nn.Module, _: object) -> None:
+        """A normalization begins."""
+        self._inside = norm
+        self._times[norm] += 1
+
+    def leaves(self, *_: object) -> None:
+        """It has ended."""
+        self._inside = None
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Convolutions that one normalization alone has read, both computed once."""
+        pairs = []
+        for one in self._given.values():
+            norm = one.readers[0] if one.readers else None
+            alone = norm is not None and all(reader is norm for reader in one.readers)
+            if norm and alone and self._times[one.conv] == self._times[norm] == 1:
+                pairs.append((one.conv, norm))
+        return pairs

@@ -1,9 +1,8 @@
 """Any network of timm, by name, with a last layer of its own for K classes.
 
 The network is timm's own. Differences: grey pictures are repeated to three channels; the batch normalizations
-of one that begins with pretrained weights keep their statistics, for those of a few small batches are worse; while
-they keep them they are part of the convolutions before them (`folding`); and on a CPU depthwise convolutions are trained
-in fp32.
+of one that begins with pretrained weights keep their statistics, for those of a few small batches are worse; and
+convolutions are ours: batch normalizations may be part of them, and depthwise ones learn faster on a CPU (`folding`).
 
 Source: Wightman 2019, "PyTorch Image Models" (https://github.com/huggingface/pytorch-image-models).
 """
@@ -19,7 +18,7 @@ from imgrec.config import ImageShape, ModelConfig
 from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
-from imgrec.models.folding import Convolution, SameConvolution, fold_norms
+from imgrec.models.folding import FoldingConv, SameConv, folding
 from imgrec.models.network import BatchNorm, Network
 from imgrec.models.recurrent import AS_ASKED
 
@@ -51,11 +50,10 @@ class TimmNetwork(Network):
             )
             raise ConfigError(msg)
         self.last_layer_name = f"network.{name}"
-        ours, norms = _layers()
-        fold_norms(self.network, ours, norms)
+        in_place_of = AS_ASKED | _our_convolutions()
         for module in list(self.network.modules()):
-            module.__class__ = (ours | AS_ASKED).get(type(module), type(module))
-        self._refuse_wrong_size(config, image_shape)
+            module.__class__ = in_place_of.get(type(module), type(module))
+        self._pass_zeros(config, image_shape)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, K)."""
@@ -77,12 +75,14 @@ class TimmNetwork(Network):
         }
 
     @torch.no_grad()
-    def _refuse_wrong_size(self, config: ModelConfig, image_shape: ImageShape) -> None:
+    def _pass_zeros(self, config: ModelConfig, image_shape: ImageShape) -> None:
+        """Refuse pictures that it does not take, and see which normalizations may be part of convolutions."""
         height, width, channels = image_shape
         if self.last_layer.weight.is_meta:
             return
         try:
-            seen = self.eval().features(torch.zeros(2, channels, height, width))
+            with folding(self.network, _norms()):
+                seen = self.eval().features(torch.zeros(2, channels, height, width))
             assert seen.ndim == 2, "its last layer is applied to maps"
         except (RuntimeError, AssertionError, ValueError) as error:
             msg = (
@@ -100,13 +100,17 @@ def _classes_in(weights: Path, last_layer: str) -> int:
         return int(tensors.get_slice(name).get_shape()[0]) if name in tensors.keys() else 0  # noqa: SIM118 - no mapping
 
 
-def _layers() -> tuple[dict[type, type[Convolution]], tuple[type[BatchNorm], ...]]:
-    """Convolutions with ours in their place, and batch normalizations that may be part of them."""
+def _our_convolutions() -> dict[type, type]:
     from timm.layers.conv2d_same import Conv2dSame  # noqa: PLC0415 - as in _network
+
+    return {nn.Conv2d: FoldingConv, Conv2dSame: SameConv}
+
+
+def _norms() -> tuple[type[BatchNorm], ...]:
+    """Those that may be part of a convolution."""
     from timm.layers.norm_act import BatchNormAct2d  # noqa: PLC0415 - as in _network
 
-    convs: dict[type, type[Convolution]] = {nn.Conv2d: Convolution, Conv2dSame: SameConvolution}
-    return convs, (nn.BatchNorm2d, BatchNormAct2d)
+    return nn.BatchNorm2d, BatchNormAct2d
 
 
 def _in_three_channels(images: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from imgrec.evaluation.golden import (
     compare_answers,
     golden_answers,
 )
+from imgrec.models.folding import drop_norms
 from imgrec.named import CARD
 
 Format = Literal["folder", "torch", "onnx"]
@@ -195,6 +196,7 @@ def _as_onnx(classifier: Classifier, file: Path) -> Asked:
 def _traced(classifier: Classifier) -> torch.export.ExportedProgram:
     # A copy: what is exported is on the CPU and takes no gradients, whoever asks it.
     graph = copy.deepcopy(Graph(classifier)).to("cpu").eval().requires_grad_(requires_grad=False)
+    drop_norms(graph)
     sizes = ({0: torch.export.Dim("batch", min=1)},)
     try:
         with _quietly():

@@ -84,7 +84,10 @@ def answer(number: int) -> None:
     from imgrec.tracking.versions import fetch_version, find_version  # noqa: PLC0415
 
     with Connection(number) as pipe:
-        config, storage, model, copy = pipe.recv()
+        try:
+            config, storage, model, copy = pipe.recv()
+        except EOFError:  # whoever wanted to ask is gone
+            return
         try:
             tracking = connect(config, storage, create=False)
             version = find_version(tracking, model)

@@ -1,10 +1,12 @@
 """How much training computes, and how much of that the device could."""
 
 import copy
+import math
 import re
 import warnings
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch.backends import mkldnn
 
 from imgrec.config import ImageShape, ModelConfig
 from imgrec.models import build_model
+from imgrec.models.build import lay_out
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +45,18 @@ def _counting() -> "FlopCounterMode":
     # With it torch imports Triton, a quarter of a second in every process.
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
-    return FlopCounterMode(display=False)
+    # torch's own count of this one takes a depthwise convolution for one of all channels with all.
+    own = {torch.ops.aten.convolution_backward: _flops_of_backward}
+    return FlopCounterMode(display=False, custom_mapping=own)
+
+
+def _flops_of_backward(
+    gradient: Sequence[int], _maps: object, weight: Sequence[int], *others: Any, **_: object
+) -> int:
+    """Of a convolution, by shapes: as often its forward pass as gradients of maps and weights are wanted."""
+    wanted = others[-1]
+    places = gradient[0] * math.prod(gradient[2:])
+    return 2 * places * math.prod(weight) * sum(wanted[:2])
 
 
 def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
@@ -52,7 +66,9 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     normalizations and activations add is little.
     """
     height, width, channels = image_shape
-    throwaway = copy.deepcopy(model).cpu().train().requires_grad_()
+    # In the plain layout, in which everything is computed as torch does it (`models.depthwise`).
+    throwaway = lay_out(copy.deepcopy(model).cpu(), torch.contiguous_format)
+    throwaway.train().requires_grad_()
     # oneDNN has recurrent layers as one operation, of which the counter knows nothing. To switch it off
     # makes torch warn of TF32, which nobody asked for.
     with (

@@ -21,6 +21,7 @@ from imgrec.data.sources.sample import Sample
 from imgrec.errors import ConfigError
 from imgrec.machine import available_cores
 from imgrec.models import build_model, count_parameters
+from imgrec.models.build import lay_out
 from imgrec.training.loop import SPENT
 from imgrec.training.precision import Precision, choose_arithmetic, device_kind
 from imgrec.training.spec import FORWARD_SHARE, FitSpec
@@ -126,9 +127,8 @@ def images_per_second(spec: FitSpec) -> float:
     if spec.weights:
         return _steps_per_second(spec) * TIMED_STEP
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        model = build_model(spec.model, spec.image_shape, spec.num_classes).eval()
-        height, width, channels = spec.image_shape
-        images = torch.zeros(TIMED_BATCH, channels, height, width)
+        model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes)).eval()
+        images = _images(TIMED_BATCH, spec)
         seconds = []
         for _ in range(4):  # the first warms up
             started = time.perf_counter()
@@ -143,10 +143,9 @@ def _steps_per_second(spec: FitSpec) -> float:
     kinds = [device_kind(device)]
     arithmetic = choose_arithmetic(spec.train.precision, spec.model, kinds)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(spec.model, spec.image_shape, spec.num_classes).train()
+        model = lay_out(build_model(spec.model, spec.image_shape, spec.num_classes)).train()
         model.freeze(spec.train.freeze)
-        height, width, channels = spec.image_shape
-        images = torch.zeros(TIMED_STEP, channels, height, width)
+        images = _images(TIMED_STEP, spec)
         seconds = []
         for _ in range(3):  # the first warms up
             started = time.perf_counter()
@@ -155,6 +154,13 @@ def _steps_per_second(spec: FitSpec) -> float:
             logits.float().sum().backward()
             seconds.append(time.perf_counter() - started)
     return 1 / min(seconds[1:])
+
+
+def _images(count: int, spec: FitSpec) -> torch.Tensor:
+    """(count, C, H, W), laid out as training has them."""
+    height, width, channels = spec.image_shape
+    images = torch.zeros(count, channels, height, width)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def fit_seconds(spec: FitSpec, speed: float) -> float:

@@ -364,16 +364,19 @@ def test_a_patient_import_that_nobody_waits_for_is_given_up(
     assert time.monotonic() - started < 20  # of the thirty seconds that each would take
 
 
-def test_a_server_gets_a_port_that_nobody_is_given_before_it_comes_up() -> None:
+def test_a_server_gets_a_port_that_nobody_is_given_before_it_comes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray takes the port that the system has just told to be free, and MLflow's client is answered by Ray."""
-    low, high = map(int, machine.PORT_RANGE.read_text().split())
+    (tmp_path / "range").write_text(
+        "20100\t60999\n"
+    )  # as some systems have it: from where our ports begin
+    monkeypatch.setattr(machine, "PORT_RANGE", tmp_path / "range")
+    machine._ports.cache_clear()
     ports = [free_port() for _ in range(50)]
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        given = one.getsockname()[1]
+    machine._ports.cache_clear()
 
-    assert low <= given <= high
-    assert not any(low <= port <= high for port in ports)
+    assert all(machine.PORTS[0] <= port < 20_100 for port in ports)
     assert len(set(ports)) == 50
 
 
@@ -383,10 +386,12 @@ def test_a_port_is_found_whatever_the_system_gives_to_others(
 ) -> None:
     """Where all ports are given to whoever asks for any, it is one of those; where the system does not tell, none."""
     monkeypatch.setattr(machine, "PORT_RANGE", tmp_path / "range")
-    monkeypatch.setattr(machine, "_ports", machine._ports.__wrapped__)
+    machine._ports.cache_clear()
     if told:
         (tmp_path / "range").write_text(told)
     port = free_port()
+    machine._ports.cache_clear()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
 
-    assert port > 0
-    assert (port in machine.PORTS) == (told is None)
+    assert told or port in machine.PORTS

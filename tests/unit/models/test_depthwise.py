@@ -6,10 +6,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from imgrec.config import CnnConfig
-from imgrec.models import build_model
+from imgrec.models import build_model, folding
 from imgrec.models.build import lay_out
 from imgrec.models.depthwise import convolve, is_wide
-from imgrec.models.folding import Convolution
+from imgrec.models.folding import FoldingConv
 
 
 def made(channels: int, side: int, height: int, width: int) -> list[Tensor]:
@@ -62,6 +62,7 @@ def test_only_what_is_asked_for_is_computed() -> None:
         ({"out_channels": 16}, False),
         ({"padding_mode": "reflect"}, False),
         ({"kernel_size": (5, 7)}, False),
+        ({"kernel_size": 11, "padding": 5}, False),
     ],
 )
 def test_other_layers_are_torchs(options: dict[str, object], slow: bool) -> None:
@@ -79,7 +80,7 @@ def test_in_bf16_it_learns_what_bf16_can_tell() -> None:
     """Each gradient is a sum of products of numbers with 8 bits, kept with more and rounded once at its end."""
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 8, 5, padding=2, groups=8)
-    layer.__class__ = Convolution
+    layer.__class__ = FoldingConv
     maps = lay_out_images(torch.randn(4, 8, 14, 14)).bfloat16().float().requires_grad_()
     layer.weight.data = layer.weight.data.bfloat16().float()
     expected = torch.autograd.grad(layer(maps).sum(), [maps, layer.weight])
@@ -95,21 +96,24 @@ def test_in_bf16_it_learns_what_bf16_can_tell() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=near)
 
 
-def test_a_network_learns_by_it() -> None:
-    """EfficientNet-Lite0, which photos begin with, has seven such layers."""
-    config = CnnConfig(backbone="efficientnet_lite0", pretrained=False)
-    model = lay_out(build_model(config, (64, 64, 3), num_classes=3))
+def test_a_network_learns_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet-Lite0, which photos begin with, has seven such layers; each parameter gets torch's own gradient."""
+    config = CnnConfig(backbone="tf_efficientnet_lite0", pretrained=False)
+    model = lay_out(build_model(config, (32, 32, 3), num_classes=3)).double().eval()
+    images = lay_out_images(torch.randn(2, 3, 32, 32, dtype=torch.float64))
     seen = list[bool]()
-    for layer in model.modules():
-        if isinstance(layer, Convolution):
-            layer.register_forward_pre_hook(
-                lambda conv, inputs: seen.append(is_wide(conv, *inputs))
-            )
-    said = model(lay_out_images(torch.randn(2, 3, 64, 64)))
-    said.sum().backward()
+
+    def watched(layer: nn.Conv2d, maps: Tensor) -> bool:
+        seen.append(is_wide(layer, maps))
+        return seen[-1]
+
+    monkeypatch.setattr(folding, "is_wide", watched)
+    found = torch.autograd.grad(model(images).square().sum(), [*model.parameters()])
+    monkeypatch.setattr(folding, "is_wide", lambda *_: False)
+    expected = torch.autograd.grad(model(images).square().sum(), [*model.parameters()])
 
     assert sum(seen) == 7
-    assert all(one.grad is not None for one in model.parameters())
+    torch.testing.assert_close(found, expected)
 
 
 def lay_out_images(images: Tensor) -> Tensor:

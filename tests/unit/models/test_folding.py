@@ -1,6 +1,9 @@
 """A batch normalization with fixed statistics is part of the convolution before it, and nobody can tell."""
 
 import copy
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -10,7 +13,8 @@ from torch import Tensor, nn
 
 from imgrec.config import CnnConfig
 from imgrec.models import build_model
-from imgrec.models.folding import Convolution, SameConvolution, fold_for_good, fold_norms
+from imgrec.models.build import lay_out
+from imgrec.models.folding import FOLDED, FoldingConv, SameConv, drop_norms, fold_for_good, folding
 from imgrec.models.network import BatchNorm
 
 SIDE = 32
@@ -48,8 +52,8 @@ def ours_of(name: str) -> tuple[nn.Module, nn.Module]:
     return theirs.double().eval(), model.double().eval()
 
 
-def folded_in(model: nn.Module) -> list[Convolution]:
-    return [one for one in model.modules() if isinstance(one, Convolution) and one.norm]
+def folded_in(model: nn.Module) -> list[FoldingConv]:
+    return [one for one in model.modules() if isinstance(one, FoldingConv) and one.norm]
 
 
 @pytest.mark.parametrize("for_good", [False, True])
@@ -154,28 +158,103 @@ class Twice(nn.Module):
             return maps + self.norm(maps)
         if self.way == "again":
             return self.norm(maps) + self.norm(self.conv(images.flip(3)))
-        return self.norm(maps) if images.shape[0] > 1 else maps
+        if self.way == "late":
+            seen = self.norm(maps)
+            return seen + maps.mean()
+        return self.norm(maps)
 
 
-@pytest.mark.parametrize("way", ["beside", "again", "by size"])
+@pytest.mark.parametrize("way", ["alone", "beside", "again", "late"])
 def test_what_others_see_is_left_as_it_is(way: str) -> None:
-    """A residual connection, layers that are used twice, a way that depends on the pictures."""
-    network = Twice(way)
-    fold_norms(network, {nn.Conv2d: Convolution}, [nn.BatchNorm2d])
+    """A residual connection, layers that are used twice, whoever reads the maps before the normalization or behind it."""
+    network = Twice(way).eval()
+    network.conv.__class__ = FoldingConv
+    with torch.no_grad(), folding(network, (nn.BatchNorm2d,)):
+        network(torch.randn(2, 3, 8, 8))
 
-    assert type(network.norm) is nn.BatchNorm2d
-    assert type(network.conv) is nn.Conv2d
+    assert type(network.norm) is (FOLDED[nn.BatchNorm2d] if way == "alone" else nn.BatchNorm2d)
+    assert bool(network.conv.norm) == (way == "alone")
 
 
-@pytest.mark.parametrize("side", [14, 15, 16, 33])
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 14), (15, 15), (14, 15), (1, 2)])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("learns", [False, True])
-def test_zeros_around_maps_are_those_of_timm(side: int, kernel: int, learns: bool) -> None:
-    """Whether they are put around the maps or, where nothing learns, before the kernel."""
+def test_zeros_around_maps_are_those_of_timm(
+    height: int, width: int, kernel: int, learns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are put around the maps or, where nothing learns and the sides are even, before the kernel."""
+    padded = list[int]()
+    pad = torch.nn.functional.pad
+
+    def watched(maps: Tensor, zeros: Sequence[int], **more: float) -> Tensor:
+        padded.append(maps.shape[-1])
+        return pad(maps, list(zeros), **more)
+
+    monkeypatch.setattr(torch.nn.functional, "pad", watched)
     options = {"kernel_size": kernel, "stride": 2, "groups": 6, "bias": False}
     layer = Conv2dSame(6, 6, **options).double().requires_grad_(learns)  # type: ignore[arg-type]
-    maps = torch.randn(2, 6, side, side + 1, dtype=torch.float64)
+    maps = torch.randn(2, 6, height, width, dtype=torch.float64)
     expected = layer(maps)
-    layer.__class__ = SameConvolution
+    layer.__class__ = SameConv
+    padded.clear()
 
     torch.testing.assert_close(layer(maps), expected)
+    even = height % 2 == width % 2 == 0
+    assert padded == [kernel if even and not learns else width]
+
+
+def test_another_thread_is_answered_while_a_network_is_built() -> None:
+    """A server takes the next version while it answers with the last one."""
+    _, model = ours_of("resnet18")
+    images = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(images)
+    ready, failed, answered = threading.Event(), list[Exception](), list[bool]()
+
+    def ask() -> None:
+        with torch.inference_mode():
+            while not ready.is_set() or not answered:
+                try:
+                    answered.append(torch.equal(model(images), expected))
+                except Exception as error:
+                    failed.append(error)
+                    return
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            built = list(pool.map(ours_of, ["resnet18", "efficientnet_lite0"] * 2))
+    finally:
+        ready.set()
+        asker.join()
+
+    assert not failed
+    assert all(answered)
+    assert [len(folded_in(one)) for _, one in built] == [20, 49, 20, 49]
+
+
+def test_what_is_written_elsewhere_has_each_kernel_once() -> None:
+    """A graph for other programs would have the weights of the normalizations and their convolutions in vain."""
+    theirs, model = ours_of("efficientnet_lite0")
+    before = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
+    fold_for_good(model)
+    drop_norms(model)
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, said = theirs(images), model(images)
+
+    torch.testing.assert_close(said, expected)
+    assert sum(one.numel() for one in (*model.parameters(), *model.buffers())) < before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_learn_in_narrow_arithmetic_too(dtype: torch.dtype) -> None:
+    """A scaler is for GPUs, but fp16 may be asked for anywhere."""
+    config = CnnConfig(backbone="test_efficientnet", pretrained=False)
+    model = lay_out(build_model(config, (SIDE, SIDE, 3), 5))
+    with torch.autocast("cpu", dtype=dtype):
+        said = model(torch.randn(2, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last))
+    said.float().sum().backward()
+
+    assert all(one.grad is not None for one in model.parameters())

@@ -86,3 +86,18 @@ def test_a_model_is_given_pictures_as_they_lie_in_the_store(how: Augmentation) -
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
     assert recipe(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_random_parts_are_mirrored_once() -> None:
+    """In the pass that takes them, and not again as whole pictures are."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8)
+    how = Augmentation(flip=True, crop_area=0.5)
+    recipe = Recipe(ChannelStatistics((0.5,) * 3, (0.25,) * 3), augmentation=how).train()
+    seen = []
+    for turns in (torch.zeros(8, dtype=torch.bool), torch.ones(8, dtype=torch.bool)):
+        torch.manual_seed(1)
+        seen.append(recipe(images, turns))
+
+    torch.testing.assert_close(seen[1], seen[0].flip(3), rtol=0, atol=1e-3)
+    assert not torch.allclose(seen[1], seen[0], atol=0.1)

@@ -6,6 +6,8 @@ from torch import nn
 
 from imgrec.config import CnnConfig, RnnConfig
 from imgrec.models import build_model
+from imgrec.models.build import lay_out
+from imgrec.models.folding import FoldingConv
 from imgrec.training.throughput import peak_flops, training_flops
 
 
@@ -48,3 +50,15 @@ def test_a_card_is_known_by_a_part_of_its_name() -> None:
     assert peak_flops("Tesla T4", "fp16") == 65e12
     assert peak_flops("Tesla V100-SXM2-16GB", "fp32") == 15.7e12
     assert peak_flops("Radeon", "bf16") == 0
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_convolutions_in_groups_are_counted_as_what_they_are(groups: int) -> None:
+    """However wide they are, and however a CPU computes their gradients; a picture of the first layer needs none."""
+    first = FoldingConv(3, 8, 5, padding=2)
+    second = FoldingConv(8, 8, 5, padding=2, groups=groups)
+    model = lay_out(nn.Sequential(first, second, nn.Flatten()))
+    places = 10 * 10
+    counted = 2 * places * (2 * first.weight.numel() + 3 * second.weight.numel())
+
+    assert training_flops(model, (10, 10, 3)) == counted

@@ -53,7 +53,7 @@ def test_models_that_see_the_same_pixels_have_them_decoded_once(
         np.testing.assert_array_equal(one.predicted, other.predicted)
         np.testing.assert_array_equal(one.loss, other.loss)
         assert one.predicted[7] == -1
-        assert len(set(one.predicted.tolist())) > 1
+        assert (np.delete(one.predicted, 7) >= 0).all()
     assert both[0].loss.tolist() != both[1].loss.tolist()
 
 
