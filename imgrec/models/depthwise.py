@@ -11,11 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.backends import mkldnn
 
-FAST = 3
-"""Columns of a kernel."""
-WIDEST = 9
-"""That was measured."""
+FAST, WIDEST = 3, 9
+"""Columns of a kernel: the most that oneDNN has a fast gradient of, and the most that `convolve` was measured with."""
 
 
 def is_narrow(layer: nn.Conv2d) -> bool:
@@ -28,6 +27,7 @@ def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
     side = layer.kernel_size[1]
     return (
         maps.device.type == "cpu"
+        and mkldnn.is_available()  # oneDNN
         and maps.ndim == 4
         and layer.groups == layer.in_channels == layer.out_channels
         and FAST < side <= WIDEST

@@ -86,10 +86,10 @@ def test_in_bf16_it_learns_what_bf16_can_tell() -> None:
     expected = torch.autograd.grad(layer(maps).sum(), [maps, layer.weight])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         said = layer(maps)
-    found = torch.autograd.grad(said.sum(), [maps, layer.weight])
+    ours = torch.autograd.grad(said.sum(), [maps, layer.weight])
 
     assert said.dtype == torch.bfloat16
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(ours, expected, strict=True):
         assert one.dtype == torch.float32
         # 2 ** -8 for one rounding; the sum over the phases of a distance is another, of numbers that may be larger.
         near = 2**-7 * float(other.abs().max())
@@ -108,12 +108,12 @@ def test_a_network_learns_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen[-1]
 
     monkeypatch.setattr(folding, "is_wide", watched)
-    found = torch.autograd.grad(model(images).square().sum(), [*model.parameters()])
+    ours = torch.autograd.grad(model(images).square().sum(), [*model.parameters()])
     monkeypatch.setattr(folding, "is_wide", lambda *_: False)
     expected = torch.autograd.grad(model(images).square().sum(), [*model.parameters()])
 
     assert sum(seen) == 7
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours, expected)
 
 
 def lay_out_images(images: Tensor) -> Tensor:
