@@ -229,7 +229,7 @@ def ask(
     said = [one.outcomes(decoded) for one, decoded in zip(classifiers, several, strict=True)]
     sheets = [_Sheet(about) for _ in classifiers]
     # One picture after the other, so that few pixels wait for the second.
-    for row, outcomes in enumerate(zip(*said, strict=True)):
+    for row, outcomes in zip(range(len(about.labels)), zip(*said, strict=True), strict=True):
         for sheet, outcome in zip(sheets, outcomes, strict=True):
             sheet.fill(row, outcome)
     return [sheet.answers() for sheet in sheets]

@@ -68,7 +68,7 @@ def choose_pictures(trained: int, passes: float, there: int) -> int:
 
     Args:
         trained: Training pictures.
-        passes: Over them, each of whole pictures (`FitSpec.passes`).
+        passes: Over them, at their full size (`FitSpec.passes`).
         there: Test pictures.
     """
     return min(there, max(LEAST, min(MOST, round(trained * passes * SHARE_OF_TRAINING))))

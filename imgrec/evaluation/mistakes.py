@@ -17,7 +17,7 @@ from imgrec.evaluation.data_pictures import as_data_url
 
 MOST_PAIRS, MOST_MISTAKES = 8, 6
 SHARE_OF_TRAINING = 1 / 300
-"""Mistakes that are looked into, for each training picture of each epoch: each costs about fifty looks, of which a step of
+"""Mistakes that are looked into, for each training picture and pass: each costs about fifty looks, of which a step of
 training takes three."""
 CELLS = 7
 """Of a picture's side, that are covered one after the other."""
@@ -90,7 +90,7 @@ def choose_mistakes(trained: int, passes: float) -> int:
 
     Args:
         trained: Training pictures.
-        passes: Over them, each of whole pictures (`FitSpec.passes`).
+        passes: Over them, at their full size (`FitSpec.passes`).
     """
     return max(1, min(MOST_MISTAKES, round(trained * passes * SHARE_OF_TRAINING)))
 

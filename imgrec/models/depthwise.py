@@ -17,6 +17,11 @@ FAST, WIDEST = 3, 9
 """Columns of a kernel: the most that oneDNN has a fast gradient of, and the most that `convolve` was measured with."""
 
 
+def has_onednn() -> bool:
+    """Whether torch was built with it, and may use it."""
+    return bool(mkldnn.is_available() and mkldnn.enabled)  # type: ignore[no-untyped-call]
+
+
 def is_narrow(layer: nn.Conv2d) -> bool:
     """Whether oneDNN has fast gradients of a depthwise layer, in bf16 too."""
     return layer.stride == layer.dilation == (1, 1) and layer.kernel_size[1] <= FAST
@@ -27,7 +32,7 @@ def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
     side = layer.kernel_size[1]
     return (
         maps.device.type == "cpu"
-        and mkldnn.is_available()  # oneDNN
+        and has_onednn()
         and maps.ndim == 4
         and layer.groups == layer.in_channels == layer.out_channels
         and FAST < side <= WIDEST

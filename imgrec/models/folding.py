@@ -4,8 +4,8 @@ With fixed statistics a batch normalization multiplies each channel by a number 
 may be multiplied in its place, which has hundreds of times fewer numbers than the maps behind it. On a CPU that is done in
 evaluation, and in training where the statistics are those that came with pretrained weights: a pass over the maps less
 forwards, two less backwards, and one copy of them less in memory. Parameters, gradients and files of weights are as they
-were. On a GPU it is done for a network that nobody trains any more, and for no other: its many small kernels in every step
-would have to be started one by one.
+were. On a GPU it is done for a network that nobody trains any more, and for no other: multiplying kernels in every step is
+several small operations a layer, each of which would have to be started.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 (arXiv:1712.05877), section 3.2.
@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import TensorWeakRef
 
 from imgrec.models.depthwise import convolve, is_narrow, is_wide
 from imgrec.models.network import BatchNorm
@@ -139,16 +140,17 @@ class _Folded:
 
 
 @contextmanager
-def folding(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator[None]:
-    """Inside, one pass of a network in evaluation; then normalizations that alone read what a convolution gives are part of it.
+def watched(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator["Watch"]:
+    """Inside, one pass of a network in evaluation, of which it is seen who reads what convolutions give.
 
     What the network does in this thread is watched, and in no other: somebody else may be asked meanwhile.
 
     Args:
-        network: With our convolutions in it.
+        network: With our convolutions in it. It is taken to go the same way for all pictures, in training too, but for layers
+            that do nothing in evaluation, such as dropout.
         norms: The classes that may be folded: torch's BatchNorm2d, and such as have a dropout and an activation behind it.
     """
-    watch = _Watch()
+    watch = Watch()
     with ExitStack() as hooks:
         for module in network.modules():
             if isinstance(module, FoldingConv):
@@ -156,8 +158,14 @@ def folding(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator[
             elif type(module) in norms and module.track_running_stats:
                 hooks.callback(module.register_forward_pre_hook(watch.enters).remove)
                 hooks.callback(module.register_forward_hook(watch.leaves).remove)
+            elif not list(module.children()) and type(module) is not nn.Identity:
+                hooks.callback(module.register_forward_pre_hook(watch.passes).remove)
         with watch:
-            yield
+            yield watch
+
+
+def fold_norms(watch: "Watch") -> None:
+    """Let normalizations that alone have read what a convolution gave be part of it."""
     for conv, norm in watch.pairs():
         conv.norm = (norm,)
         for name in ("folded_weight", "folded_bias"):
@@ -200,19 +208,21 @@ def _learns(maps: Tensor, weight: Tensor) -> bool:
 
 @dataclass
 class _Given:
-    """What a convolution gave, kept so that nothing else has its place in memory, and who has read it since."""
+    """What a convolution gave, as long as somebody needs it, and who has read it."""
 
     conv: FoldingConv
-    maps: Tensor
+    maps: TensorWeakRef
     readers: list[nn.Module | None] = field(default_factory=list)
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Who reads what convolutions give, in this thread."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._given: dict[int, _Given] = {}
+        self._given = list[_Given]()
+        self._by_id: dict[int, _Given] = {}
+        """The last that was given with this id; an id is that of another tensor when the first is gone."""
         self._inside: nn.Module | None = None
         """The normalization that is computed just now."""
         self._times = Counter[nn.Module]()
@@ -224,14 +234,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        for one in tree_leaves((args, kwargs)):
-            if given := self._given.get(id(one)):
-                given.readers.append(self._inside)
+        self._reads(args, kwargs)
         return func(*args, **(kwargs or {}))
+
+    def _reads(self, *arguments: object) -> None:
+        for one in tree_leaves(arguments):
+            given = self._by_id.get(id(one))
+            if given and given.maps() is one:
+                given.readers.append(self._inside)
 
     def gave(self, conv: FoldingConv, _: object, maps: Tensor) -> None:
         """A convolution has computed these."""
-        self._given[id(maps)] = _Given(conv, maps)
+        self._by_id[id(maps)] = _Given(conv, TensorWeakRef(maps))
+        self._given.append(self._by_id[id(maps)])
         self._times[conv] += 1
 
     def enters(self, norm: nn.Module, _: object) -> None:
@@ -243,10 +258,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """It has ended."""
         self._inside = None
 
+    def passes(self, _: object, inputs: object) -> None:
+        """Another layer is given these, whether it does anything with them in evaluation or not."""
+        self._reads(inputs)
+
     def pairs(self) -> list[tuple[Any, Any]]:
         """Convolutions that one normalization alone has read, both computed once."""
         pairs = []
-        for one in self._given.values():
+        for one in self._given:
             norm = one.readers[0] if one.readers else None
             alone = norm is not None and all(reader is norm for reader in one.readers)
             if norm and alone and self._times[one.conv] == self._times[norm] == 1:

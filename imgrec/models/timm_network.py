@@ -18,7 +18,7 @@ from imgrec.config import ImageShape, ModelConfig
 from imgrec.config.architectures.architecture import network_of
 from imgrec.errors import ConfigError
 from imgrec.models.families import refuse_foreign
-from imgrec.models.folding import FoldingConv, SameConv, folding
+from imgrec.models.folding import FoldingConv, SameConv, fold_norms, watched
 from imgrec.models.network import BatchNorm, Network
 from imgrec.models.recurrent import AS_ASKED
 
@@ -81,7 +81,7 @@ class TimmNetwork(Network):
         if self.last_layer.weight.is_meta:
             return
         try:
-            with folding(self.network, _norms()):
+            with watched(self.network, _norms()) as watch:
                 seen = self.eval().features(torch.zeros(2, channels, height, width))
             assert seen.ndim == 2, "its last layer is applied to maps"
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -90,6 +90,7 @@ class TimmNetwork(Network):
                 f"{width} pixels; set data.image_size to what it was made for, such as 224"
             )
             raise ConfigError(msg) from error
+        fold_norms(watch)
         self.train()
 
 

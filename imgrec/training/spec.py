@@ -134,7 +134,7 @@ class FitSpec:
 
     @property
     def passes(self) -> float:
-        """What all epochs cost together, in passes over the training pictures as wholes."""
+        """What all epochs cost together, in passes over all training pictures at their full size."""
         return sum(self.cost(epoch) for epoch in range(self.train.epochs))
 
     def _shares_of_side(self, epoch: int) -> list[float]:

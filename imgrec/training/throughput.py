@@ -14,7 +14,7 @@ from torch.backends import mkldnn
 
 from imgrec.config import ImageShape, ModelConfig
 from imgrec.models import build_model
-from imgrec.models.build import lay_out
+from imgrec.models.network import BatchNorm
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -51,11 +51,12 @@ def _counting() -> "FlopCounterMode":
 
 
 def _flops_of_backward(
-    gradient: Sequence[int], _maps: object, weight: Sequence[int], *others: Any, **_: object
+    gradient: Sequence[int], maps: Sequence[int], weight: Sequence[int], *others: Any, **_: object
 ) -> int:
     """Of a convolution, by shapes: as often its forward pass as gradients of maps and weights are wanted."""
-    wanted = others[-1]
-    places = gradient[0] * math.prod(gradient[2:])
+    transposed, wanted = others[-4], others[-1]
+    shape = maps if transposed else gradient
+    places = shape[0] * math.prod(shape[2:])
     return 2 * places * math.prod(weight) * sum(wanted[:2])
 
 
@@ -66,9 +67,10 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     normalizations and activations add is little.
     """
     height, width, channels = image_shape
-    # In the plain layout, in which everything is computed as torch does it (`models.depthwise`).
-    throwaway = lay_out(copy.deepcopy(model).cpu(), torch.contiguous_format)
-    throwaway.train().requires_grad_()
+    throwaway = copy.deepcopy(model).cpu().train().requires_grad_()
+    for module in throwaway.modules():
+        if isinstance(module, BatchNorm):
+            module.train()  # or it may be part of a kernel that was computed for good, which has no gradient
     # oneDNN has recurrent layers as one operation, of which the counter knows nothing. To switch it off
     # makes torch warn of TF32, which nobody asked for.
     with (

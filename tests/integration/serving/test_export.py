@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from imgrec.classifier import Card, Classifier
+from imgrec.classifier import WEIGHTS, Card, Classifier
 from imgrec.config import (
     AnnConfig,
     CnnConfig,
@@ -35,6 +35,7 @@ SMALL: list[ModelConfig] = [
     CnnConfig(widths=(8, 16)),
     RnnConfig(hidden=16),
     TransformerConfig(width=32, depth=1),
+    CnnConfig(backbone="test_efficientnet", pretrained=False),
 ]
 
 
@@ -59,7 +60,7 @@ def classifier_of(model: ModelConfig) -> Classifier:
 
 
 @pytest.mark.parametrize("form", ["torch", "onnx"])
-@pytest.mark.parametrize("model", SMALL, ids=lambda one: one.arch)
+@pytest.mark.parametrize("model", SMALL, ids=lambda one: f"{one.arch}-{one.backbone}")
 def test_a_graph_answers_as_the_classifier_does_in_batches_of_any_size(
     model: ModelConfig, form: str, tmp_path: Path
 ) -> None:
@@ -87,6 +88,19 @@ def test_a_graph_answers_as_the_classifier_does_in_batches_of_any_size(
         np.testing.assert_allclose(answer, expected[: len(answer)], atol=1e-4)
     assert json.loads(kept["class_names"]) == ["cat", "dog", "owl"]
     assert json.loads(kept["height"]) == 20
+
+
+def test_a_graph_has_each_kernel_once(tmp_path: Path) -> None:
+    """Normalizations are part of the kernels there, and nothing of them is left."""
+    classifier = classifier_of(SMALL[-1])
+    out = tmp_path / "out.pt2"
+    export(classifier, save(classifier, tmp_path / "saved"), "torch", out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about its own code
+        program = torch.export.load(out)
+
+    assert not [name for name in program.state_dict if "running" in name or "folded" in name]
+    assert out.stat().st_size < 1.2 * (tmp_path / "saved" / WEIGHTS).stat().st_size
 
 
 def test_an_archive_of_torch_needs_no_imgrec(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from imgrec.config import CnnConfig
-from imgrec.models import build_model, folding
+from imgrec.models import build_model, depthwise, folding
 from imgrec.models.build import lay_out
 from imgrec.models.depthwise import convolve, is_wide
 from imgrec.models.folding import FoldingConv
@@ -65,8 +65,11 @@ def test_only_what_is_asked_for_is_computed() -> None:
         ({"kernel_size": 11, "padding": 5}, False),
     ],
 )
-def test_other_layers_are_torchs(options: dict[str, object], slow: bool) -> None:
-    """Narrow kernels, which it has a fast gradient of, and what the trick does not hold for."""
+def test_other_layers_are_torchs(
+    options: dict[str, object], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Narrow kernels, which oneDNN has a fast gradient of, what the trick does not hold for, and all where there is none."""
+    monkeypatch.setattr(depthwise, "has_onednn", lambda: True)
     usual = {"in_channels": 8, "out_channels": 8, "kernel_size": 5, "padding": 2, "groups": 8}
     layer = nn.Conv2d(**(usual | options))  # type: ignore[arg-type]
     maps = torch.zeros(2, 8, 8, 8)
@@ -74,25 +77,29 @@ def test_other_layers_are_torchs(options: dict[str, object], slow: bool) -> None
     assert is_wide(layer, maps.to(memory_format=torch.channels_last)) == slow
     assert not is_wide(layer, maps)
     assert not is_wide(layer, maps.to("meta", memory_format=torch.channels_last))
+    monkeypatch.setattr(depthwise, "has_onednn", lambda: False)
+    assert not is_wide(layer, maps.to(memory_format=torch.channels_last))
 
 
-def test_in_bf16_it_learns_what_bf16_can_tell() -> None:
-    """Each gradient is a sum of products of numbers with 8 bits, kept with more and rounded once at its end."""
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.bfloat16, 8), (torch.float16, 11)])
+def test_in_narrow_arithmetic_it_learns_what_that_can_tell(dtype: torch.dtype, bits: int) -> None:
+    """Each gradient is a sum of products of numbers with so many bits, kept with more and rounded once at its end."""
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 8, 5, padding=2, groups=8)
     layer.__class__ = FoldingConv
-    maps = lay_out_images(torch.randn(4, 8, 14, 14)).bfloat16().float().requires_grad_()
-    layer.weight.data = layer.weight.data.bfloat16().float()
+    maps = lay_out_images(torch.randn(4, 8, 14, 14)).to(dtype).float().requires_grad_()
+    layer.weight.data = layer.weight.data.to(dtype).float()
     expected = torch.autograd.grad(layer(maps).sum(), [maps, layer.weight])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    assert is_wide(layer, maps)
+    with torch.autocast("cpu", dtype=dtype):
         said = layer(maps)
     ours = torch.autograd.grad(said.sum(), [maps, layer.weight])
 
-    assert said.dtype == torch.bfloat16
+    assert said.dtype == dtype
     for one, other in zip(ours, expected, strict=True):
         assert one.dtype == torch.float32
-        # 2 ** -8 for one rounding; the sum over the phases of a distance is another, of numbers that may be larger.
-        near = 2**-7 * float(other.abs().max())
+        # One rounding; the sum over the phases of a distance is another, of numbers that may be larger.
+        near = 2 ** (1 - bits) * float(other.abs().max())
         torch.testing.assert_close(one, other, rtol=0, atol=near)
 
 
@@ -101,6 +108,7 @@ def test_a_network_learns_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = CnnConfig(backbone="tf_efficientnet_lite0", pretrained=False)
     model = lay_out(build_model(config, (32, 32, 3), num_classes=3)).double().eval()
     images = lay_out_images(torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    monkeypatch.setattr(depthwise, "has_onednn", lambda: True)
     seen = list[bool]()
 
     def watched(layer: nn.Conv2d, maps: Tensor) -> bool:

@@ -62,3 +62,11 @@ def test_convolutions_in_groups_are_counted_as_what_they_are(groups: int) -> Non
     counted = 2 * places * (2 * first.weight.numel() + 3 * second.weight.numel())
 
     assert training_flops(model, (10, 10, 3)) == counted
+
+
+def test_transposed_convolutions_are_counted_by_what_they_are_given() -> None:
+    """Each place of that is multiplied by the whole kernel, forwards and twice backwards."""
+    first, second = nn.Conv2d(3, 8, 1, bias=False), nn.ConvTranspose2d(8, 4, 2, stride=2)
+    counted = 2 * 36 * (2 * first.weight.numel() + 3 * second.weight.numel())
+
+    assert training_flops(nn.Sequential(first, second, nn.Flatten()), (6, 6, 3)) == counted
