@@ -182,7 +182,7 @@ def choose_finetune(wanted: Finetune, operations: float, *, on_gpu: bool) -> Fin
     """What of a network with pretrained weights is trained, where the settings leave it open.
 
     The rule: the whole network (`full`) on GPUs, and on CPUs as long as it takes at most 5e14 operations, ten
-    times those of EfficientNet-Lite0 on 3,068 photos (7 minutes on two cores, docs/results.md); else the last
+    times those of EfficientNet-Lite0 on 3,068 photos (4 to 7 minutes on two cores, docs/results.md); else the last
     layer alone (`probe`).
     """
     if wanted != "auto":
