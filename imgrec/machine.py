@@ -41,7 +41,7 @@ PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 LOCK_POLL_SECONDS = 0.05
 PORTS = range(20_000, 30_000)
-"""Above those of Ray's workers, below Kubernetes' and those that systems give to whoever asks for any."""
+"""Above the ports of Ray's workers, below the node ports of Kubernetes and most ephemeral ranges."""
 SELDOM = (20_000, 10, 10)
 """Of `gc.set_threshold`, whose own is (700, 10, 10)."""
 CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch"}
@@ -218,10 +218,10 @@ def take_room(file: int, size: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port for a server that is told its port and starts a moment later.
+    """A free port for a server that starts a moment later.
 
-    It is none of those that the system gives to whoever asks for any, unless it gives all of them: Ray's processes ask for
-    dozens, and one of them would have it before the server comes up. A process gets each of PORTS once.
+    It lies outside the system's ephemeral range, unless that range covers all of PORTS: Ray's processes bind dozens of
+    ephemeral ports, and one of them could take the port before the server does. No port of PORTS is returned twice.
 
     Raises:
         OSError: none is free.
@@ -237,7 +237,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 @cache
 def _ports() -> Iterator[int]:
-    """In an order of this process, for two processes that look at the same time."""
+    """In random order, so that two processes that search at the same time rarely try the same port."""
     low, high = 49_152, 65_535  # as IANA has it
     with contextlib.suppress(OSError):
         low, high = map(int, PORT_RANGE.read_text().split())

@@ -215,7 +215,7 @@ class _Gate:
 def ask(
     classifiers: Sequence[Classifier], about: Answers, contents: Sequence[Content]
 ) -> list[Answers]:
-    """What each says of pictures now, as it is served; those that see the same pixels have them decoded once.
+    """Ask each classifier about the pictures now, as it is served; pictures are decoded once if all decode alike.
 
     Args:
         classifiers: Of the same classes, in any order.
@@ -227,7 +227,7 @@ def ask(
         return [ask([one], about, contents)[0] for one in classifiers]
     several = itertools.tee(decode_all(contents, first.decoding), len(classifiers))
     said = [one.outcomes(decoded) for one, decoded in zip(classifiers, several, strict=True)]
-    sheets = [_Sheet(about) for _ in classifiers]
+    sheets = [_AnswerSheet(about) for _ in classifiers]
     # One picture after the other, so that few pixels wait for the second.
     for row, outcomes in zip(range(len(about.labels)), zip(*said, strict=True), strict=True):
         for sheet, outcome in zip(sheets, outcomes, strict=True):
@@ -235,8 +235,8 @@ def ask(
     return [sheet.answers() for sheet in sheets]
 
 
-class _Sheet:
-    """What one says of pictures that others were asked about; what it cannot read it has not recognized."""
+class _AnswerSheet:
+    """The answers of one classifier, filled one picture at a time; a picture that cannot be read is not recognized."""
 
     def __init__(self, about: Answers) -> None:
         self._about = about
@@ -246,7 +246,7 @@ class _Sheet:
         self._loss = np.full(count, math.log(len(self._number_of)))
 
     def fill(self, row: int, outcome: Prediction | DecodeError) -> None:
-        """Of one picture."""
+        """Enter the outcome of one picture."""
         if isinstance(outcome, DecodeError):
             return
         self._predicted[row] = self._number_of[outcome.label]
@@ -255,7 +255,7 @@ class _Sheet:
         self._loss[row] = -math.log(max(true, 1e-12))
 
     def answers(self) -> Answers:
-        """Of all."""
+        """The answers to all pictures."""
         said = self._predicted, self._confidence, self._loss
         about = self._about
         return Answers(about.class_names, about.ids, about.pictures, about.labels, *said)

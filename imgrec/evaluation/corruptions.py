@@ -68,7 +68,7 @@ def choose_pictures(trained: int, passes: float, there: int) -> int:
 
     Args:
         trained: Training pictures.
-        passes: Over them, at their full size (`FitSpec.passes`).
+        passes: Passes over them, in units of full-size pictures (`FitSpec.passes`).
         there: Test pictures.
     """
     return min(there, max(LEAST, min(MOST, round(trained * passes * SHARE_OF_TRAINING))))

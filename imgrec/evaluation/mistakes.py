@@ -90,7 +90,7 @@ def choose_mistakes(trained: int, passes: float) -> int:
 
     Args:
         trained: Training pictures.
-        passes: Over them, at their full size (`FitSpec.passes`).
+        passes: Passes over them, in units of full-size pictures (`FitSpec.passes`).
     """
     return max(1, min(MOST_MISTAKES, round(trained * passes * SHARE_OF_TRAINING)))
 

@@ -1,9 +1,10 @@
-"""A depthwise convolution whose kernel learns fast on a CPU.
+"""A depthwise convolution with a fast gradient of its kernel on a CPU.
 
-oneDNN has a fast gradient of depthwise kernels with up to three columns; that of wider ones it computes as if each channel
-were sixteen (docs/log.md). So here the columns of a wide kernel come three at a time: the middle one and those d places
-to both sides are a kernel of three columns for pictures of which every d-th column is taken. In channels_last memory d
-columns of C channels are one of d * C, so taking them is no copy where d divides the width.
+oneDNN has a fast kernel gradient for depthwise kernels of up to three columns. Wider ones go through its general code, as
+if each channel were sixteen (docs/log.md). So this module computes the gradient of a wide kernel three columns at a time:
+the middle column and those d places to its left and right form a kernel of three columns on maps that keep every d-th
+column. In channels_last memory, d columns of C channels equal one column of d * C channels, so these maps are a view, not
+a copy, if d divides the width.
 """
 
 from typing import Any
@@ -23,12 +24,12 @@ def has_onednn() -> bool:
 
 
 def is_narrow(layer: nn.Conv2d) -> bool:
-    """Whether oneDNN has fast gradients of a depthwise layer, in bf16 too."""
+    """Whether oneDNN computes the gradients of a depthwise layer fast, in bf16 as well as in fp32."""
     return layer.stride == layer.dilation == (1, 1) and layer.kernel_size[1] <= FAST
 
 
 def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
-    """Whether a layer is one of those that `convolve` is for, on these maps (B, C, H, W)."""
+    """Whether `convolve` applies to a layer with these maps (B, C, H, W)."""
     side = layer.kernel_size[1]
     return (
         maps.device.type == "cpu"
@@ -46,10 +47,10 @@ def is_wide(layer: nn.Conv2d, maps: Tensor) -> bool:
 
 
 def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps (B, C, H, W) in channels_last to maps of that shape; in autocast's arithmetic where that is on.
+    """Convolve maps (B, C, H, W) in channels_last to maps of the same shape, with zero padding; follows autocast.
 
     Args:
-        maps: Padded with zeros, so that each place is the middle of a kernel once.
+        maps: Not yet padded.
         weight: (C, 1, k, k), k odd.
         bias: (C,).
     """
@@ -78,18 +79,18 @@ class _Convolve(torch.autograd.Function):
         return (
             _backward(gradient, maps, weight, of_kernel=False) if of_maps else None,
             kernel_gradient(gradient, maps, weight) if of_weight else None,
-            # By itself: torch would have oneDNN compute the kernel's for it.
+            # A sum: for a bias gradient torch makes oneDNN compute the kernel gradient as well.
             gradient.sum(dim=(0, 2, 3)) if of_bias else None,
         )
 
 
 def kernel_gradient(gradient: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
-    """Of a loss, for `convolve`'s kernel: as the weight, (C, 1, k, k).
+    """The gradient of a loss with respect to the kernel of `convolve`, (C, 1, k, k).
 
     Args:
-        gradient: For what it gave, (B, C, H, W), in channels_last.
-        maps: What it was given.
-        weight: The kernel, of which the shape is taken.
+        gradient: With respect to its output, (B, C, H, W), in channels_last.
+        maps: Its input.
+        weight: Its kernel, (C, 1, k, k); only the shape matters.
     """
     side = weight.shape[3]
     radius = side // 2
@@ -106,7 +107,7 @@ def kernel_gradient(gradient: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
 
 
 def _every(distance: int, maps: Tensor) -> Tensor:
-    """Maps (B, C, H, W) with every so many columns side by side: (B, distance * C, H, W / distance, rounded up)."""
+    """Maps (B, C, H, W) to (B, distance * C, H, ceil(W / distance)): columns `distance` apart become neighbours."""
     missing = -maps.shape[3] % distance
     if missing:
         maps = F.pad(maps, (0, missing)).contiguous(memory_format=torch.channels_last)
@@ -116,7 +117,7 @@ def _every(distance: int, maps: Tensor) -> Tensor:
 
 
 def _backward(gradient: Tensor, maps: Tensor, weight: Tensor, *, of_kernel: bool) -> Tensor:
-    """The gradient for the kernel, or for the maps."""
+    """The gradient with respect to the kernel, or to the maps."""
     channels, _, height, width = weight.shape
     padding, once = [height // 2, width // 2], [1, 1]
     wanted = [not of_kernel, of_kernel, False]

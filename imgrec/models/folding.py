@@ -1,11 +1,11 @@
-"""Batch normalizations with fixed statistics, as part of the convolutions before them; convolutions that learn fast on a CPU.
+"""Batch normalizations with fixed statistics, folded into the convolutions before them; convolutions that train fast on a CPU.
 
-With fixed statistics a batch normalization multiplies each channel by a number and adds another. The kernel before it
-may be multiplied in its place, which has hundreds of times fewer numbers than the maps behind it. On a CPU that is done in
-evaluation, and in training where the statistics are those that came with pretrained weights: a pass over the maps less
-forwards, two less backwards, and one copy of them less in memory. Parameters, gradients and files of weights are as they
-were. On a GPU it is done for a network that nobody trains any more, and for no other: multiplying kernels in every step is
-several small operations a layer, each of which would have to be started.
+With fixed statistics, a batch normalization multiplies each channel by a number and adds another. The same is done by
+scaling the kernel of the convolution before it, which has far fewer numbers than the feature maps. On a CPU this holds in
+evaluation, and in training if the statistics came with pretrained weights. It saves one pass over the maps in the forward
+pass, two in the backward pass, and one copy of the maps in memory. Parameters, gradients and weight files stay the same.
+On a GPU only networks that are no longer trained are folded: scaling kernels in every step would launch several small
+operations for each layer.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 (arXiv:1712.05877), section 3.2.
@@ -32,12 +32,12 @@ FOLDED: dict[type, type] = {}
 
 
 class FoldingConv(nn.Conv2d):
-    """torch's, which a batch normalization may be part of; a depthwise one learns fast on a CPU.
+    """torch's convolution, which a batch normalization may be folded into; a depthwise one trains fast on a CPU.
 
     Attributes:
-        norm: The batch normalization behind it, as a tuple of one: a module in a module would be a part of it.
-        folded_weight: The kernel with that, where it was computed for good; no part of the network's weights.
-        folded_bias: The same of the bias.
+        norm: The batch normalization behind it, in a tuple so that torch does not register it as a submodule.
+        folded_weight: The folded kernel, if `fold_for_good` has computed it; not in the state dict.
+        folded_bias: The folded bias, likewise.
     """
 
     norm: tuple[BatchNorm, ...] = ()
@@ -63,13 +63,13 @@ class FoldingConv(nn.Conv2d):
 
     @property
     def folds(self) -> bool:
-        """Whether the normalization is part of it now."""
+        """Whether the normalization is folded in now."""
         if not self.norm or self.norm[0].training:
             return False
         return self.folded_weight is not None or self.weight.device.type == "cpu"
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in, h, w) and bias (out,), with the normalization where it is part of it."""
+        """The weight (out, in, h, w) and bias (out,) to convolve with, folded or not."""
         if not self.folds:
             return self.weight, self.bias
         if self.folded_weight is not None:
@@ -77,7 +77,7 @@ class FoldingConv(nn.Conv2d):
         return self.folded()
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """The same with the normalization, whose statistics are those that it has."""
+        """Weight and bias with the normalization folded in."""
         (norm,) = self.norm
         assert norm.running_var is not None
         assert norm.running_mean is not None
@@ -93,7 +93,7 @@ class FoldingConv(nn.Conv2d):
 
 
 class SameConv(FoldingConv):
-    """One of timm's that is padded as TensorFlow does it: so that a side of n places has n / stride behind it, rounded up."""
+    """timm's Conv2dSame: padded as in TensorFlow, so that a side of n gives ceil(n / stride)."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
         left, right = self._missing(1, input)
@@ -105,14 +105,15 @@ class SameConv(FoldingConv):
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _missing(self, axis: int, maps: Tensor) -> tuple[int, int]:
-        """Zeros before and behind the rows (axis 0) or columns (axis 1)."""
-        side, stride = maps.shape[2 + axis], self.stride[axis]
-        reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        missing = max(0, (-(-side // stride) - 1) * stride + reach - side)
+        """How many zeros go before and behind the rows (axis 0) or columns (axis 1)."""
+        from timm.layers.padding import get_same_padding  # noqa: PLC0415 - timm is imported where it is used
+
+        sizes = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
+        missing = get_same_padding(maps.shape[2 + axis], *sizes)
         return missing // 2, missing - missing // 2
 
     def _pads_kernel(self, maps: Tensor, weight: Tensor) -> bool:
-        """Whether a row and a column of zeros before the kernel are faster than a copy of all maps with zeros around them."""
+        """Whether to pad the kernel with a row and a column of zeros, which saves a padded copy of the maps."""
         return (
             self.groups == self.in_channels > 1
             and self.dilation == (1, 1)
@@ -122,10 +123,10 @@ class SameConv(FoldingConv):
 
 
 class _Folded:
-    """A batch normalization that may be part of a convolution.
+    """A batch normalization that may be folded into a convolution.
 
     Attributes:
-        conv: Of which, as a tuple of one; empty where it is part of it for ever.
+        conv: That convolution, in a tuple as above; empty after `drop_norms`.
     """
 
     conv: tuple[FoldingConv, ...]
@@ -141,14 +142,14 @@ class _Folded:
 
 @contextmanager
 def watched(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator["Watch"]:
-    """Inside, one pass of a network in evaluation, of which it is seen who reads what convolutions give.
+    """Run one evaluation pass of the network inside; the `Watch` records which layers read the outputs of convolutions.
 
-    What the network does in this thread is watched, and in no other: somebody else may be asked meanwhile.
+    Only this thread is watched, so other threads can use their networks meanwhile.
 
     Args:
-        network: With our convolutions in it. It is taken to go the same way for all pictures, in training too, but for layers
-            that do nothing in evaluation, such as dropout.
-        norms: The classes that may be folded: torch's BatchNorm2d, and such as have a dropout and an activation behind it.
+        network: Its convolutions are FoldingConv. Its forward pass must take the same path for every batch, in training
+            too, except for layers that do nothing in evaluation, such as dropout.
+        norms: The classes that may be folded: torch's BatchNorm2d, and subclasses with a dropout and an activation.
     """
     watch = Watch()
     with ExitStack() as hooks:
@@ -165,7 +166,7 @@ def watched(network: nn.Module, norms: tuple[type[BatchNorm], ...]) -> Iterator[
 
 
 def fold_norms(watch: "Watch") -> None:
-    """Let normalizations that alone have read what a convolution gave be part of it."""
+    """Fold each normalization that is the only reader of a convolution's output."""
     for conv, norm in watch.pairs():
         conv.norm = (norm,)
         for name in ("folded_weight", "folded_bias"):
@@ -178,9 +179,9 @@ def fold_norms(watch: "Watch") -> None:
 
 @torch.no_grad()
 def fold_for_good(network: nn.Module) -> None:
-    """Compute kernels with their batch normalizations once, for a network in evaluation that nobody trains any more.
+    """Compute the folded kernels once, for a network in evaluation that is not trained any more.
 
-    The weights stay as they are beside them, for whoever writes them to a file; so convolutions are in memory twice.
+    The original weights stay, for the state dict; so the weights of convolutions are in memory twice.
     """
     for module in network.modules():
         if isinstance(module, FoldingConv) and module.norm:
@@ -188,7 +189,7 @@ def fold_for_good(network: nn.Module) -> None:
 
 
 def drop_norms(network: nn.Module) -> None:
-    """Leave of a network that was folded for good nothing but what it computes with, for whoever writes that elsewhere."""
+    """Remove normalizations and original kernels after `fold_for_good`, so that an exported graph has each kernel once."""
     for conv in network.modules():
         if not isinstance(conv, FoldingConv) or not conv.norm or conv.folded_weight is None:
             continue
@@ -207,8 +208,8 @@ def _learns(maps: Tensor, weight: Tensor) -> bool:
 
 
 @dataclass
-class _Given:
-    """What a convolution gave, as long as somebody needs it, and who has read it."""
+class _Output:
+    """One output of a convolution, which is not kept alive, and the normalizations that read it; None for other readers."""
 
     conv: FoldingConv
     maps: TensorWeakRef
@@ -216,15 +217,15 @@ class _Given:
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Who reads what convolutions give, in this thread."""
+    """Records which layers read the outputs of convolutions, in this thread."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._given = list[_Given]()
-        self._by_id: dict[int, _Given] = {}
-        """The last that was given with this id; an id is that of another tensor when the first is gone."""
+        self._outputs = list[_Output]()
+        self._by_id: dict[int, _Output] = {}
+        """The latest output with each id: Python reuses the id of a tensor that is gone."""
         self._inside: nn.Module | None = None
-        """The normalization that is computed just now."""
+        """The normalization whose forward pass is running."""
         self._times = Counter[nn.Module]()
 
     def __torch_dispatch__(
@@ -239,33 +240,33 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _reads(self, *arguments: object) -> None:
         for one in tree_leaves(arguments):
-            given = self._by_id.get(id(one))
-            if given and given.maps() is one:
-                given.readers.append(self._inside)
+            output = self._by_id.get(id(one))
+            if output and output.maps() is one:
+                output.readers.append(self._inside)
 
     def gave(self, conv: FoldingConv, _: object, maps: Tensor) -> None:
-        """A convolution has computed these."""
-        self._by_id[id(maps)] = _Given(conv, TensorWeakRef(maps))
-        self._given.append(self._by_id[id(maps)])
+        """A convolution returned these maps."""
+        self._by_id[id(maps)] = _Output(conv, TensorWeakRef(maps))
+        self._outputs.append(self._by_id[id(maps)])
         self._times[conv] += 1
 
     def enters(self, norm: nn.Module, _: object) -> None:
-        """A normalization begins."""
+        """The forward pass of a normalization begins."""
         self._inside = norm
         self._times[norm] += 1
 
     def leaves(self, *_: object) -> None:
-        """It has ended."""
+        """It ends."""
         self._inside = None
 
     def passes(self, _: object, inputs: object) -> None:
-        """Another layer is given these, whether it does anything with them in evaluation or not."""
+        """Another layer gets these inputs; it counts as a reader even if it does nothing in evaluation."""
         self._reads(inputs)
 
     def pairs(self) -> list[tuple[Any, Any]]:
-        """Convolutions that one normalization alone has read, both computed once."""
+        """Convolutions with the one normalization that read their output, if both ran once."""
         pairs = []
-        for one in self._given:
+        for one in self._outputs:
             norm = one.readers[0] if one.readers else None
             alone = norm is not None and all(reader is norm for reader in one.readers)
             if norm and alone and self._times[one.conv] == self._times[norm] == 1:

@@ -1,7 +1,7 @@
 """A registered model found by a process of its own.
 
 MLflow takes a second to import, and so does torch. Whoever needs both for one answer lets another core do the one.
-Nothing is imported here that the process would have to wait for: it starts before the settings are read.
+This module imports little, so that the process starts early: before the settings are read.
 """
 
 import subprocess
@@ -30,12 +30,12 @@ ENTRY = (
 
 @contextmanager
 def registered_folders() -> Iterator[Ask]:
-    """Inside, a function asks once for a registered model, and gives one that says where its classifier lies.
+    """Start a process that imports MLflow; inside, the function `ask` sends it one request.
 
-    The first takes the settings that name the MLflow, the folder that runs write to, and the model as
-    `fetch_classifier` takes it. The second waits, and gives a folder of this machine that is there until the end. It
-    raises TrackingError where MLflow does not answer, or there is no such model, version or alias; and ClassifierError
-    where a file is not as it was when the model was registered.
+    `ask(config, storage, model)` takes the tracking settings, the folder that runs write to, and a model as in
+    `fetch_classifier`. It returns a function that waits for the answer: the local folder of the classifier, which exists
+    until the end of the context. That function raises TrackingError if MLflow does not answer or there is no such model,
+    version or alias, and ClassifierError if a file has changed since the model was registered.
     """
     ours, theirs = Pipe()
     with tempfile.TemporaryDirectory(prefix="imgrec-") as copy, ours:

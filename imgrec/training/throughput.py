@@ -53,7 +53,7 @@ def _counting() -> "FlopCounterMode":
 def _flops_of_backward(
     gradient: Sequence[int], maps: Sequence[int], weight: Sequence[int], *others: Any, **_: object
 ) -> int:
-    """Of a convolution, by shapes: as often its forward pass as gradients of maps and weights are wanted."""
+    """Operations of the backward pass of a convolution, by shapes: those of a forward pass for each gradient that is wanted."""
     transposed, wanted = others[-4], others[-1]
     shape = maps if transposed else gradient
     places = shape[0] * math.prod(shape[2:])
@@ -70,7 +70,7 @@ def training_flops(model: nn.Module, image_shape: ImageShape) -> int:
     throwaway = copy.deepcopy(model).cpu().train().requires_grad_()
     for module in throwaway.modules():
         if isinstance(module, BatchNorm):
-            module.train()  # or it may be part of a kernel that was computed for good, which has no gradient
+            module.train()  # a folded kernel that was computed for good has no gradient
     # oneDNN has recurrent layers as one operation, of which the counter knows nothing. To switch it off
     # makes torch warn of TF32, which nobody asked for.
     with (
